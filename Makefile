@@ -1,0 +1,50 @@
+# `make repro` and `make test` work on a fresh machine with python3.11+, pip, git, make and gcc; each sets up what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+VENV := .venv/.installed
+ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all lint format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV) ## create .venv from requirements.lock
+
+repro: $(VENV) ## run the whole pipeline (dvc repro) on what params.yaml selects: the demo
+	@$(ACTIVATE) time dvc repro
+	@$(ACTIVATE) dvc metrics show
+
+test: $(VENV) ## run the tests
+	@$(ACTIVATE) python -m pytest
+
+test-all: $(VENV) ## run the tests, the slow ones too
+	@$(ACTIVATE) python -m pytest -m ""
+
+lint: $(VENV) ## linter, formatter check, type checker
+	@$(ACTIVATE) ruff check . && ruff format --check . && mypy
+
+format: $(VENV) ## apply the formatter and the linter's safe fixes
+	@$(ACTIVATE) ruff format . && ruff check --fix .
+
+lock: $(UV) ## regenerate requirements.lock from pyproject.toml
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
+
+clean: ## remove the environments (data, shards and results stay)
+	rm -rf .venv .uv
+
+# uv is installed into a folder of its own, so that a system-managed Python needs neither root nor a venv module.
+$(UV):
+	@$(PYTHON) -m pip --version >/dev/null || { echo "pip is missing for $(PYTHON): install it (Debian: apt-get install python3-pip)" >&2; exit 1; }
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv "uv==$(UV_VERSION)"
+
+$(VENV): requirements.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv
+	$(UV) pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@

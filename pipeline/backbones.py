@@ -1,0 +1,71 @@
+"""Networks that turn one modality into tokens (B, tokens, width), each with the time that it stands for.
+
+The small ones here are trained from scratch, for the demo and for tests. GroupNorm, not BatchNorm: a clip's result does
+not depend on the batch it is in, and it is the same on one process as on many.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Features
+
+GROUPS = 8
+# Log-mel levels in dB are brought to about zero mean and unit deviation by constants, so that loudness stays
+# comparable across clips. Measured on the demo and on recorded speech; between them, hence round numbers.
+LEVEL_MEAN_DB, LEVEL_STD_DB = -40.0, 20.0
+
+
+def convolutions(inputs: int, *layers: tuple[int, int, int]) -> nn.Sequential:
+    """Convolutions given as (channels, kernel, stride), each with GroupNorm and GELU; they shrink by the strides."""
+    modules: list[nn.Module] = []
+    for channels, kernel, stride in layers:
+        modules += [
+            nn.Conv2d(inputs, channels, kernel, stride, padding=kernel // 2, bias=False),
+            nn.GroupNorm(GROUPS, channels),
+            nn.GELU(),
+        ]
+        inputs = channels
+    return nn.Sequential(*modules)
+
+
+class SmallFrameNetwork(nn.Module):
+    """One token a frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            # A stride of 4 at once: on a CPU the time goes to the large maps, and here there are none.
+            convolutions(3, (32, 7, 4), (64, 3, 2), (128, 3, 2)),
+            nn.AdaptiveMaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128 * 4, width),
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, N, 3, H, W), RGB in 0..255 -> tokens (B, N, width)."""
+        clips, count = frames.shape[:2]
+        pictures = frames.flatten(0, 1).float().contiguous(memory_format=torch.channels_last)
+        tokens: Tensor = self.layers(pictures / 127.5 - 1)
+        return tokens.view(clips, count, -1)
+
+
+class SmallSpectrogramNetwork(nn.Module):
+    """One token for each `STRIDE` hops."""
+
+    STRIDE = 16  # of the convolutions together, in mel bins and in hops
+
+    def __init__(self, width: int, features: Features) -> None:
+        super().__init__()
+        self.layers = convolutions(1, (16, 3, 2), (32, 3, 2), (64, 3, 2), (128, 3, 2))
+        self.project = nn.Linear(128 * -(-features.mel_bins // self.STRIDE), width)
+        self.hop_s = features.hop_length / features.sample_rate_hz
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Log-mel (B, mel_bins, T) in dB -> tokens (B, ceil(T / 16), width)."""
+        maps: Tensor = self.layers(((log_mel - LEVEL_MEAN_DB) / LEVEL_STD_DB).unsqueeze(1))
+        tokens: Tensor = self.project(maps.flatten(1, 2).transpose(1, 2))
+        return tokens
+
+    def token_times_s(self, tokens: int, device: torch.device) -> Tensor:
+        """Time of the middle of each token's hops, in seconds from the clip's start: (tokens,)."""
+        return (torch.arange(tokens, device=device) + 0.5) * self.STRIDE * self.hop_s

@@ -1,0 +1,200 @@
+"""The settings of a run: read from params.yaml, checked against one schema, handed on as plain objects.
+
+`params.yaml` is what DVC composes from `configs/` (Hydra groups `dataset` and `recipe`). Every key is declared here
+with its unit; an unknown key, a missing one or a value of another type is refused with one sentence.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DemoSet(Settings):
+    """A drawn data set in VGAF's layout (`pipeline.demo_set`)."""
+
+    seed: int
+    train_clips: Count = Field(description="multiple of 9: every pair of valences equally often")
+    val_clips: Count = Field(description="multiple of 9")
+    clips_per_source: Count
+    frame_height_px: Annotated[int, Field(ge=96, multiple_of=2)]
+
+
+class Dataset(Settings):
+    """Where the clips are."""
+
+    name: Name = Field(description="names the folders of the manifests, shards and run")
+    root: str = Field(description="folder with Train/, Val/ and the label files; may be a symlink")
+    synthesize: dict[str, DemoSet] = Field(description="sets to draw into `root` first; empty for a recorded set")
+
+
+class Features(Settings):
+    """What is taken from a clip (P1). Part of every shard's fingerprint."""
+
+    frames: Count = Field(description="frames a clip, at evenly spaced times")
+    frame_size_px: Annotated[int, Field(ge=16, multiple_of=2)] = Field(description="frames are squares of this side")
+    framing: Literal["full_frame", "center_crop"] = Field(
+        description="full_frame: the whole picture, scaled to the square; center_crop: its largest central square"
+    )
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    sample_rate_hz: Count
+    fft_size: Count = Field(description="samples")
+    window_length: Count = Field(description="samples")
+    hop_length: Count = Field(description="samples")
+    mel_bins: Count
+    max_duration_s: Positive = Field(description="longer clips are quarantined; shorter log-mels are padded to it")
+
+    @property
+    def max_mel_frames(self) -> int:
+        """Length, in hops, that every log-mel is padded to in a batch: that of a clip of `max_duration_s`."""
+        return 1 + int(self.max_duration_s * self.sample_rate_hz) // self.hop_length
+
+
+class Model(Settings):
+    """The network (`pipeline.model`)."""
+
+    fusion: Literal["cross_attention", "video", "audio"]
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens")
+    heads: Count
+    layers: Count = Field(description="cross-attention blocks")
+    dropout: Fraction
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "Model":
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class Augmentation(Settings):
+    """Random changes to training batches (`pipeline.augmentation`); each is drawn per clip."""
+
+    flip: bool = Field(description="mirror all frames of a clip, with probability one half")
+    min_crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest side of the random crop, of the frame's"
+    )
+    color_jitter: Fraction = Field(description="brightness and contrast change by up to this share")
+    gain_db: Annotated[float, Field(ge=0)] = Field(description="loudness changes by up to this many dB")
+    mask_mel_bins: Annotated[int, Field(ge=0)] = Field(description="SpecAugment: widest frequency mask, in mel bins")
+    mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
+
+
+class Training(Settings):
+    """The optimisation (`pipeline.training`)."""
+
+    epochs: Count
+    batch_size: Count = Field(description="clips an optimisation step, over all processes together")
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Fraction = Field(description="share of the steps in which the learning rate rises")
+    clip_norm: Positive = Field(description="largest gradient norm")
+    label_smoothing: Fraction
+    mixed_precision: Literal["no", "bf16"]
+    select_on: Literal["dev", "val"] = Field(
+        description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself"
+    )
+    dev_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the train sources held out as dev")
+    augmentation: Augmentation
+
+
+class Recipe(Settings):
+    """What a model is made of and how it is trained."""
+
+    name: Name
+    features: Features
+    model: Model
+    training: Training
+
+
+class Extract(Settings):
+    """How extraction runs, and the limits that no clip may exceed (P6)."""
+
+    clips_per_shard: Count
+    max_failed_fraction: Fraction = Field(description="a larger share of quarantined clips fails the stage")
+    max_pixels: Count = Field(description="width x height of the largest picture decoded")
+    timeout_s: Positive = Field(description="longest time for one clip")
+    memory_mb: Count = Field(description="address space of one decoder process, MiB")
+
+
+class Config(Settings):
+    """Everything that params.yaml holds."""
+
+    dataset: Dataset
+    recipe: Recipe
+    extract: Extract
+    launch: Name = Field(description="Accelerate's settings: configs/launch/<launch>.yaml")
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def root(self) -> Path:
+        """Folder of the clips and label files."""
+        return Path(self.dataset.root)
+
+    @property
+    def manifests(self) -> Path:
+        """Folder that `index` writes."""
+        return Path("data_manifests") / self.dataset.name
+
+    @property
+    def shards(self) -> Path:
+        """Folder that `extract` writes: a folder a split."""
+        return Path("data/shards") / self.dataset.name
+
+    @property
+    def run(self) -> Path:
+        """Folder that `train` writes."""
+        return Path("runs") / self.dataset.name
+
+    @property
+    def results(self) -> Path:
+        """Folder that `evaluate` and `report` write."""
+        return Path("results")
+
+
+def load_config(path: Path = Path("params.yaml")) -> Config:
+    """Read and check the settings; raises `UserError` with a sentence for the first thing that is wrong."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not here: run from the repository's root ({Path.cwd()} is the current folder)"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Any, source: str) -> Config:
+    """Check settings that are already parsed; `source` names where they are from in error messages."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key}; remove it or correct its name (the keys are declared in pipeline/config.py)"
+        case "missing":
+            return f"{key} is missing; add it (the keys are declared in pipeline/config.py)"
+        case "float_type" if isinstance(first["input"], str):
+            return f"{key} is the text {first['input']!r}, expected a number; YAML reads 1e-3 as text, write 1.0e-3"
+        case _:
+            return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"

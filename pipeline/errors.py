@@ -1,0 +1,25 @@
+"""The one exception that is a user's to fix, and how a stage ends on it."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the thing, what was found, what was expected and what to do."""
+
+
+def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
+    """Turn a `UserError` raised by `main` into one line on stderr and exit code 2, without a traceback."""
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+
+    return wrapped

@@ -1,0 +1,203 @@
+"""WebDataset shards: writing them byte for byte reproducibly, the index that vouches for them, reading one sample.
+
+A sample is three members of a ustar file, in this order:
+
+    <clip_id>.frames.mjpeg   the JPEG frames one after the other (a motion-JPEG stream: a video player opens it)
+    <clip_id>.json           clip_id, duration_s, has_audio, frame_times_s, frame_bytes (length of each JPEG)
+    <clip_id>.log_mel.npy    float16 (mel_bins, hops), dB; (mel_bins, 0) when the clip has no audio track
+
+Labels are not in the shards: the manifest is their one source, so a corrected label file needs no new extraction.
+`index.json` lists the shards with their bytes, SHA-256 and clips. Each clip has its byte range, which is a small tar of
+its own: a training order needs no more of a shard than the clips it names, wherever they lie.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Features
+from pipeline.errors import UserError
+from pipeline.manifest import Clip
+
+FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
+INDEX_NAME = "index.json"
+# Beside a shard of an unfinished run: its line of the index to be. The index replaces all of them in the end.
+RECORD_PATTERN = "*.tar.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is extracted from a clip: N JPEG frames with the times they are shown, and the log-mel in dB."""
+
+    clip_id: str
+    duration_s: float
+    jpegs: list[bytes]
+    frame_times_s: list[float]
+    log_mel: NDArray[np.float16] | None
+
+    def members(self) -> dict[str, bytes]:
+        """Member name to content, in the order in which they are written."""
+        meta = {
+            "clip_id": self.clip_id,
+            "duration_s": self.duration_s,
+            "has_audio": self.log_mel is not None,
+            "frame_times_s": self.frame_times_s,
+            "frame_bytes": [len(jpeg) for jpeg in self.jpegs],
+        }
+        log_mel = io.BytesIO()
+        np.save(log_mel, np.zeros((0, 0), np.float16) if self.log_mel is None else self.log_mel, allow_pickle=False)
+        return {FRAMES: b"".join(self.jpegs), META: json.dumps(meta).encode(), LOG_MEL: log_mel.getvalue()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a clip's members lie in its shard, in bytes."""
+
+    clip_id: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A clip that could not be extracted, and why (`pipeline.media.REASONS`)."""
+
+    clip_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's line in the index; `fingerprint` covers all that its bytes follow from."""
+
+    name: str
+    fingerprint: str
+    bytes: int
+    sha256: str
+    entries: list[Entry]
+    quarantined: list[Quarantined]
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Shard":
+        """Undo `asdict`."""
+        entries = [Entry(**entry) for entry in values["entries"]]
+        return Shard(**{**values, "entries": entries, "quarantined": [Quarantined(**q) for q in values["quarantined"]]})
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """A split's shards, the settings they were made with, and the folder they are in."""
+
+    folder: Path
+    features: Features
+    shards: list[Shard]
+
+    @property
+    def quarantined(self) -> list[Quarantined]:
+        """The clips that ended in quarantine, of all shards."""
+        return [row for shard in self.shards for row in shard.quarantined]
+
+
+def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sample | Quarantined]) -> Shard:
+    """Write samples to `folder/name`, and their index line to a `.json` beside it, each whole or not at all.
+
+    The same samples give the same bytes: ustar headers with owner 0, mode 0444 and time 0. (webdataset's own writer
+    does this too, but importing it costs each extraction process torch: half a gigabyte and seconds.)
+    """
+    entries, quarantined, digest = [], [], hashlib.sha256()
+    temporary = folder / f".{name}.tmp"
+    with temporary.open("w+b") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for result in results:
+                if isinstance(result, Quarantined):
+                    quarantined.append(result)
+                    continue
+                offset = file.tell()
+                for extension, content in result.members().items():
+                    info = tarfile.TarInfo(f"{result.clip_id}.{extension}")
+                    info.size, info.mode = len(content), 0o444
+                    tar.addfile(info, io.BytesIO(content))
+                entries.append(Entry(result.clip_id, offset, file.tell() - offset))
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+        file.seek(0)
+        digest.update(file.read())
+    temporary.replace(folder / name)
+    shard = Shard(name, fingerprint, size, digest.hexdigest(), entries, quarantined)
+    write_json(folder / f"{name}.json", asdict(shard))
+    return shard
+
+
+def finished_shards(folder: Path) -> dict[str, Shard]:
+    """Shards that earlier runs left in `folder`, by name: of its index, and those that an unfinished run recorded."""
+    shards: list[Any] = []
+    if (index := folder / INDEX_NAME).exists():
+        shards += json.loads(index.read_text())["shards"]
+    shards += [json.loads(record.read_text()) for record in folder.glob(RECORD_PATTERN)]
+    return {shard.name: shard for shard in map(Shard.from_json, shards)}
+
+
+def is_intact(folder: Path, shard: Shard) -> bool:
+    """Whether the shard's file is there and has the bytes that were recorded."""
+    path = folder / shard.name
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == shard.sha256
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def write_index(index: ShardIndex) -> None:
+    """Write a split's index, and remove from its folder all that the index does not name."""
+    values = {"features": index.features.model_dump(), "shards": [asdict(shard) for shard in index.shards]}
+    write_json(index.folder / INDEX_NAME, values)
+    named = {INDEX_NAME, *(shard.name for shard in index.shards)}
+    for path in index.folder.iterdir():
+        if path.name not in named:
+            path.unlink()
+
+
+def read_index(folder: Path, features: Features) -> ShardIndex:
+    """Read a split's index; refuses shards that are missing, changed in size, or made with other settings."""
+    path = folder / INDEX_NAME
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"shard index {path} is missing; run the extract stage (dvc repro extract)") from None
+    wanted = features.model_dump()
+    for key in wanted.keys() | values["features"].keys():
+        if (found := values["features"].get(key)) != (expected := wanted.get(key)):
+            raise UserError(
+                f"{path}: the shards were made with features.{key} = {found}, the config says {expected}; "
+                "run the extract stage again (dvc repro extract)"
+            )
+    shards = [Shard.from_json(shard) for shard in values["shards"]]
+    for shard in shards:
+        file = folder / shard.name
+        if (size := file.stat().st_size if file.exists() else None) != shard.bytes:
+            found_size = "absent" if size is None else f"{size} bytes"
+            raise UserError(
+                f"shard {file} is {found_size}, the index says {shard.bytes} bytes; run the extract stage again"
+            )
+    return ShardIndex(folder, features, shards)
+
+
+def missing_clips(index: ShardIndex, clips: list[Clip]) -> list[str]:
+    """Clips of the manifest that are neither in a shard nor quarantined: empty unless something went wrong (P3)."""
+    accounted = {entry.clip_id for shard in index.shards for entry in shard.entries}
+    accounted |= {row.clip_id for row in index.quarantined}
+    return sorted({clip.clip_id for clip in clips} - accounted)

@@ -1,0 +1,25 @@
+"""Imported once by the fork server of the extraction: its workers inherit librosa, imported and compiled."""
+
+import numpy as np
+
+from pipeline import extraction
+from pipeline.config import Features
+from pipeline.features import log_mel
+
+__all__ = ["extraction"]
+
+log_mel(
+    np.zeros(16_000, np.float32),
+    Features(
+        frames=1,
+        frame_size_px=16,
+        framing="full_frame",
+        jpeg_quality=90,
+        sample_rate_hz=16_000,
+        fft_size=512,
+        window_length=400,
+        hop_length=160,
+        mel_bins=8,
+        max_duration_s=1.0,
+    ),
+)

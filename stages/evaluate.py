@@ -1,0 +1,21 @@
+"""Score every clip of the validation split with the trained model.
+
+`python -m stages.evaluate`: shards, manifests, runs/<dataset>/ -> results/
+"""
+
+from accelerate import Accelerator
+
+from pipeline.config import load_config
+from pipeline.errors import exits_with_one_sentence
+from pipeline.evaluation import evaluate_run, write_evaluation
+
+
+@exits_with_one_sentence
+def main() -> None:
+    config = load_config()
+    evaluation = evaluate_run(config, config.run, Accelerator())
+    write_evaluation(evaluation, config.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Draw the demo set, real mp4 files in VGAF's layout, where `dataset.root` says.
+
+`python -m stages.synthesize`: params.yaml (dataset) -> dataset.root
+"""
+
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+
+from pipeline.config import load_config
+from pipeline.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.errors import exits_with_one_sentence
+from pipeline.machine import available_cores
+from pipeline.manifest import SPLITS
+from pipeline.progress import track
+
+
+@exits_with_one_sentence
+def main() -> None:
+    config = load_config()
+    for name, settings in config.dataset.synthesize.items():
+        clips = plan_clips(settings)
+        shutil.rmtree(config.root, ignore_errors=True)
+        for split in SPLITS:
+            (config.root / split.capitalize()).mkdir(parents=True)
+        write_label_files(clips, config.root)
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:
+            drawn = pool.map(draw_clip, clips, repeat(settings), repeat(config.root), chunksize=4)
+            for _ in track(drawn, f"synthesize {name}", len(clips), "clips"):
+                pass
+
+
+if __name__ == "__main__":
+    main()
