@@ -50,7 +50,10 @@ class SmallFrameNetwork(nn.Module):
 
 
 class SmallSpectrogramNetwork(nn.Module):
-    """One token for each `STRIDE` hops."""
+    """One token for each `STRIDE` hops.
+
+    The norms' statistics include the padding, which is digital silence up to one fixed length whatever the batch.
+    """
 
     STRIDE = 16  # of the convolutions together, in mel bins and in hops
 

@@ -108,7 +108,7 @@ class _Scene:
         background = cv2.resize(corners, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
         grain = rng.normal(0, 4, background.shape)
         self.background = np.asarray(np.clip(background + grain, 0, 255), np.uint8)
-        self.noise = [rng.normal(0, 2, background.shape).astype(np.int16) for _ in range(3)]
+        self.noise = [np.asarray(rng.normal(0, 2, background.shape), np.int16) for _ in range(3)]
         faces = int(rng.integers(2, MOST_FACES + 1))
         slot = self.width / faces
         self.radius = rng.uniform(0.8, 1.0, faces) * min(0.28 * height, 0.45 * slot)

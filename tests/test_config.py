@@ -1,0 +1,53 @@
+import pytest
+
+from pipeline.config import load_config, parse_config
+from pipeline.errors import UserError
+
+
+def refused(values) -> str:
+    with pytest.raises(UserError) as error:
+        parse_config(values, "params.yaml")
+    return str(error.value)
+
+
+def test_an_unknown_key_is_named(values):
+    values["recipe"]["training"]["learning_rat"] = 1.0e-3
+    assert "unknown key recipe.training.learning_rat" in refused(values)
+
+
+def test_a_missing_key_is_named(values):
+    del values["recipe"]["features"]["frames"]
+    assert "recipe.features.frames is missing" in refused(values)
+
+
+def test_a_learning_rate_given_as_text_is_refused_with_the_way_to_write_it(values):
+    values["recipe"]["training"]["learning_rate"] = "1e-3"
+    sentence = refused(values)
+    assert "recipe.training.learning_rate is the text '1e-3'" in sentence
+    assert "1.0e-3" in sentence
+
+
+def test_a_value_out_of_range_is_named(values):
+    values["recipe"]["training"]["label_smoothing"] = 1.5
+    assert "recipe.training.label_smoothing is 1.5" in refused(values)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(values):
+    values["recipe"]["model"]["heads"] = 5
+    assert "heads (5) must divide width" in refused(values)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="run from the repository's root"):
+        load_config(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(tmp_path / "params.yaml")
+
+
+def test_the_longest_clip_fills_the_padded_log_mel(features):
+    longest = int(features.max_duration_s * features.sample_rate_hz)
+    assert features.max_mel_frames == 1 + longest // features.hop_length

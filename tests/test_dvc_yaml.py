@@ -1,0 +1,81 @@
+"""dvc.yaml against the code and the settings."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from dvc.utils.hydra import compose_and_dump
+
+from pipeline.config import parse_config
+
+STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+PROJECT_MODULE = re.compile(r"(pipeline|stages)\.\w+")
+
+
+def imports(path: Path) -> set[Path]:
+    """Files of the project that a file imports, or names as a module in a string (the fork server's preload)."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and PROJECT_MODULE.fullmatch(node.value):
+            names.add(node.value)
+    files = (REPOSITORY / f"{name.replace('.', '/')}.py" for name in names)
+    return {file for file in files if file.exists()}
+
+
+def needed(stage: str) -> set[str]:
+    """All files of the project that a stage's script imports, directly or not."""
+    found, left = set(), [REPOSITORY / "stages" / f"{stage}.py"]
+    while left:
+        path = left.pop()
+        found.add(path)
+        left += imports(path) - found
+    return {path.relative_to(REPOSITORY).as_posix() for path in found}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_the_code_that_it_runs(stage):
+    definition = STAGES[stage].get("do", STAGES[stage])
+    code = {dependency for dependency in definition["deps"] if dependency.endswith(".py")}
+    assert code == needed(stage)
+
+
+def test_every_stage_of_the_pipeline_has_its_script():
+    assert list(STAGES) == ["synthesize", "index", "extract", "train", "evaluate", "report"]
+    assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == {"__init__", *STAGES}
+
+
+def composed(tmp_path, *overrides):
+    compose_and_dump(tmp_path / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
+    return yaml.safe_load((tmp_path / "params.yaml").read_text())
+
+
+def test_the_committed_params_are_the_demo_as_configs_has_it(tmp_path):
+    assert yaml.safe_load((REPOSITORY / "params.yaml").read_text()) == composed(tmp_path)
+
+
+@pytest.mark.parametrize("dataset", [path.stem for path in (REPOSITORY / "configs/dataset").glob("*.yaml")])
+@pytest.mark.parametrize("recipe", [path.stem for path in (REPOSITORY / "configs/recipe").glob("*.yaml")])
+def test_every_data_set_and_recipe_together_make_valid_settings(dataset, recipe, tmp_path):
+    parse_config(composed(tmp_path, f"dataset={dataset}", f"recipe={recipe}"), "params.yaml")
+
+
+def test_a_module_imports_only_from_those_before_it():
+    lines = (
+        "errors config progress machine labels manifest demo_set",
+        "media features shards extraction warm_up",
+        "loader augmentation backbones model inference",
+        "metrics checkpoint provenance distributed training evaluation report",
+    )
+    order = " ".join(lines).split()
+    assert set(order) == {path.stem for path in (REPOSITORY / "pipeline").glob("*.py")} - {"__init__"}
+    for position, name in enumerate(order):
+        before = {REPOSITORY / "pipeline" / f"{earlier}.py" for earlier in order[:position]}
+        late = imports(REPOSITORY / "pipeline" / f"{name}.py") - before - {REPOSITORY / "pipeline/warm_up.py"}
+        assert not late, f"{name} imports {late}"

@@ -1,0 +1,95 @@
+"""A user's mistakes, made at the stages' own command lines: one sentence, exit code 2, no traceback."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def workspace(drawn_root, tmp_path, values):
+    shutil.copytree(drawn_root, tmp_path / "data/demo")
+    write(tmp_path, values)
+    return tmp_path
+
+
+def write(workspace, values):
+    (workspace / "params.yaml").write_text(yaml.safe_dump(values))
+
+
+def run(workspace, stage, **environment):
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def sentence(done):
+    """The one line that a refused run printed."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("break_it", "named"),
+    [
+        (lambda root: (root / "Val_labels.txt").unlink(), "Val_labels.txt is missing"),
+        (lambda root: (root / "Val_labels.txt").write_text("id class\n4_1 1"), "expected the header 'Vid_name Label'"),
+        (lambda root: append(root / "Val_labels.txt", "\n4_9 4"), "label '4' of clip 4_9"),
+        (lambda root: append(root / "Val_labels.txt", "\n4_1 1"), "labelled a second time"),
+        (lambda root: append(root / "Val_labels.txt", "\n4_9 1"), "lacks 4_9.mp4"),
+        (lambda root: (root / "Val/4_9.mp4").touch(), "no line for 4_9"),
+        (lambda root: (root / "Val_labels.txt").write_text("Vid_name Label"), "lists no clip of the val split"),
+        (shutil.rmtree, "data set folder data/demo does not exist"),
+    ],
+)
+def test_a_data_set_that_is_not_in_order_is_refused(workspace, break_it, named):
+    break_it(workspace / "data/demo")
+    assert named in sentence(run(workspace, "index"))
+
+
+def append(path, text):
+    path.write_text(path.read_text() + text)
+
+
+def test_settings_that_are_not_in_order_are_refused(workspace, values):
+    values["recipe"]["training"]["learning_rate"] = "1e-3"
+    write(workspace, values)
+    assert "recipe.training.learning_rate is the text '1e-3', expected a number" in sentence(run(workspace, "index"))
+    values["recipe"]["training"]["learning_rate"] = 1.0e-3
+    values["recipe"]["frames"] = 8
+    write(workspace, values)
+    assert "unknown key recipe.frames" in sentence(run(workspace, "index"))
+
+
+def test_stages_in_the_wrong_order_say_which_one_is_missing(workspace):
+    assert "run the index stage" in sentence(run(workspace, "extract"))
+
+
+def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(workspace, values):
+    values["extract"]["max_failed_fraction"] = 0.2
+    write(workspace, values)
+    broken = sorted((workspace / "data/demo/Train").glob("*.mp4"))[0]
+    broken.write_text("not a video")
+    assert run(workspace, "index").returncode == 0
+    done = run(workspace, "extract")
+    assert done.returncode == 0, done.stderr
+    with (workspace / "data/shards/demo/quarantine.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["split"], row["clip_id"], row["reason"]) == ("train", broken.stem, "unreadable")
+
+    values["extract"]["max_failed_fraction"] = 0.05
+    write(workspace, values)
+    refused = sentence(run(workspace, "extract"))
+    assert "1 of 9 train clips were quarantined, more than extract.max_failed_fraction = 0.05 allows" in refused
+    assert f"the first is {broken.stem}: unreadable" in refused
+
+
+def test_processes_that_did_not_find_each_other_stop(workspace):
+    # What `accelerate launch --multi_gpu` without a GPU gives: a world size in the environment, and no group.
+    done = run(workspace, "train", WORLD_SIZE="2", RANK="0", LOCAL_RANK="-1")
+    assert "2 processes were launched but this one runs in a group of 1" in sentence(done)
