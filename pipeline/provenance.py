@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +12,17 @@ LIBRARIES = ("torch", "accelerate", "webdataset", "librosa", "av", "imageio-ffmp
 
 
 def code_version() -> str:
-    """The commit, with `-dirty` where tracked files differ from it; `unknown` outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    """The commit, with `-dirty` where the library or a stage differs from it; `unknown` outside a repository."""
+    folder = Path(__file__).parent.parent
+    if not (git := shutil.which("git")):
+        return "unknown"
+    head = subprocess.run([git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=folder)
+    # Not the whole tree: DVC itself rewrites params.yaml and dvc.lock, and the settings are recorded anyway.
+    status = [git, "status", "--porcelain", "--", "pipeline", "stages"]
+    changes = subprocess.run(status, capture_output=True, text=True, cwd=folder)
+    if head.returncode != 0:
+        return "unknown"
+    return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
 
 
 def source_digest() -> str:

@@ -185,7 +185,7 @@ def test_a_result_says_what_it_comes_from(evaluated, ready):
 
 def test_a_run_of_another_recipe_is_not_evaluated(evaluated, ready):
     other = ready.model_copy(update={"seed": 3})
-    with pytest.raises(UserError, match="another seed than params.yaml says"):
+    with pytest.raises(UserError, match=r"another seed than params\.yaml says"):
         load_run(other, evaluated[1] / "run")
 
 
