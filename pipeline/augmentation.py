@@ -65,7 +65,7 @@ def _mask_and_gain(
 def _random_span(clips: int, length: Tensor, longest: int, generator: torch.Generator) -> Tensor:
     """Start and end of a span of 0 to `longest`, somewhere in 0 .. length: (clips, 2)."""
     size = (torch.rand(clips, generator=generator) * (longest + 1)).floor()
-    start = (torch.rand(clips, generator=generator) * (length - size).clamp(min=0)).floor()
+    start = (torch.rand(clips, generator=generator) * (length - size + 1).clamp(min=1)).floor()
     return torch.stack([start, start + size], dim=1)
 
 

@@ -58,10 +58,16 @@ class Features(Settings):
     mel_bins: Count
     max_duration_s: Positive = Field(description="longer clips are quarantined; shorter log-mels are padded to it")
 
+    @model_validator(mode="after")
+    def _window_fits_the_fft(self) -> "Features":
+        if self.window_length > self.fft_size:
+            raise ValueError(f"window_length ({self.window_length}) must not exceed fft_size ({self.fft_size})")
+        return self
+
     @property
     def max_mel_frames(self) -> int:
         """Length, in hops, that every log-mel is padded to in a batch: that of a clip of `max_duration_s`."""
-        return 1 + int(self.max_duration_s * self.sample_rate_hz) // self.hop_length
+        return 1 + round(self.max_duration_s * self.sample_rate_hz) // self.hop_length
 
 
 class Model(Settings):

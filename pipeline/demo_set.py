@@ -31,6 +31,8 @@ ASPECT_RATIOS = (4 / 3, 16 / 9)
 AUDIO_RATE_HZ = 44_100
 SILENT_SHARE = 0.02
 MOST_FACES = 3
+# Tells a drawn set, which may be replaced, from somebody's recordings, which may not.
+MARKER = "DRAWN.txt"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,20 @@ def plan_clips(settings: DemoSet) -> list[DemoClip]:
             clips.append(DemoClip(clip_id, split, visual, audio, not silent))
         first_source = 1 + clips[-1].source
     return clips
+
+
+def prepare_root(root: Path) -> None:
+    """Make `root` with its empty folders of clips; an earlier drawn set there is removed, anything else is refused."""
+    marker = root / MARKER
+    if root.exists() and any(root.iterdir()) and not marker.exists():
+        raise UserError(
+            f"dataset.root {root} holds files that were not drawn here, and drawing would replace them; "
+            "for a recorded set add -S dataset=vgaf, or name another folder"
+        )
+    shutil.rmtree(root, ignore_errors=True)
+    for split in SPLITS:
+        (root / split.capitalize()).mkdir(parents=True)
+    marker.write_text("This data set is drawn by the synthesize stage, which replaces the folder when it runs again.\n")
 
 
 def write_label_files(clips: list[DemoClip], root: Path) -> None:

@@ -16,9 +16,10 @@ from pipeline.errors import UserError
 from pipeline.inference import score_clips
 from pipeline.labels import CLASSES
 from pipeline.loader import locate
-from pipeline.manifest import Clip, read_summary
+from pipeline.manifest import SPLITS, Clip, read_summary
 from pipeline.metrics import NOT_SCORED, accuracy, accuracy_interval, log_loss, per_class
 from pipeline.model import GroupEmotionModel
+from pipeline.shards import read_index
 from pipeline.training import MODEL_NAME, RUN_NAME, VAL, open_split
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
@@ -54,7 +55,7 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
         accelerator.prepare(model),
         located,
         settings.training.batch_size,
-        settings.features.max_mel_frames,
+        settings.features,
         accelerator,
     )
     by_id = {ref.clip_id: row for ref, row in zip(located, scored, strict=True)}
@@ -74,8 +75,14 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
             "label_sha256": summary[VAL]["label_sha256"],
             "code_version": run["code_version"],
         },
-        provenance={"data": summary, "quarantined": [vars(row) for row in index.quarantined], "run": run},
+        provenance={"data": summary, "quarantined": quarantined_rows(config), "run": run},
     )
+
+
+def quarantined_rows(config: Config) -> list[dict[str, str]]:
+    """The quarantined clips of all splits, and why."""
+    indexes = {split: read_index(config.shards / split, config.recipe.features) for split in SPLITS}
+    return [{"split": split, **vars(row)} for split, index in indexes.items() for row in index.quarantined]
 
 
 def measures(
@@ -104,15 +111,18 @@ def load_run(config: Config, folder: Path) -> tuple[dict[str, Any], GroupEmotion
     path = folder / RUN_NAME
     try:
         run: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the train stage (dvc repro train)") from None
+        weights = load_file(folder / MODEL_NAME)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename or folder / MODEL_NAME} is missing; run the train stage (dvc repro train)"
+        ) from None
     for key in ("recipe", "seed", "dataset"):
         if run["config"][key] != config.model_dump()[key]:
             raise UserError(
                 f"{path} is of a run with another {key} than params.yaml says; run the train stage (dvc repro train)"
             )
     model = GroupEmotionModel(config.recipe.model, config.recipe.features)
-    model.load_state_dict(load_file(folder / MODEL_NAME))
+    model.load_state_dict(weights)
     return run, model
 
 

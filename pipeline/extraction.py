@@ -23,6 +23,7 @@ from pipeline import media, shards
 from pipeline.config import Extract, Features
 from pipeline.errors import UserError
 from pipeline.features import log_mel
+from pipeline.machine import ffmpeg_version
 from pipeline.manifest import Clip, sha256_of
 from pipeline.media import MediaError, decode, read_timeline, sample_pts
 from pipeline.progress import Progress
@@ -30,6 +31,8 @@ from pipeline.shards import Quarantined, Sample, Shard, ShardIndex, finished_sha
 
 # What a shard's bytes follow from, besides the clips and the settings.
 CODE = (media, features_module, shards)
+# A full disk or a busy machine looks like these: a rerun tries such clips again.
+RETRIED_REASONS = {"timeout", "decode_failed"}
 QUARANTINE_NAME = "quarantine.csv"
 LIBRARIES = ("av", "imageio-ffmpeg", "librosa", "numpy", "opencv-python-headless", "scipy")
 
@@ -55,8 +58,8 @@ def extract_split(
     tasks = plan_tasks(split, clips, root, folder, features, limits)
     made = {name: shard for name, shard in finished_shards(folder).items() if is_intact(folder, shard)}
     done = {task.name: made[task.name] for task in tasks if _is_made(task, made)}
-    with Progress(f"extract {split}", len(clips), "clips") as progress:
-        progress.advance(sum(len(task.clips) for task in tasks if task.name in done))
+    kept = sum(len(task.clips) for task in tasks if task.name in done)
+    with Progress(f"extract {split}", len(clips), "clips", kept) as progress:
         for shard in _run_tasks([task for task in tasks if task.name not in done], workers):
             done[shard.name] = shard
             progress.advance(len(shard.entries) + len(shard.quarantined))
@@ -89,6 +92,7 @@ def fingerprint(clips: list[Clip], features: Features, limits: Extract) -> str:
         "limits": limits.model_dump(exclude={"max_failed_fraction"}),
         "code": [sha256_of(Path(file)) for file in (__file__, *(str(module.__file__) for module in CODE))],
         "libraries": {name: version(name) for name in LIBRARIES},
+        "ffmpeg": ffmpeg_version(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -145,7 +149,10 @@ def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
 
 
 def _is_made(task: ShardTask, made: dict[str, Shard]) -> bool:
-    return task.name in made and made[task.name].fingerprint == task.fingerprint
+    """Whether a finished shard is this task's; one with a clip that may have failed for the machine's sake is not."""
+    if (shard := made.get(task.name)) is None or shard.fingerprint != task.fingerprint:
+        return False
+    return not any(row.reason in RETRIED_REASONS for row in shard.quarantined)
 
 
 def _run_tasks(tasks: list[ShardTask], workers: int) -> Iterator[Shard]:

@@ -9,22 +9,27 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.config import Features
+from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.loader import ClipRef, eval_batches
 
 
 @torch.no_grad()
 def score_clips(
-    model: nn.Module, clips: Sequence[ClipRef], batch_size: int, mel_frames: int, accelerator: Accelerator
+    model: nn.Module, clips: Sequence[ClipRef], batch_size: int, features: Features, accelerator: Accelerator
 ) -> NDArray[np.float64]:
     """Class probabilities (clips, classes) in the order of `clips`, the same on every process."""
     model.eval()
     scored: list[tuple[str, list[float]]] = []
-    for batch in eval_batches(clips, batch_size, mel_frames, accelerator.process_index, accelerator.num_processes):
+    for batch in eval_batches(clips, batch_size, features, accelerator.process_index, accelerator.num_processes):
         probabilities = model(batch.to(accelerator.device)).double().softmax(dim=-1)
         scored += zip(batch.clip_ids, probabilities.tolist(), strict=True)
     gathered = gather_object(scored)
     by_id = dict(gathered)
     if len(gathered) != len(clips) or by_id.keys() != {clip.clip_id for clip in clips}:
         raise AssertionError(f"{len(gathered)} scores of {len(by_id)} clips, expected {len(clips)}: this is a bug")
-    return np.array([by_id[clip.clip_id] for clip in clips]).reshape(len(clips), len(CLASSES))
+    probabilities = np.array([by_id[clip.clip_id] for clip in clips]).reshape(len(clips), len(CLASSES))
+    if not np.isfinite(probabilities).all():
+        raise UserError("the model gives NaN: the training diverged; lower training.learning_rate")
+    return probabilities

@@ -16,7 +16,7 @@ CLASSES = ("positive", "neutral", "negative")
 
 HEADER = ("Vid_name", "Label")
 # An id is a tar member's key and a file name. WebDataset cuts a member's name at its first dot, so none is allowed.
-CLIP_ID = re.compile(r"[A-Za-z0-9_-]*[A-Za-z0-9-]_[A-Za-z0-9-]+")
+CLIP_ID = re.compile(r"(?=.{3,64}$)[A-Za-z0-9_-]*[A-Za-z0-9-]_[A-Za-z0-9-]+")
 
 
 def source_of(clip_id: str) -> str:
@@ -52,7 +52,7 @@ def parse_labels(lines: list[str], source: str) -> dict[str, str]:
         clip_id, code = fields
         if not CLIP_ID.fullmatch(clip_id):
             raise UserError(
-                f"{where}: clip id {clip_id[:60]!r}, expected <source>_<clip> of letters, digits, _ and -, without .mp4"
+                f"{where}: clip id {clip_id[:60]!r}, expected <source>_<clip>: up to 64 letters, digits, _, -; no .mp4"
             )
         if code not in {str(number) for number in range(1, len(CLASSES) + 1)}:
             meaning = ", ".join(f"{number} ({name})" for number, name in enumerate(CLASSES, start=1))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.config import Features
 from pipeline.errors import UserError
 from pipeline.features import MIN_DB
 from pipeline.labels import CLASSES
@@ -106,25 +107,27 @@ def plan_epoch(clips: int, batch_size: int, seed: int, epoch: int) -> NDArray[np
 
 
 def train_batches(
-    clips: Sequence[ClipRef], plan: NDArray[np.int64], mel_frames: int, rank: int, world: int
+    clips: Sequence[ClipRef], plan: NDArray[np.int64], features: Features, rank: int, world: int
 ) -> Iterator[Batch]:
     """This process's share of each planned step: clips rank, rank + world, ... of the step."""
     chosen = [[clips[position] for position in step[rank::world]] for step in plan]
-    return load(chosen, mel_frames)
+    return load(chosen, features)
 
 
-def eval_batches(clips: Sequence[ClipRef], batch_size: int, mel_frames: int, rank: int, world: int) -> Iterator[Batch]:
+def eval_batches(
+    clips: Sequence[ClipRef], batch_size: int, features: Features, rank: int, world: int
+) -> Iterator[Batch]:
     """This process's share of a pass over all clips: over all processes, each clip exactly once."""
     share = clips[rank::world]
     chosen = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    return load(chosen, mel_frames)
+    return load(chosen, features)
 
 
-def load(batches: Sequence[Sequence[ClipRef]], mel_frames: int) -> Iterator[Batch]:
+def load(batches: Sequence[Sequence[ClipRef]], features: Features) -> Iterator[Batch]:
     """Read and decode batches in order, a few ahead on threads (JPEG decoding releases the interpreter's lock)."""
     # OpenCV's own threads would only compete with these and with the training.
     cv2.setNumThreads(0)
-    read = partial(read_batch, mel_frames=mel_frames)
+    read = partial(read_batch, features=features)
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         ahead: deque[Future[Batch]] = deque()
         for batch in batches:
@@ -135,10 +138,10 @@ def load(batches: Sequence[Sequence[ClipRef]], mel_frames: int) -> Iterator[Batc
             yield ahead.popleft().result()
 
 
-def read_batch(clips: Sequence[ClipRef], mel_frames: int) -> Batch:
-    """Read, decode and stack clips; log-mels are padded to `mel_frames` with digital silence."""
+def read_batch(clips: Sequence[ClipRef], features: Features) -> Batch:
+    """Read, decode and stack clips; log-mels are padded to their longest with digital silence."""
     samples = [read_sample(clip) for clip in clips]
-    return collate(samples, [clip.label for clip in clips], mel_frames)
+    return collate(samples, [clip.label for clip in clips], features)
 
 
 def read_sample(clip: ClipRef) -> Sample:
@@ -166,11 +169,10 @@ def read_sample(clip: ClipRef) -> Sample:
     )
 
 
-def collate(samples: Sequence[Sample], labels: Sequence[int], mel_frames: int) -> Batch:
-    """Decode samples of equal size and mel bins into one batch, on the CPU."""
-    frames = np.stack([np.stack([_decode_jpeg(jpeg) for jpeg in sample.jpegs]) for sample in samples])
-    mel_bins = next((sample.log_mel.shape[0] for sample in samples if sample.log_mel is not None), 0)
-    log_mel = np.full((len(samples), mel_bins, mel_frames), MIN_DB, np.float32)
+def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features) -> Batch:
+    """Decode samples made with `features` into one batch, on the CPU."""
+    frames = np.stack([np.stack([_decode_jpeg(jpeg, sample.clip_id) for jpeg in sample.jpegs]) for sample in samples])
+    log_mel = np.full((len(samples), features.mel_bins, features.max_mel_frames), MIN_DB, np.float32)
     for row, sample in zip(log_mel, samples, strict=True):
         if sample.log_mel is not None:
             row[:, : sample.log_mel.shape[1]] = sample.log_mel
@@ -189,5 +191,8 @@ def _split(content: bytes, sizes: list[int]) -> list[bytes]:
     return [content[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
+def _decode_jpeg(jpeg: bytes, clip_id: str) -> NDArray[np.uint8]:
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise UserError(f"a frame of clip {clip_id} is not a JPEG: its shard is damaged; delete it and extract again")
+    return np.asarray(picture, np.uint8)

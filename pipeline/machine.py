@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 
 import imageio_ffmpeg
 
@@ -13,5 +14,12 @@ def available_cores() -> int:
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """The ffmpeg program that imageio-ffmpeg ships, so that every machine decodes with the same one."""
+    """The ffmpeg program that imageio-ffmpeg ships, or the one that IMAGEIO_FFMPEG_EXE names."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+@functools.cache
+def ffmpeg_version() -> str:
+    """What that program says of itself, in its first line."""
+    done = subprocess.run([ffmpeg_path(), "-version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]

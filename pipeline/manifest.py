@@ -125,7 +125,10 @@ def write_summary(splits: dict[str, dict[str, Any]], shared_sources: list[str], 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """What `index` recorded of the data set: a summary a split, and the sources that splits share."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder / 'summary.json'} is missing; run the index stage (dvc repro index)") from None
     return summary
 
 

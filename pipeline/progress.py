@@ -13,13 +13,17 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Counts `total` units of work; use as a context manager and call `advance`."""
+    """Counts `total` units of work, of which an earlier run finished `initial`; use as a context manager.
 
-    def __init__(self, description: str, total: int, unit: str) -> None:
+    One that is not `shown` says nothing: of many processes, one reports.
+    """
+
+    def __init__(self, description: str, total: int, unit: str, initial: int = 0, shown: bool = True) -> None:
         self._description, self._unit, self._total = description, unit, total
-        self._interactive = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=description, unit=f" {unit}", disable=not self._interactive)
-        self._done, self._start = 0, time.monotonic()
+        self._shown, self._interactive = shown, sys.stderr.isatty()
+        disabled = not (shown and self._interactive)
+        self._bar = tqdm(total=total, initial=initial, desc=description, unit=f" {unit}", disable=disabled)
+        self._initial, self._done, self._start = initial, initial, time.monotonic()
         self._last_line = self._start
 
     def __enter__(self) -> "Progress":
@@ -27,7 +31,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        if not self._interactive:
+        if self._shown and not self._interactive:
             self._log()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -36,13 +40,13 @@ class Progress:
         self._bar.update(count)
         if note:
             self._bar.set_postfix_str(note)
-        if not self._interactive and time.monotonic() - self._last_line > LOG_INTERVAL_S:
+        if self._shown and not self._interactive and time.monotonic() - self._last_line > LOG_INTERVAL_S:
             self._log(note)
 
     def _log(self, note: str = "") -> None:
         self._last_line = time.monotonic()
         seconds = self._last_line - self._start
-        rate = self._done / max(seconds, 1e-9)
+        rate = (self._done - self._initial) / max(seconds, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
         line = f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
         print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)

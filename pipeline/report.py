@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.metrics import NOT_SCORED, confusion_matrix, per_class
 
@@ -26,6 +27,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 def render_report(results: Path, run_folder: Path) -> str:
     """The page, from what `evaluate` wrote to `results` and `train` to `run_folder`."""
+    if missing := [path for path in (results / "metrics.json", run_folder / "history.csv") if not path.exists()]:
+        raise UserError(f"{missing[0]} is missing; run the train and evaluate stages (dvc repro evaluate)")
     metrics = json.loads((results / "metrics.json").read_text())
     provenance = json.loads((results / "provenance.json").read_text())
     labels, predictions = read_predictions(results / "predictions.csv")

@@ -4,7 +4,7 @@ A sample is three members of a ustar file, in this order:
 
     <clip_id>.frames.mjpeg   the JPEG frames one after the other (a motion-JPEG stream: a video player opens it)
     <clip_id>.json           clip_id, duration_s, has_audio, frame_times_s, frame_bytes (length of each JPEG)
-    <clip_id>.log_mel.npy    float16 (mel_bins, hops), dB; (mel_bins, 0) when the clip has no audio track
+    <clip_id>.log_mel.npy    float16 (mel_bins, hops), dB; (0, 0) when the clip has no audio track
 
 Labels are not in the shards: the manifest is their one source, so a corrected label file needs no new extraction.
 `index.json` lists the shards with their bytes, SHA-256 and clips. Each clip has its byte range, which is a small tar of
@@ -141,11 +141,15 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
 
 def finished_shards(folder: Path) -> dict[str, Shard]:
     """Shards that earlier runs left in `folder`, by name: of its index, and those that an unfinished run recorded."""
-    shards: list[Any] = []
-    if (index := folder / INDEX_NAME).exists():
-        shards += json.loads(index.read_text())["shards"]
-    shards += [json.loads(record.read_text()) for record in folder.glob(RECORD_PATTERN)]
-    return {shard.name: shard for shard in map(Shard.from_json, shards)}
+    shards: dict[str, Shard] = {}
+    for path in (folder / INDEX_NAME, *folder.glob(RECORD_PATTERN)):
+        try:
+            values = json.loads(path.read_text())
+            found = [Shard.from_json(shard) for shard in values.get("shards", [values])]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            continue  # absent, cut off by a power failure, or of another version: its shards are made again
+        shards |= {shard.name: shard for shard in found}
+    return shards
 
 
 def is_intact(folder: Path, shard: Shard) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -48,7 +49,6 @@ class Data:
 
 def run_training(config: Config, accelerator: Accelerator, run_folder: Path, checkpoints: Path) -> None:
     """Train as `config` says, from the shards to `run_folder`; continues what `checkpoints` has of the same run."""
-    started = time.monotonic()
     data = load_data(config)
     fingerprint = run_fingerprint(config, accelerator.num_processes)
     folder = checkpoints / fingerprint[:16]
@@ -65,7 +65,7 @@ def run_training(config: Config, accelerator: Accelerator, run_folder: Path, che
             "selected_epoch": best_row(final.history)["epoch"],
             "processes": accelerator.num_processes,
             "device": device_name(accelerator.device),
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(sum(row["seconds"] for row in final.history), 1),
             **environment(),
         }
         write_run(run_folder, final, run)
@@ -103,7 +103,7 @@ def run_fingerprint(config: Config, processes: int) -> str:
 
 def fit(model: nn.Module, data: Data, config: Config, accelerator: Accelerator, folder: Path) -> Checkpoint:
     """Train for the configured epochs, with a checkpoint in `folder` after each; returns the last one."""
-    settings, mel_frames = config.recipe.training, config.recipe.features.max_mel_frames
+    settings, features = config.recipe.training, config.recipe.features
     if settings.batch_size % (world := accelerator.num_processes):
         raise UserError(f"training.batch_size is {settings.batch_size}, expected a multiple of the {world} processes")
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
@@ -112,14 +112,26 @@ def fit(model: nn.Module, data: Data, config: Config, accelerator: Accelerator, 
         accelerator.print(f"continuing after epoch {last.epochs} of {settings.epochs}")
         model.load_state_dict(last.model)
         restore_optimizer(optimizer, last.optimizer)
+    if len(found := set(gather_object([last.epochs if last else 0]))) > 1:
+        raise UserError(
+            f"the processes found checkpoints of different epochs, {sorted(found)}: put {folder.parent} on a disk that "
+            "all machines share, or remove it on all of them"
+        )
     model, optimizer = accelerator.prepare(model, optimizer)
     steps_per_epoch = len(data.training) // settings.batch_size
-    with Progress("train", settings.epochs * steps_per_epoch, "steps") as progress:
-        progress.advance(last.epochs * steps_per_epoch if last else 0)
+    done = last.epochs * steps_per_epoch if last else 0
+    shown = accelerator.is_main_process
+    with Progress("train", settings.epochs * steps_per_epoch, "steps", done, shown) as progress:
         for epoch in range(last.epochs if last else 0, settings.epochs):
+            started = time.monotonic()
             loss = train_epoch(model, optimizer, data.training, config, epoch, accelerator, progress)
-            probabilities = score_clips(model, data.selection, settings.batch_size, mel_frames, accelerator)
-            row = {"epoch": epoch + 1, "train_loss": loss, **selection_measures(data.selection, probabilities)}
+            probabilities = score_clips(model, data.selection, settings.batch_size, features, accelerator)
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                **selection_measures(data.selection, probabilities),
+                "seconds": round(time.monotonic() - started, 1),
+            }
             last = _checkpoint(last, row, accelerator.unwrap_model(model), optimizer)
             if accelerator.is_main_process:
                 save_checkpoint(last, folder)
@@ -142,7 +154,7 @@ def train_epoch(
     rank, world = accelerator.process_index, accelerator.num_processes
     total = torch.zeros((), device=accelerator.device)
     model.train()
-    for number, batch in enumerate(train_batches(clips, plan, features.max_mel_frames, rank, world)):
+    for number, batch in enumerate(train_batches(clips, plan, features, rank, world)):
         step = epoch * len(plan) + number
         generator = seed_step(config.seed, step, rank)
         set_learning_rate(optimizer, learning_rate(step, settings.epochs * len(plan), settings))
@@ -155,6 +167,8 @@ def train_epoch(
         total += loss.detach()
         progress.advance(note=f"epoch {epoch + 1}, loss {total.item() / (number + 1):.3f}")
     mean: Tensor = accelerator.reduce(total, "mean")
+    if not math.isfinite(mean.item()):
+        raise UserError(f"the loss is {mean.item()} in epoch {epoch + 1}: lower training.learning_rate")
     return mean.item() / len(plan)
 
 

@@ -3,9 +3,8 @@
 `python -m stages.evaluate`: shards, manifests, runs/<dataset>/ -> results/
 """
 
-from accelerate import Accelerator
-
 from pipeline.config import load_config
+from pipeline.distributed import start_accelerator
 from pipeline.errors import exits_with_one_sentence
 from pipeline.evaluation import evaluate_run, write_evaluation
 
@@ -13,7 +12,8 @@ from pipeline.evaluation import evaluate_run, write_evaluation
 @exits_with_one_sentence
 def main() -> None:
     config = load_config()
-    evaluation = evaluate_run(config, config.run, Accelerator())
+    accelerator = start_accelerator(config.recipe.training.mixed_precision)
+    evaluation = evaluate_run(config, config.run, accelerator)
     write_evaluation(evaluation, config.results)
 
 

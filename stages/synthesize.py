@@ -4,15 +4,13 @@
 """
 
 import multiprocessing
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
 from pipeline.config import load_config
-from pipeline.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.demo_set import draw_clip, plan_clips, prepare_root, write_label_files
 from pipeline.errors import exits_with_one_sentence
 from pipeline.machine import available_cores
-from pipeline.manifest import SPLITS
 from pipeline.progress import track
 
 
@@ -21,9 +19,7 @@ def main() -> None:
     config = load_config()
     for name, settings in config.dataset.synthesize.items():
         clips = plan_clips(settings)
-        shutil.rmtree(config.root, ignore_errors=True)
-        for split in SPLITS:
-            (config.root / split.capitalize()).mkdir(parents=True)
+        prepare_root(config.root)
         write_label_files(clips, config.root)
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:

@@ -37,6 +37,11 @@ def test_heads_that_do_not_divide_the_width_are_refused(values):
     assert "heads (5) must divide width" in refused(values)
 
 
+def test_a_window_longer_than_the_fft_is_refused(values):
+    values["recipe"]["features"]["fft_size"] = 256
+    assert "window_length (400) must not exceed fft_size (256)" in refused(values)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="run from the repository's root"):
         load_config(tmp_path / "params.yaml")
@@ -49,5 +54,5 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
 
 
 def test_the_longest_clip_fills_the_padded_log_mel(features):
-    longest = int(features.max_duration_s * features.sample_rate_hz)
+    longest = round(features.max_duration_s * features.sample_rate_hz)
     assert features.max_mel_frames == 1 + longest // features.hop_length

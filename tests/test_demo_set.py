@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.demo_set import draw_clip, draw_sound, plan_clips
+from pipeline.demo_set import draw_clip, draw_sound, plan_clips, prepare_root
 from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.machine import ffmpeg_path
@@ -45,6 +45,19 @@ def test_a_few_clips_without_sound_and_only_where_the_sound_would_say_nothing(se
     assert 0.01 < len(silent) / (settings.train_clips + settings.val_clips) < 0.04
     assert {clip.audio_valence for clip in silent} == {0}
     assert len({clip.source for clip in silent}) > 5
+
+
+def test_drawing_replaces_a_drawn_set_and_nothing_else(tmp_path):
+    drawn, recorded = tmp_path / "drawn", tmp_path / "recorded"
+    prepare_root(drawn)
+    (drawn / "Train/1_1.mp4").touch()
+    prepare_root(drawn)
+    assert not (drawn / "Train/1_1.mp4").exists()
+    recorded.mkdir()
+    (recorded / "Train_labels.txt").touch()
+    with pytest.raises(UserError, match="add -S dataset=vgaf"):
+        prepare_root(recorded)
+    assert (recorded / "Train_labels.txt").exists()
 
 
 def test_train_and_val_have_different_sources(settings):

@@ -51,6 +51,15 @@ def test_every_stage_of_the_pipeline_has_its_script():
     assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == {"__init__", *STAGES}
 
 
+def test_dvc_never_deletes_the_data_set_and_never_pushes_what_is_made_from_it():
+    ((_, drawn),) = STAGES["synthesize"]["do"]["outs"][0].items()
+    ((_, shards),) = STAGES["extract"]["outs"][0].items()
+    assert drawn == {"persist": True, "push": False}
+    assert shards == {"persist": True, "push": False}
+    results = STAGES["evaluate"]["outs"] + STAGES["report"]["outs"]
+    assert all(settings == {"push": False} for out in results for settings in out.values())
+
+
 def composed(tmp_path, *overrides):
     compose_and_dump(tmp_path / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
     return yaml.safe_load((tmp_path / "params.yaml").read_text())

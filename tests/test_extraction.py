@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline import extraction
 from pipeline.errors import UserError
 from pipeline.extraction import check_failures, extract_clip, extract_split, plan_tasks
 from pipeline.manifest import index_split, read_manifest, write_manifest
+from pipeline.media import MediaError
 from pipeline.shards import INDEX_NAME
 
 PER_SHARD = {"clips_per_shard": 4}
@@ -20,6 +22,14 @@ PER_SHARD = {"clips_per_shard": 4}
 @pytest.fixture
 def clips(drawn_root):
     return index_split(drawn_root, "train")[0]
+
+
+@pytest.fixture
+def plan(drawn_root, features, limits):
+    def plan(clips, folder):
+        return plan_tasks("train", clips, drawn_root, folder, features, limits.model_copy(update=PER_SHARD))
+
+    return plan
 
 
 @pytest.fixture
@@ -65,6 +75,25 @@ def test_finished_shards_are_kept_and_others_made_again(extract, tmp_path):
     assert contents(tmp_path) == before
     kept = [path.name for path in tmp_path.glob("*.tar") if path.stat().st_mtime_ns == times[path.name]]
     assert sorted(kept) == ["train-000000.tar", "train-000002.tar"]
+
+
+def test_a_clip_that_may_have_failed_for_the_machines_sake_is_tried_again(extract, plan, clips, tmp_path, monkeypatch):
+    def disk_full(*_):
+        raise MediaError("decode_failed", "ffmpeg exit 228: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "extract_clip", disk_full)
+        for task in plan(clips, tmp_path):
+            extraction.extract_shard(task)
+    index = extract(tmp_path)
+    assert index.quarantined == []
+
+
+def test_records_that_cannot_be_read_are_made_again(extract, tmp_path):
+    before = extract(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    (tmp_path / "train-000000.tar.json").write_text("")
+    assert extract(tmp_path) == before
 
 
 def test_a_changed_setting_or_clip_changes_the_fingerprint_a_label_does_not(clips, features, limits, tmp_path):

@@ -29,7 +29,7 @@ def test_line_endings_tabs_spaces_and_a_byte_order_mark_are_tolerated(tmp_path):
         (["Vid_name Label", "2_2 0"], "label '0'"),
         (["Vid_name Label", "2_2 1", "2_2 1"], "clip 2_2 is labelled a second time"),
         (["Vid_name Label", "2_2"], "line 2 is '2_2'"),
-        (["Vid_name Label", "2_2.mp4 1"], "without .mp4"),
+        (["Vid_name Label", "2_2.mp4 1"], "no .mp4"),
         (["Vid_name Label", "../2_2 1"], "clip id '../2_2'"),
         (["Vid_name Label", "2 1"], "expected <source>_<clip>"),
     ],

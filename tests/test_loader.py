@@ -1,5 +1,8 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,8 +10,18 @@ from pipeline.errors import UserError
 from pipeline.extraction import extract_split
 from pipeline.features import MIN_DB
 from pipeline.labels import CLASSES
-from pipeline.loader import eval_batches, hold_out_sources, locate, plan_epoch, read_batch, read_sample, train_batches
+from pipeline.loader import (
+    collate,
+    eval_batches,
+    hold_out_sources,
+    locate,
+    plan_epoch,
+    read_batch,
+    read_sample,
+    train_batches,
+)
 from pipeline.manifest import index_split
+from pipeline.model import GroupEmotionModel
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +78,7 @@ def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_s
     seen = [
         clip_id
         for rank in range(world)
-        for batch in eval_batches(refs, batch_size, features.max_mel_frames, rank, world)
+        for batch in eval_batches(refs, batch_size, features, rank, world)
         for clip_id in batch.clip_ids
     ]
     assert sorted(seen) == sorted(ref.clip_id for ref in refs)
@@ -73,14 +86,14 @@ def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_s
 
 def test_processes_share_each_step_between_them(refs, features):
     plan = plan_epoch(len(refs), 4, 0, 0)
-    alone = [batch.clip_ids for batch in train_batches(refs, plan, features.max_mel_frames, 0, 1)]
-    shares = [[b.clip_ids for b in train_batches(refs, plan, features.max_mel_frames, r, 2)] for r in range(2)]
+    alone = [batch.clip_ids for batch in train_batches(refs, plan, features, 0, 1)]
+    shares = [[b.clip_ids for b in train_batches(refs, plan, features, r, 2)] for r in range(2)]
     for step, whole in enumerate(alone):
         assert sorted(whole) == sorted(shares[0][step] + shares[1][step])
 
 
 def test_a_batch_holds_what_was_extracted(refs, features):
-    batch = read_batch(refs, features.max_mel_frames)
+    batch = read_batch(refs, features)
     size = features.frame_size_px
     assert batch.frames.shape == (len(refs), features.frames, 3, size, size)
     assert batch.log_mel.shape == (len(refs), features.mel_bins, features.max_mel_frames)
@@ -92,6 +105,19 @@ def test_a_batch_holds_what_was_extracted(refs, features):
         if hops:
             np.testing.assert_array_equal(batch.log_mel[row, :, :hops], sample.log_mel.astype(np.float32))
     assert 0 in batch.mel_frames, "the drawn set has a clip without sound"
+
+
+def test_a_batch_without_any_sound_goes_through_the_model(refs, config):
+    silent = [ref for ref in refs if read_sample(ref).log_mel is None]
+    batch = read_batch(silent, config.recipe.features)
+    logits = GroupEmotionModel(config.recipe.model, config.recipe.features)(batch)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_frame_that_is_no_jpeg_is_named(refs, features):
+    sample = dataclasses.replace(read_sample(refs[0]), jpegs=[b"not a picture"] * features.frames)
+    with pytest.raises(UserError, match=f"a frame of clip {refs[0].clip_id} is not a JPEG"):
+        collate([sample], [0], features)
 
 
 def test_labels_come_from_the_manifest(extracted):

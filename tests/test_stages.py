@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 
@@ -87,6 +88,24 @@ def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(workspace, value
     refused = sentence(run(workspace, "extract"))
     assert "1 of 9 train clips were quarantined, more than extract.max_failed_fraction = 0.05 allows" in refused
     assert f"the first is {broken.stem}: unreadable" in refused
+
+
+def test_drawing_over_recorded_clips_is_refused(workspace):
+    refused = sentence(run(workspace, "synthesize"))
+    assert "data/demo holds files that were not drawn here" in refused
+    assert (workspace / "data/demo/Train_labels.txt").exists()
+
+
+@pytest.mark.parametrize(("stage", "named"), [("evaluate", "run the train stage"), ("report", "run the train and")])
+def test_results_before_their_run_say_what_is_missing(workspace, stage, named):
+    assert run(workspace, "index").returncode == 0
+    assert named in sentence(run(workspace, stage))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(workspace):
+    done = run(workspace, "train", ACCELERATE_USE_CPU="False")
+    assert "ask for a GPU and there is none here" in sentence(done)
 
 
 def test_processes_that_did_not_find_each_other_stop(workspace):

@@ -145,6 +145,13 @@ def test_dev_is_held_out_of_train_and_val_chooses_nothing(ready):
     assert all("train" in ref.shard.name for ref in data.selection)
 
 
+def test_a_run_that_diverges_is_no_result(ready, tmp_path):
+    settings = ready.recipe.training.model_copy(update={"learning_rate": 1.0e30})
+    config = ready.model_copy(update={"recipe": ready.recipe.model_copy(update={"training": settings})})
+    with pytest.raises(UserError, match=r"lower training\.learning_rate"):
+        train(config, tmp_path)
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(ready, tmp_path):
     accelerator = Accelerator(cpu=True)
     settings = ready.recipe.training.model_copy(update={"batch_size": 500})
