@@ -67,6 +67,7 @@ def draw_curves(axes: Axes, history: list[dict[str, float]], split: str, chosen_
     accuracy_axes = axes.twinx()
     axes.plot(epochs, [row["train_loss"] for row in history], color=SERIES[0])
     axes.set_xlabel("epoch")
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("training loss (nats)", color=SERIES[0])
     accuracy_axes.plot(epochs, [row["selection_accuracy"] for row in history], color=SERIES[1])
     accuracy_axes.set_ylabel(f"accuracy on {split}", color=SERIES[1])

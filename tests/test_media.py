@@ -158,6 +158,10 @@ def test_a_concat_script_named_mp4_opens_no_other_file(tmp_path, features, limit
     write_numbered(tmp_path / "secret.mp4", tmp_path)
     (tmp_path / "script.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     assert reason_of(tmp_path / "script.mp4", features, limits) == "unreadable"
+    # Nor would ffmpeg open it, had it got past the reading of the timeline.
+    timeline = read_timeline(tmp_path / "secret.mp4", features.max_duration_s, limits.max_pixels)
+    with pytest.raises(MediaError, match="decode_failed"):
+        decode(tmp_path / "script.mp4", timeline, sample_pts(timeline, features.frames), features, limits)
 
 
 def test_a_decoder_that_hangs_is_stopped(limits):
