@@ -109,7 +109,7 @@ def test_a_changed_setting_or_clip_changes_the_fingerprint_a_label_does_not(clip
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(extract, drawn_root, clips, tmp_path, values):
+def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(extract, drawn_root, clips, tmp_path):
     extract(tmp_path / "whole")
     write_manifest(clips, tmp_path / "train.csv")
     script = f"""
@@ -126,11 +126,14 @@ if __name__ == "__main__":
 """
     (tmp_path / "run.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}  # noqa: PTH120
-    for delay_s in (6.0, 8.0, 8.5, 9.0):
+    for finished in (1, 2):  # kill it as soon as that many of the three shards are there, and no index is
         process = subprocess.Popen([sys.executable, tmp_path / "run.py"], env=environment, start_new_session=True)
-        time.sleep(delay_s)
+        while len(list((tmp_path / "killed").glob("*.tar.json"))) < finished:
+            assert process.poll() is None
+            time.sleep(0.001)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        assert not (tmp_path / "killed" / INDEX_NAME).exists()
     subprocess.run([sys.executable, tmp_path / "run.py"], env=environment, check=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert (tmp_path / "killed" / INDEX_NAME).exists()
