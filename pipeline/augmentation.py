@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.config import Augmentation, Features
+from pipeline.features import LEVELS
 from pipeline.loader import Batch
 
 
@@ -50,7 +51,7 @@ def _mask_and_gain(
     """Loudness within +- `gain_db`; one frequency and one time mask (SpecAugment), filled with the clip's mean."""
     clips, bins, hops = log_mel.shape
     device = log_mel.device
-    gain = settings.gain_db * (2 * torch.rand(clips, 1, 1, generator=generator) - 1)
+    gain_db = settings.gain_db * (2 * torch.rand(clips, 1, 1, generator=generator) - 1)
     longest = round(settings.mask_time_s * features.sample_rate_hz / features.hop_length)
     in_bins = _random_span(clips, torch.full((clips,), bins), settings.mask_mel_bins, generator)
     in_hops = _random_span(clips, mel_frames.cpu(), longest, generator)
@@ -58,7 +59,7 @@ def _mask_and_gain(
     sounding = (torch.arange(hops, device=device) < mel_frames[:, None])[:, None, :]
     total = (log_mel * sounding).sum(dim=(1, 2), keepdim=True)
     mean = total / (bins * mel_frames.clamp(min=1))[:, None, None]
-    changed = torch.where(masked.to(device), mean, log_mel) + gain.to(device)
+    changed = torch.where(masked.to(device), mean, log_mel) + gain_db.to(device) * LEVELS[features.front_end].decibel
     return torch.where(sounding, changed, log_mel)
 
 

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Features
+from pipeline.features import LEVELS
 
 GROUPS = 8
-# Log-mel levels in dB are brought to about zero mean and unit deviation by constants, so that loudness stays
-# comparable across clips. Measured on the demo and on recorded speech; between them, hence round numbers.
-LEVEL_MEAN_DB, LEVEL_STD_DB = -40.0, 20.0
 
 
 def convolutions(inputs: int, *layers: tuple[int, int, int]) -> nn.Sequential:
@@ -62,10 +60,12 @@ class SmallSpectrogramNetwork(nn.Module):
         self.layers = convolutions(1, (16, 3, 2), (32, 3, 2), (64, 3, 2), (128, 3, 2))
         self.project = nn.Linear(128 * -(-features.mel_bins // self.STRIDE), width)
         self.hop_s = features.hop_length / features.sample_rate_hz
+        # Constants, not the clip's own statistics: loudness stays comparable across clips.
+        self.levels = LEVELS[features.front_end]
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Log-mel (B, mel_bins, T) in dB -> tokens (B, ceil(T / 16), width)."""
-        maps: Tensor = self.layers(((log_mel - LEVEL_MEAN_DB) / LEVEL_STD_DB).unsqueeze(1))
+        """Log-mel (B, mel_bins, T) -> tokens (B, ceil(T / 16), width)."""
+        maps: Tensor = self.layers(((log_mel - self.levels.mean) / self.levels.deviation).unsqueeze(1))
         tokens: Tensor = self.project(maps.flatten(1, 2).transpose(1, 2))
         return tokens
 

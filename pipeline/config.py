@@ -51,8 +51,11 @@ class Features(Settings):
         description="full_frame: the whole picture, scaled to the square; center_crop: its largest central square"
     )
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    front_end: Literal["librosa", "kaldi"] = Field(
+        description="librosa: Slaney mels in dB; kaldi: the filter banks that AudioSet-pretrained transformers expect"
+    )
     sample_rate_hz: Count
-    fft_size: Count = Field(description="samples")
+    fft_size: Count = Field(description="samples; kaldi's is the next power of two of window_length")
     window_length: Count = Field(description="samples")
     hop_length: Count = Field(description="samples")
     mel_bins: Count
@@ -62,12 +65,24 @@ class Features(Settings):
     def _window_fits_the_fft(self) -> "Features":
         if self.window_length > self.fft_size:
             raise ValueError(f"window_length ({self.window_length}) must not exceed fft_size ({self.fft_size})")
+        kaldi_size = 1 << (self.window_length - 1).bit_length()
+        if self.front_end == "kaldi" and self.fft_size != kaldi_size:
+            raise ValueError(
+                f"front_end kaldi transforms windows of {self.window_length} samples with fft_size {kaldi_size}, "
+                f"not {self.fft_size}"
+            )
         return self
+
+    def mel_frames(self, samples: int) -> int:
+        """Length, in hops, of the log-mel of a waveform: librosa's frames are centred, kaldi's lie within it."""
+        if self.front_end == "librosa":
+            return 1 + samples // self.hop_length
+        return max(0, 1 + (samples - self.window_length) // self.hop_length)
 
     @property
     def max_mel_frames(self) -> int:
         """Length, in hops, that every log-mel is padded to in a batch: that of a clip of `max_duration_s`."""
-        return 1 + round(self.max_duration_s * self.sample_rate_hz) // self.hop_length
+        return self.mel_frames(round(self.max_duration_s * self.sample_rate_hz))
 
 
 class Model(Settings):
@@ -133,7 +148,20 @@ class Extract(Settings):
     max_failed_fraction: Fraction = Field(description="a larger share of quarantined clips fails the stage")
     max_pixels: Count = Field(description="width x height of the largest picture decoded")
     timeout_s: Positive = Field(description="longest time for one clip")
-    memory_mb: Count = Field(description="address space of one decoder process, MiB")
+    memory_mb: Count = Field(description="MiB that a process may allocate to read a clip, beyond what it starts with")
+    decoder: Literal["in_process", "ffmpeg"] = Field(
+        description="in_process: H.264 through PyAV, decoding only what the sampled frames need; ffmpeg: everything"
+    )
+    executor: Literal["local", "dask"] = Field(
+        description="local: a process a core; dask: the cluster behind `scheduler`"
+    )
+    scheduler: str | None = Field(description="address of Dask's scheduler, tcp://host:port; null with `local`")
+
+    @model_validator(mode="after")
+    def _dask_has_a_scheduler(self) -> "Extract":
+        if (self.executor == "dask") != (self.scheduler is not None):
+            raise ValueError(f"executor {self.executor} does not go with scheduler {self.scheduler}; dask needs one")
+        return self
 
 
 class Config(Settings):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # what shells give for Ctrl-C
 
 
 class UserError(Exception):
@@ -12,7 +13,7 @@ class UserError(Exception):
 
 
 def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
-    """Turn a `UserError` raised by `main` into one line on stderr and exit code 2, without a traceback."""
+    """Turn a `UserError` raised by `main` into one line on stderr, no traceback, and exit code 2; Ctrl-C likewise."""
 
     @functools.wraps(main)
     def wrapped() -> None:
@@ -21,5 +22,8 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
+        except KeyboardInterrupt:
+            print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
 
     return wrapped

@@ -1,40 +1,47 @@
-"""From a manifest to shards: independent shard tasks, the same bytes whatever the number of workers (P3 to P6).
+"""From a manifest to shards: independent shard tasks, the same bytes whatever runs them (P3 to P6).
 
 A task is a slice of the manifest. It depends on nothing but that slice, the settings and the code, all of which its
 fingerprint covers; a finished shard with the same fingerprint is kept, so an interrupted run continues where it was.
 """
 
-import csv
+import contextlib
+import fcntl
 import hashlib
 import json
-import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from pipeline import decoding, media, sandbox, shards
 from pipeline import features as features_module
-from pipeline import media, shards
 from pipeline.config import Extract, Features
 from pipeline.errors import UserError
+from pipeline.executors import run_on_dask, run_on_this_machine
 from pipeline.features import log_mel
 from pipeline.machine import ffmpeg_version
 from pipeline.manifest import Clip, sha256_of
-from pipeline.media import MediaError, decode, read_timeline, sample_pts
+from pipeline.media import MediaError
 from pipeline.progress import Progress
+from pipeline.sandbox import Sandbox
 from pipeline.shards import Quarantined, Sample, Shard, ShardIndex, finished_shards, is_intact, write_index, write_shard
 
 # What a shard's bytes follow from, besides the clips and the settings.
-CODE = (media, features_module, shards)
-# A full disk or a busy machine looks like these: a rerun tries such clips again.
-RETRIED_REASONS = {"timeout", "decode_failed"}
-QUARANTINE_NAME = "quarantine.csv"
-LIBRARIES = ("av", "imageio-ffmpeg", "librosa", "numpy", "opencv-python-headless", "scipy")
+CODE = (media, decoding, sandbox, features_module, shards)
+LIBRARIES = {
+    "librosa": ("av", "imageio-ffmpeg", "librosa", "numpy", "opencv-python-headless", "scipy"),
+    "kaldi": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless", "torch", "torchaudio"),
+}
+# Settings that change how the work is done, not what comes out.
+NOT_IN_FINGERPRINT = {"max_failed_fraction", "executor", "scheduler"}
+# A busy or small machine can look like these: a rerun tries such clips again.
+RETRIED_REASONS = {"timeout", "out_of_memory", "crashed"}
+
+_this_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -50,37 +57,92 @@ class ShardTask:
     fingerprint: str
 
 
-def extract_split(
-    split: str, clips: list[Clip], root: Path, folder: Path, features: Features, limits: Extract, workers: int
+def extract_splits(
+    splits: dict[str, list[Clip]], root: Path, folder: Path, features: Features, limits: Extract, workers: int
+) -> dict[str, ShardIndex]:
+    """Make the shards of all splits, `folder/<split>/`, and their indexes; finished shards are kept.
+
+    `workers` processes of this machine do the work, or the Dask cluster that `limits` names.
+    """
+    with _alone_in(folder):
+        plans = {
+            split: plan_tasks(split, clips, root, folder / split, features, limits) for split, clips in splits.items()
+        }
+        made: dict[str, Shard] = {}
+        for split, tasks in plans.items():
+            made |= _finished(tasks, folder / split)
+        missing = [task for tasks in plans.values() for task in tasks if task.name not in made]
+        total = sum(map(len, splits.values()))
+        with Progress("extract", total, "clips", initial=total - sum(len(task.clips) for task in missing)) as progress:
+            for shard in _run(missing, features, limits, workers):
+                made[shard.name] = shard
+                progress.advance(len(shard.entries) + len(shard.quarantined))
+        return {split: _finish(splits[split], folder / split, features, tasks, made) for split, tasks in plans.items()}
+
+
+def _finished(tasks: list[ShardTask], folder: Path) -> dict[str, Shard]:
+    """What an earlier run made of the tasks; not shards with clips that may have failed for the machine's sake."""
+    left = finished_shards(folder)
+    return {
+        task.name: shard
+        for task in tasks
+        if (shard := left.get(task.name))
+        and shard.fingerprint == task.fingerprint
+        and not any(row.reason in RETRIED_REASONS for row in shard.quarantined)
+        and is_intact(folder, shard)
+    }
+
+
+def _run(tasks: list[ShardTask], features: Features, limits: Extract, workers: int) -> Iterator[Shard]:
+    if limits.executor == "dask" and limits.scheduler is not None:
+        return run_on_dask(extract_shard, tasks, limits.scheduler)
+    # What a worker should find imported: librosa with its first call compiled, or torch.
+    preload = "pipeline.warm_up" if features.front_end == "librosa" else "torchaudio.compliance.kaldi"
+    return run_on_this_machine(extract_shard, tasks, workers, preload)
+
+
+def _finish(
+    clips: list[Clip], folder: Path, features: Features, tasks: list[ShardTask], made: dict[str, Shard]
 ) -> ShardIndex:
-    """Make the shards of a split with `workers` processes and write their index; finished shards are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks = plan_tasks(split, clips, root, folder, features, limits)
-    made = {name: shard for name, shard in finished_shards(folder).items() if is_intact(folder, shard)}
-    done = {task.name: made[task.name] for task in tasks if _is_made(task, made)}
-    kept = sum(len(task.clips) for task in tasks if task.name in done)
-    with Progress(f"extract {split}", len(clips), "clips", kept) as progress:
-        for shard in _run_tasks([task for task in tasks if task.name not in done], workers):
-            done[shard.name] = shard
-            progress.advance(len(shard.entries) + len(shard.quarantined))
-    index = ShardIndex(folder, features, [done[task.name] for task in tasks])
+    index = ShardIndex(folder, features, [made[task.name] for task in tasks])
     if missing := shards.missing_clips(index, clips):
-        raise AssertionError(f"{len(missing)} clips of {split} got no outcome, {missing[0]} among them: this is a bug")
+        raise AssertionError(f"{len(missing)} clips got no outcome, {missing[0]} among them: this is a bug")
     write_index(index)
     return index
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it when this process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"another extraction is writing to {folder}; wait for it, or stop it") from None
+    finally:
+        os.close(descriptor)
 
 
 def plan_tasks(
     split: str, clips: list[Clip], root: Path, folder: Path, features: Features, limits: Extract
 ) -> list[ShardTask]:
     """Cut the manifest into shard tasks, in its order."""
+    folder.mkdir(parents=True, exist_ok=True)
     size = limits.clips_per_shard
-    slices = [clips[start : start + size] for start in range(0, len(clips), size)]
     return [
         ShardTask(
-            f"{split}-{number:06d}.tar", part, root, folder, features, limits, fingerprint(part, features, limits)
+            name=f"{split}-{start // size:06d}.tar",
+            clips=clips[start : start + size],
+            # Absolute: a worker on another machine has another current folder.
+            root=root.absolute(),
+            folder=folder.absolute(),
+            features=features,
+            limits=limits,
+            fingerprint=fingerprint(clips[start : start + size], features, limits),
         )
-        for number, part in enumerate(slices)
+        for start in range(0, len(clips), size)
     ]
 
 
@@ -89,86 +151,42 @@ def fingerprint(clips: list[Clip], features: Features, limits: Extract) -> str:
     parts = {
         "clips": [(clip.clip_id, clip.sha256) for clip in clips],
         "features": features.model_dump(),
-        "limits": limits.model_dump(exclude={"max_failed_fraction"}),
+        "limits": limits.model_dump(exclude=NOT_IN_FINGERPRINT),
         "code": [sha256_of(Path(file)) for file in (__file__, *(str(module.__file__) for module in CODE))],
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES[features.front_end]},
         "ffmpeg": ffmpeg_version(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def extract_shard(task: ShardTask) -> Shard:
-    """Make one shard; runs in a worker process."""
-    cv2.setNumThreads(0)
-    return write_shard(task.folder, task.name, task.fingerprint, map_clips(task))
+    """Make one shard; runs in a worker, which may be on another machine."""
+    if fingerprint(task.clips, task.features, task.limits) != task.fingerprint:
+        raise UserError(
+            f"a worker has other code, libraries or ffmpeg than the one that planned {task.name}: "
+            "give all machines the same environment, and restart the run if files changed meanwhile"
+        )
+    if not hasattr(_this_thread, "sandbox"):
+        _this_thread.sandbox = Sandbox()
+    return write_shard(task.folder, task.name, task.fingerprint, map_clips(task, _this_thread.sandbox))
 
 
-def map_clips(task: ShardTask) -> Iterator[Sample | Quarantined]:
+def map_clips(task: ShardTask, sandbox: Sandbox) -> Iterator[Sample | Quarantined]:
     """Each clip's outcome, in order: a sample, or the reason why there is none."""
     for clip in task.clips:
         try:
-            yield extract_clip(task.root / clip.path, clip.clip_id, task.features, task.limits)
+            yield extract_clip(task.root / clip.path, clip.clip_id, task.features, task.limits, sandbox)
         except MediaError as error:
             yield Quarantined(clip.clip_id, error.reason, error.detail)
 
 
-def extract_clip(path: Path, clip_id: str, features: Features, limits: Extract) -> Sample:
+def extract_clip(path: Path, clip_id: str, features: Features, limits: Extract, sandbox: Sandbox) -> Sample:
     """What a model sees of a clip; raises `MediaError` when it cannot be had."""
-    timeline = read_timeline(path, features.max_duration_s, limits.max_pixels)
-    pts = sample_pts(timeline, features.frames)
-    frames, waveform = decode(path, timeline, pts, features, limits)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, features.jpeg_quality]
+    clip = sandbox.read_clip(path, features, limits)
     return Sample(
         clip_id=clip_id,
-        duration_s=timeline.duration_s,
-        jpegs=[cv2.imencode(".jpg", frame, quality)[1].tobytes() for frame in frames],
-        frame_times_s=[timeline.seconds(tick) for tick in pts],
-        log_mel=None if waveform is None else log_mel(waveform, features).astype(np.float16),
+        duration_s=clip.duration_s,
+        jpegs=clip.jpegs,
+        frame_times_s=clip.frame_times_s,
+        log_mel=None if clip.waveform is None else log_mel(clip.waveform, features).astype(np.float16),
     )
-
-
-def check_failures(indexes: dict[str, ShardIndex], clips: dict[str, list[Clip]], limit: float) -> None:
-    """Raise `UserError` for a split of which more than the share `limit` is quarantined."""
-    for split, index in indexes.items():
-        if len(index.quarantined) > limit * len(clips[split]):
-            first = index.quarantined[0]
-            raise UserError(
-                f"{len(index.quarantined)} of {len(clips[split])} {split} clips were quarantined, more than "
-                f"extract.max_failed_fraction = {limit} allows; the first is {first.clip_id}: {first.reason} "
-                f"({first.detail}); all are in {index.folder.parent / QUARANTINE_NAME}"
-            )
-
-
-def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
-    """Write the table of quarantined clips of all splits as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["split", "clip_id", "reason", "detail"])
-        for split, index in indexes.items():
-            writer.writerows([split, row.clip_id, row.reason, row.detail] for row in index.quarantined)
-
-
-def _is_made(task: ShardTask, made: dict[str, Shard]) -> bool:
-    """Whether a finished shard is this task's; one with a clip that may have failed for the machine's sake is not."""
-    if (shard := made.get(task.name)) is None or shard.fingerprint != task.fingerprint:
-        return False
-    return not any(row.reason in RETRIED_REASONS for row in shard.quarantined)
-
-
-def _run_tasks(tasks: list[ShardTask], workers: int) -> Iterator[Shard]:
-    if not tasks:
-        return
-    # A fork server imports librosa and compiles its first call once; its workers inherit both.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.warm_up"])
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-        futures = [pool.submit(extract_shard, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "an extraction worker was killed (out of memory, or by hand); finished shards are kept: run it again"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

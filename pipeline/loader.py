@@ -24,7 +24,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.config import Features
 from pipeline.errors import UserError
-from pipeline.features import MIN_DB
+from pipeline.features import LEVELS
 from pipeline.labels import CLASSES
 from pipeline.manifest import Clip
 from pipeline.shards import FRAMES, LOG_MEL, META, Entry, Sample, ShardIndex
@@ -172,7 +172,8 @@ def read_sample(clip: ClipRef) -> Sample:
 def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features) -> Batch:
     """Decode samples made with `features` into one batch, on the CPU."""
     frames = np.stack([np.stack([_decode_jpeg(jpeg, sample.clip_id) for jpeg in sample.jpegs]) for sample in samples])
-    log_mel = np.full((len(samples), features.mel_bins, features.max_mel_frames), MIN_DB, np.float32)
+    silence = LEVELS[features.front_end].silence
+    log_mel = np.full((len(samples), features.mel_bins, features.max_mel_frames), silence, np.float32)
     for row, sample in zip(log_mel, samples, strict=True):
         if sample.log_mel is not None:
             row[:, : sample.log_mel.shape[1]] = sample.log_mel

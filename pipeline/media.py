@@ -1,27 +1,21 @@
-"""Frames at exact times and the waveform of one clip, by one bounded ffmpeg process.
+"""What is in a clip's file: when each frame is shown, whether there is sound, and which frames to sample.
 
 Time 0 of a clip is the moment its first frame is shown; its end is when its last frame has been shown. The timeline is
-read from the packets' timestamps without decoding (PyAV), the frames to keep are chosen from it, and ffmpeg decodes
-the file once and lets only these through to scaling, so the frame rate, a variable one included, does not matter.
+read from the packets' timestamps without decoding (PyAV), so the frame rate, a variable one included, does not matter.
 """
 
-import os
-import resource
-import signal
-import subprocess
-import tempfile
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
-import ffmpeg
-import numpy as np
-from numpy.typing import NDArray
+from av.stream import Disposition
 
 from pipeline.config import Extract, Features
-from pipeline.machine import ffmpeg_path
 
 # Demuxers that a clip may need. None of them opens other files, as playlists and concat scripts do.
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi"
@@ -36,8 +30,11 @@ REASONS = {
     "too_long": "lasts longer than features.max_duration_s",
     "too_large": "has a picture of more than extract.max_pixels",
     "too_few_frames": "has fewer different frames at the sampled times than features.frames",
-    "decode_failed": "ffmpeg could not decode all that was asked for",
+    "video_undecodable": "a sampled frame could not be decoded; extract.memory_mb can be too little for it",
+    "audio_undecodable": "has an audio track that could not be decoded, or not to its end",
     "timeout": "took longer than extract.timeout_s",
+    "out_of_memory": "needed more than extract.memory_mb",
+    "crashed": "the process that read it died twice; a bug in a decoder, or the machine's fault",
 }
 
 
@@ -51,12 +48,25 @@ class MediaError(Exception):
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each frame is shown, in ticks of `time_base` seconds and in order, and whether there is sound."""
+    """When each frame is shown, in ticks of `time_base` seconds and in order, and when the sound track ends.
+
+    `audio_end_s` counts from the clip's start and may lie beyond its end; None when nothing sounds during the video.
+    """
 
     pts: tuple[int, ...]
     end_pts: int
     time_base: Fraction
-    has_audio: bool
+    audio_end_s: float | None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether an audio track sounds while the video is shown."""
+        return self.audio_end_s is not None
+
+    @property
+    def start_s(self) -> float:
+        """The clip's start on the container's own clock."""
+        return float(self.pts[0] * self.time_base)
 
     @property
     def duration_s(self) -> float:
@@ -68,50 +78,100 @@ class Timeline:
         return float((pts - self.pts[0]) * self.time_base)
 
 
-def read_timeline(path: Path, max_duration_s: float, max_pixels: int) -> Timeline:
-    """Read a file's packet timestamps; raises `MediaError` for a file that is no clip or exceeds a limit."""
+@dataclass(frozen=True)
+class ClipFile:
+    """An open clip: its first video and audio streams, their packets in the order of the file, and the timeline."""
+
+    path: Path
+    timeline: Timeline
+    video: av.VideoStream
+    audio: av.AudioStream | None
+    video_packets: list["av.Packet[Any]"]
+    audio_packets: list["av.Packet[Any]"]
+
+
+def input_url(path: Path) -> str:
+    """How libavformat is told a path, so that no character in it means a protocol or an option."""
+    return f"file:{path.absolute()}"
+
+
+@contextmanager
+def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipFile]:
+    """Read a file's packets without decoding them; raises `MediaError` for one that is no clip or exceeds a limit."""
+    whitelists = {"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}
     try:
-        with av.open(str(path), options={"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}) as container:
-            if not container.streams.video:
-                raise MediaError("no_video", "no video stream")
-            stream = container.streams.video[0]
-            if stream.width * stream.height > max_pixels:
-                raise MediaError("too_large", f"{stream.width}x{stream.height} pixels, the limit is {max_pixels}")
-            if stream.time_base is None:
-                raise MediaError("no_video", "the video stream has no time base")
-            pts, end_pts = _presentation_times(container, stream, max_duration_s)
-            return Timeline(pts, end_pts, stream.time_base, has_audio=bool(container.streams.audio))
-    except (
-        av.FFmpegError,
-        AttributeError,
-        ValueError,
-    ) as error:  # PyAV: a container without a format raises the latter two
+        with av.open(input_url(path), options=whitelists) as container:
+            video, audio = _choose_streams(container, limits.max_pixels)
+            packets = _read_packets(container, video, audio, features.max_duration_s)
+            video_packets = [packet for packet in packets if packet.stream_index == video.index]
+            audio_packets = [packet for packet in packets if packet.stream_index != video.index]
+            timeline = _timeline(video, video_packets, audio_packets)
+            if timeline.duration_s > features.max_duration_s:
+                raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {features.max_duration_s} s")
+            yield ClipFile(path, timeline, video, audio, video_packets, audio_packets)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError) as error:
         raise MediaError("unreadable", f"{type(error).__name__}: {error}"[:200]) from None
 
 
-def _presentation_times(
-    container: "av.container.InputContainer", stream: "av.VideoStream", max_duration_s: float
-) -> tuple[tuple[int, ...], int]:
-    assert stream.time_base is not None
-    shown: dict[int, int] = {}  # pts -> duration, of every frame that the container means to be shown
-    first, last = 2**63, -(2**63)
-    for packet in container.demux(stream):
-        if packet.pts is None or packet.is_discard:
+def _choose_streams(
+    container: "av.container.InputContainer", max_pixels: int
+) -> tuple["av.VideoStream", "av.AudioStream | None"]:
+    # A cover picture is a video stream too.
+    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not videos:
+        raise MediaError("no_video", "no video stream")
+    video, audio = videos[0], next(iter(container.streams.audio), None)
+    if video.codec_context is None:
+        raise MediaError("video_undecodable", "no decoder for the video stream")
+    if video.width * video.height > max_pixels:
+        raise MediaError("too_large", f"{video.width}x{video.height} pixels, the limit is {max_pixels}")
+    return video, audio
+
+
+def _read_packets(
+    container: "av.container.InputContainer",
+    video: "av.VideoStream",
+    audio: "av.AudioStream | None",
+    max_duration_s: float,
+) -> list["av.Packet[Any]"]:
+    """All packets of both streams; stops with `too_long` as soon as the video's timestamps say so."""
+    packets: list[av.Packet[Any]] = []
+    frames, first, last = 0, 2**63, -(2**63)
+    for packet in container.demux(video, audio) if audio else container.demux(video):
+        if packet.size == 0:  # PyAV's mark of a stream's end
             continue
-        shown[packet.pts] = packet.duration or 0
-        first, last = min(first, packet.pts), max(last, packet.pts)
-        span_s = float((last - first) * stream.time_base)
-        if span_s > max_duration_s or len(shown) > max_duration_s * MAX_FRAMES_PER_SECOND:
-            raise MediaError("too_long", f"over {span_s:.1f} s or {len(shown)} frames, the limit is {max_duration_s} s")
-    if not shown:
+        packets.append(packet)
+        if packet.stream_index != video.index or packet.pts is None or packet.is_discard:
+            continue
+        frames, first, last = frames + 1, min(first, packet.pts), max(last, packet.pts)
+        span_s = float((last - first) * packet.time_base)
+        if span_s > max_duration_s or frames > max_duration_s * MAX_FRAMES_PER_SECOND:
+            raise MediaError("too_long", f"over {span_s:.1f} s or {frames} frames, the limit is {max_duration_s} s")
+    return packets
+
+
+def _timeline(
+    video: "av.VideoStream", packets: list["av.Packet[Any]"], audio_packets: list["av.Packet[Any]"]
+) -> Timeline:
+    durations = {
+        packet.pts: packet.duration or 0 for packet in packets if packet.pts is not None and not packet.is_discard
+    }
+    if not durations or video.time_base is None:
         raise MediaError("no_video", "the video stream has no frame with a timestamp")
-    pts = tuple(sorted(shown))
+    pts = tuple(sorted(durations))
     # A container that gives no duration of the last frame gets that of the one before.
-    last_duration = shown[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0)
-    duration_s = float((pts[-1] + last_duration - pts[0]) * stream.time_base)
-    if duration_s > max_duration_s:
-        raise MediaError("too_long", f"{duration_s:.3f} s, the limit is {max_duration_s} s")
-    return pts, pts[-1] + last_duration
+    end_pts = pts[-1] + (durations[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0))
+    start_s, end_s = pts[0] * video.time_base, end_pts * video.time_base
+    heard = [
+        (packet.pts * packet.time_base, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        for packet in audio_packets
+        if packet.pts is not None and not packet.is_discard
+    ]
+    sounds = any(start < end_s and end > start_s for start, end in heard)
+    audio_end_s = float(max(end for _, end in heard) - start_s) if sounds else None
+    return Timeline(pts, end_pts, video.time_base, audio_end_s)
 
 
 def sample_pts(timeline: Timeline, count: int) -> list[int]:
@@ -127,93 +187,3 @@ def sample_pts(timeline: Timeline, count: int) -> list[int]:
             "too_few_frames", f"{len(set(chosen))} different frames at {count} times, {len(timeline.pts)} in all"
         )
     return chosen
-
-
-def decode(
-    path: Path, timeline: Timeline, pts: list[int], features: Features, limits: Extract
-) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    """Decode the frames shown at `pts` and the clip's waveform.
-
-    Returns frames (N, size, size, 3) in OpenCV's BGR order, and the mono waveform (samples,) from the clip's start to
-    at most its end, at `features.sample_rate_hz`; None when the clip has no audio track. Raises `MediaError`.
-    """
-    with tempfile.TemporaryDirectory(prefix="clip-") as folder:
-        frames_file, audio_file = Path(folder, "frames.bgr24"), Path(folder, "audio.f32le")
-        outputs = [_frames_output(path, pts, features, limits, frames_file)]
-        if timeline.has_audio:
-            outputs.append(_audio_output(path, timeline, features, limits, audio_file))
-        # -copyts keeps the container's own timestamps, those that the timeline was read from.
-        command = ffmpeg.merge_outputs(*outputs).global_args("-copyts", "-nostdin", "-loglevel", "error")
-        run_bounded(command.compile(cmd=ffmpeg_path()), limits)
-        shape = (len(pts), features.frame_size_px, features.frame_size_px, 3)
-        frames = np.fromfile(frames_file, np.uint8)
-        if frames.size != np.prod(shape):  # ffmpeg exits 0 on much corrupt input
-            raise MediaError("decode_failed", f"{frames.size // int(np.prod(shape[1:]))} of {len(pts)} frames decoded")
-        if not timeline.has_audio:
-            return frames.reshape(shape), None
-        waveform = np.fromfile(audio_file, np.float32)[: round(timeline.duration_s * features.sample_rate_hz)]
-        if not waveform.size:
-            raise MediaError("decode_failed", "the audio track gave no sample")
-        return frames.reshape(shape), waveform
-
-
-def _input(path: Path, limits: Extract) -> "ffmpeg.nodes.FilterableStream":
-    return ffmpeg.input(
-        f"file:{path.absolute()}",
-        protocol_whitelist=PROTOCOLS,
-        format_whitelist=DEMUXERS,
-        max_pixels=limits.max_pixels,
-        threads=1,
-    )
-
-
-def _frames_output(
-    path: Path, pts: list[int], features: Features, limits: Extract, target: Path
-) -> "ffmpeg.nodes.OutputStream":
-    size = features.frame_size_px
-    video = _input(path, limits)["v:0"].filter("select", "+".join(f"eq(pts,{tick})" for tick in pts))
-    if features.framing == "full_frame":
-        video = video.filter("scale", size, size, flags="area")
-    else:  # the shorter side, as displayed, becomes `size`; `sar` is the pixels' own aspect ratio
-        video = video.filter(
-            "scale", f"ceil({size}*max(1,iw*sar/ih))", f"ceil({size}*max(1,ih/(iw*sar)))", flags="area"
-        ).filter("crop", size, size)
-    return ffmpeg.output(video, f"file:{target}", format="rawvideo", pix_fmt="bgr24", fps_mode="passthrough")
-
-
-def _audio_output(
-    path: Path, timeline: Timeline, features: Features, limits: Extract, target: Path
-) -> "ffmpeg.nodes.OutputStream":
-    # Resampled once. The waveform starts where the video does: silence fills a later start, an earlier one is cut.
-    first_sample = round(float(timeline.pts[0] * timeline.time_base) * features.sample_rate_hz)
-    audio = _input(path, limits)["a:0"].filter(
-        "aresample",
-        **{"osr": features.sample_rate_hz, "ochl": "mono", "osf": "flt", "async": 1, "first_pts": first_sample},
-    )
-    return ffmpeg.output(audio, f"file:{target}", format="f32le")
-
-
-def run_bounded(command: list[str], limits: Extract) -> None:
-    """Run a decoder within the limits on time, memory and output, in a process group that is killed whole.
-
-    Raises `MediaError` when it exceeds the time, fails, or is killed.
-    """
-    with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-        )
-        memory = limits.memory_mb * 2**20
-        for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, memory)):
-            resource.prlimit(process.pid, kind, (limit, limit))
-        try:
-            code = process.wait(limits.timeout_s)
-        except subprocess.TimeoutExpired:
-            raise MediaError("timeout", f"still decoding after {limits.timeout_s} s") from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if code != 0:
-            stderr.seek(0)
-            lines = stderr.read(2000).decode(errors="replace").strip().splitlines()
-            raise MediaError("decode_failed", f"ffmpeg exit {code}: {lines[0] if lines else 'no message'}"[:200])

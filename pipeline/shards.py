@@ -4,7 +4,7 @@ A sample is three members of a ustar file, in this order:
 
     <clip_id>.frames.mjpeg   the JPEG frames one after the other (a motion-JPEG stream: a video player opens it)
     <clip_id>.json           clip_id, duration_s, has_audio, frame_times_s, frame_bytes (length of each JPEG)
-    <clip_id>.log_mel.npy    float16 (mel_bins, hops), dB; (0, 0) when the clip has no audio track
+    <clip_id>.log_mel.npy    float16 (mel_bins, hops), of `pipeline.features`; (0, 0) when the clip has no audio track
 
 Labels are not in the shards: the manifest is their one source, so a corrected label file needs no new extraction.
 `index.json` lists the shards with their bytes, SHA-256 and clips. Each clip has its byte range, which is a small tar of
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Features
 from pipeline.errors import UserError
-from pipeline.manifest import Clip
+from pipeline.manifest import Clip, sha256_of
 
 FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
 INDEX_NAME = "index.json"
@@ -36,7 +36,7 @@ RECORD_PATTERN = "*.tar.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """What is extracted from a clip: N JPEG frames with the times they are shown, and the log-mel in dB."""
+    """What is extracted from a clip: N JPEG frames with the times they are shown, and the log-mel spectrogram."""
 
     clip_id: str
     duration_s: float
@@ -60,11 +60,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a clip's members lie in its shard, in bytes."""
+    """Where a clip's members lie in its shard, in bytes, and whether there is sound among them."""
 
     clip_id: str
     offset: int
     size: int
+    has_audio: bool
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
     The same samples give the same bytes: ustar headers with owner 0, mode 0444 and time 0. (webdataset's own writer
     does this too, but importing it costs each extraction process torch: half a gigabyte and seconds.)
     """
-    entries, quarantined, digest = [], [], hashlib.sha256()
+    entries: list[Entry] = []
+    quarantined: list[Quarantined] = []
     temporary = folder / f".{name}.tmp"
     with temporary.open("w+b") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -127,12 +129,12 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
                     info = tarfile.TarInfo(f"{result.clip_id}.{extension}")
                     info.size, info.mode = len(content), 0o444
                     tar.addfile(info, io.BytesIO(content))
-                entries.append(Entry(result.clip_id, offset, file.tell() - offset))
+                entries.append(Entry(result.clip_id, offset, file.tell() - offset, result.log_mel is not None))
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
         file.seek(0)
-        digest.update(file.read())
+        digest = hashlib.file_digest(file, "sha256")
     temporary.replace(folder / name)
     shard = Shard(name, fingerprint, size, digest.hexdigest(), entries, quarantined)
     write_json(folder / f"{name}.json", asdict(shard))
@@ -155,7 +157,7 @@ def finished_shards(folder: Path) -> dict[str, Shard]:
 def is_intact(folder: Path, shard: Shard) -> bool:
     """Whether the shard's file is there and has the bytes that were recorded."""
     path = folder / shard.name
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == shard.sha256
+    return path.exists() and sha256_of(path) == shard.sha256
 
 
 def write_json(path: Path, values: Any) -> None:

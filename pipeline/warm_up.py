@@ -15,6 +15,7 @@ log_mel(
         frame_size_px=16,
         framing="full_frame",
         jpeg_quality=90,
+        front_end="librosa",
         sample_rate_hz=16_000,
         fft_size=512,
         window_length=400,

@@ -5,28 +5,21 @@
 
 from pipeline.config import load_config
 from pipeline.errors import exits_with_one_sentence
-from pipeline.extraction import QUARANTINE_NAME, check_failures, extract_split, write_quarantine
+from pipeline.extraction import extract_splits
 from pipeline.machine import available_cores
 from pipeline.manifest import SPLITS, read_manifest
+from pipeline.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
 
 
 @exits_with_one_sentence
 def main() -> None:
     config = load_config()
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}
-    indexes = {
-        split: extract_split(
-            split=split,
-            clips=clips[split],
-            root=config.root,
-            folder=config.shards / split,
-            features=config.recipe.features,
-            limits=config.extract,
-            workers=available_cores(),
-        )
-        for split in SPLITS
-    }
+    indexes = extract_splits(
+        clips, config.root, config.shards, config.recipe.features, config.extract, workers=available_cores()
+    )
     write_quarantine(indexes, config.shards / QUARANTINE_NAME)
+    print(summary_table(indexes))
     check_failures(indexes, clips, config.extract.max_failed_fraction)
 
 

@@ -7,13 +7,19 @@ import time
 
 import cv2
 import numpy as np
+import psutil
 import pytest
+import yaml
+from conftest import REPOSITORY
 
 from pipeline import extraction
+from pipeline.config import parse_config
 from pipeline.errors import UserError
-from pipeline.extraction import check_failures, extract_clip, extract_split, plan_tasks
-from pipeline.manifest import index_split, read_manifest, write_manifest
+from pipeline.extraction import extract_clip, extract_shard, extract_splits, plan_tasks
+from pipeline.manifest import index_split, write_manifest
 from pipeline.media import MediaError
+from pipeline.outcomes import check_failures, summary_table
+from pipeline.sandbox import Sandbox
 from pipeline.shards import INDEX_NAME
 
 PER_SHARD = {"clips_per_shard": 4}
@@ -35,20 +41,21 @@ def plan(drawn_root, features, limits):
 @pytest.fixture
 def extract(drawn_root, clips, features, limits):
     def extract(folder, workers=1, root=drawn_root, clips=clips):
-        return extract_split("train", clips, root, folder, features, limits.model_copy(update=PER_SHARD), workers)
+        settings = limits.model_copy(update=PER_SHARD)
+        return extract_splits({"train": clips}, root, folder, features, settings, workers)["train"]
 
     return extract
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_one_and_two_workers_write_the_same_bytes(extract, tmp_path):
-    extract(tmp_path / "one", 1)
-    extract(tmp_path / "two", 2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert len(contents(tmp_path / "one")) == 4  # three shards and the index
+def test_any_number_of_workers_writes_the_same_bytes(extract, tmp_path):
+    for workers in (1, 2, 4):
+        extract(tmp_path / f"{workers}", workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "4")
+    assert len(contents(tmp_path / "1")) == 4  # three shards and the index
 
 
 def test_every_clip_is_extracted_or_quarantined_once(drawn_root, clips, extract, tmp_path):
@@ -63,85 +70,172 @@ def test_every_clip_is_extracted_or_quarantined_once(drawn_root, clips, extract,
     with pytest.raises(UserError, match="1 of 9 train clips were quarantined"):
         check_failures({"train": index}, {"train": broken}, 0.1)
     check_failures({"train": index}, {"train": broken}, 0.12)
+    silent = sum(not entry.has_audio for shard in index.shards for entry in shard.entries)
+    header, row, reasons = summary_table({"train": index}).splitlines()
+    assert header.split() == ["clips", "extracted", "no", "sound", "quarantined", "shards", "MB"]
+    assert row.split()[:6] == ["train", "9", "8", str(silent), "1", "3"]
+    assert reasons == "quarantined, unreadable: 1"
 
 
 def test_finished_shards_are_kept_and_others_made_again(extract, tmp_path):
     extract(tmp_path)
     before = contents(tmp_path)
-    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
-    damaged = tmp_path / "train-000001.tar"
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("train/*.tar")}
+    damaged = tmp_path / "train/train-000001.tar"
     damaged.write_bytes(damaged.read_bytes()[:1000])
     extract(tmp_path)
     assert contents(tmp_path) == before
-    kept = [path.name for path in tmp_path.glob("*.tar") if path.stat().st_mtime_ns == times[path.name]]
+    kept = [path.name for path in tmp_path.glob("train/*.tar") if path.stat().st_mtime_ns == times[path.name]]
     assert sorted(kept) == ["train-000000.tar", "train-000002.tar"]
 
 
 def test_a_clip_that_may_have_failed_for_the_machines_sake_is_tried_again(extract, plan, clips, tmp_path, monkeypatch):
-    def disk_full(*_):
-        raise MediaError("decode_failed", "ffmpeg exit 228: No space left on device")
+    def overloaded(*_):
+        raise MediaError("timeout", "still reading after 60 s")
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "extract_clip", disk_full)
-        for task in plan(clips, tmp_path):
-            extraction.extract_shard(task)
-    index = extract(tmp_path)
-    assert index.quarantined == []
+        patch.setattr(extraction, "extract_clip", overloaded)
+        for task in plan(clips, tmp_path / "train"):
+            extract_shard(task)
+    assert extract(tmp_path).quarantined == []
 
 
 def test_records_that_cannot_be_read_are_made_again(extract, tmp_path):
     before = extract(tmp_path)
-    (tmp_path / "index.json").write_text("{")
-    (tmp_path / "train-000000.tar.json").write_text("")
+    (tmp_path / "train/index.json").write_text("{")
+    (tmp_path / "train/train-000000.tar.json").write_text("")
     assert extract(tmp_path) == before
 
 
-def test_a_changed_setting_or_clip_changes_the_fingerprint_a_label_does_not(clips, features, limits, tmp_path):
-    def fingerprint(clips, features):
+def test_a_changed_setting_or_clip_changes_the_fingerprint_a_label_or_executor_does_not(
+    clips, features, limits, tmp_path
+):
+    def fingerprint(clips=clips, features=features, limits=limits):
         return plan_tasks("train", clips, tmp_path, tmp_path, features, limits)[0].fingerprint
 
-    original = fingerprint(clips, features)
-    assert fingerprint(clips, features.model_copy(update={"jpeg_quality": 80})) != original
-    changed = type(clips[0])(**{**vars(clips[0]), "sha256": "0"})
-    assert fingerprint([changed, *clips[1:]], features) != original
+    def changed(settings, **values):
+        return settings.model_copy(update=values)
+
+    assert fingerprint(features=changed(features, jpeg_quality=80)) != fingerprint()
+    assert fingerprint(features=changed(features, front_end="kaldi")) != fingerprint()
+    assert fingerprint(limits=changed(limits, decoder="ffmpeg")) != fingerprint()
+    other = type(clips[0])(**{**vars(clips[0]), "sha256": "0"})
+    assert fingerprint([other, *clips[1:]]) != fingerprint()
     relabelled = type(clips[0])(**{**vars(clips[0]), "label": "neutral"})
-    assert fingerprint([relabelled, *clips[1:]], features) == original
+    assert fingerprint([relabelled, *clips[1:]]) == fingerprint()
+    assert fingerprint(limits=changed(limits, executor="dask", scheduler="tcp://x:1")) == fingerprint()
+
+
+def test_a_worker_with_other_code_or_libraries_than_the_planners_is_refused(plan, clips, tmp_path, monkeypatch):
+    task = plan(clips, tmp_path)[0]
+    monkeypatch.setattr(extraction, "ffmpeg_version", lambda: "ffmpeg version 0")
+    with pytest.raises(UserError, match="other code, libraries or ffmpeg than the one that planned train-000000"):
+        extract_shard(task)
+
+
+def test_two_runs_in_one_folder_are_refused(extract, tmp_path):
+    with (
+        extraction._alone_in(tmp_path),
+        pytest.raises(UserError, match="another extraction is writing to"),
+    ):
+        extract(tmp_path)
+    extract(tmp_path)
+
+
+@pytest.fixture
+def start(drawn_root, clips, values, tmp_path):
+    """Starts the stage in a workspace of its own, with two workers and shards of four; gives the process."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/demo").symlink_to(drawn_root)
+    values["extract"] |= PER_SHARD
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    config = parse_config(values, "params.yaml")
+    (tmp_path / config.manifests).mkdir(parents=True)
+    for split in ("train", "val"):
+        write_manifest(index_split(drawn_root, split)[0], tmp_path / config.manifests / f"{split}.csv")
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-m", "stages.extract"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def wait_for_shards(folder, count, process):
+    while len(list(folder.rglob("*.tar.json"))) < count:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.001)
+
+
+def tree_of(process):
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def assert_all_ended(processes):
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(extract, drawn_root, clips, tmp_path):
-    extract(tmp_path / "whole")
-    write_manifest(clips, tmp_path / "train.csv")
-    script = f"""
-from pathlib import Path
-from conftest import REPOSITORY
-import yaml
-from pipeline.config import parse_config
-from pipeline.extraction import extract_split
-from pipeline.manifest import read_manifest
-if __name__ == "__main__":
-    config = parse_config(yaml.safe_load((REPOSITORY / "params.yaml").read_text()), "params.yaml")
-    extract_split("train", read_manifest(Path({str(tmp_path)!r}), "train"), Path({str(drawn_root)!r}),
-        Path({str(tmp_path / "killed")!r}), config.recipe.features, config.extract.model_copy(update={PER_SHARD!r}), 2)
-"""
-    (tmp_path / "run.py").write_text(script)
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}  # noqa: PTH120
-    for finished in (1, 2):  # kill it as soon as that many of the three shards are there, and no index is
-        process = subprocess.Popen([sys.executable, tmp_path / "run.py"], env=environment, start_new_session=True)
-        while len(list((tmp_path / "killed").glob("*.tar.json"))) < finished:
-            assert process.poll() is None
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed" / INDEX_NAME).exists()
-    subprocess.run([sys.executable, tmp_path / "run.py"], env=environment, check=True)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert (tmp_path / "killed" / INDEX_NAME).exists()
-    assert read_manifest(tmp_path, "train") == clips
+def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(start, tmp_path):
+    shards = tmp_path / "data/shards/demo"
+    process = start()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    whole = contents(shards)
+    shutil.rmtree(shards)
+    for finished in (1, 3):  # kill it as soon as that many of the six shards are there
+        process = start()
+        wait_for_shards(shards, finished, process)
+        processes = tree_of(process)
+        process.kill()
+        assert_all_ended(processes)
+        assert not (shards / "train" / INDEX_NAME).exists()
+    assert start().wait() == 0
+    assert contents(shards) == whole
+
+
+@pytest.mark.slow
+def test_a_killed_worker_stops_the_run_with_a_sentence_and_the_next_run_finishes(start, tmp_path):
+    shards = tmp_path / "data/shards/demo"
+    process = start()
+    wait_for_shards(shards, 1, process)
+    processes = tree_of(process)
+    worker = next(p for p in processes if "pipeline.sandbox" in p.cmdline()).parent()
+    worker.kill()
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "error: an extraction worker was killed" in errors
+    assert "Traceback" not in errors
+    assert_all_ended(processes)
+    assert start().wait() == 0
+    assert (shards / "val" / INDEX_NAME).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_stopped_run_leaves_no_process(number, code, start, tmp_path):
+    process = start()
+    wait_for_shards(tmp_path / "data/shards/demo", 1, process)
+    processes = tree_of(process)
+    assert sum("pipeline.sandbox" in p.cmdline() for p in processes) == 2
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert_all_ended(processes)
 
 
 def test_a_sample_holds_frames_times_and_log_mel(one_clip, features, limits):
-    sample = extract_clip(one_clip, one_clip.stem, features, limits)
+    sandbox = Sandbox()
+    sample = extract_clip(one_clip, one_clip.stem, features, limits, sandbox)
+    sandbox.close()
     assert len(sample.jpegs) == len(sample.frame_times_s) == features.frames
     size = features.frame_size_px
     assert cv2.imdecode(np.frombuffer(sample.jpegs[0], np.uint8), cv2.IMREAD_COLOR).shape == (size, size, 3)

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from torchaudio.compliance.kaldi import fbank
 from torchaudio.transforms import MelSpectrogram
 
-from pipeline.features import MIN_DB, log_mel
+from pipeline.config import Features
+from pipeline.features import LEVELS, log_mel
 
 
 @pytest.fixture
@@ -34,8 +37,49 @@ def test_the_level_does_not_depend_on_the_rest_of_the_clip(waveform, features):
 
 
 def test_digital_silence_is_the_floor(features):
-    assert (log_mel(np.zeros(16_000, np.float32), features) == MIN_DB).all()
+    assert (log_mel(np.zeros(16_000, np.float32), features) == LEVELS["librosa"].silence).all()
 
 
 def test_there_is_a_frame_at_every_hop_and_one_at_the_start(waveform, features):
     assert log_mel(waveform, features).shape == (features.mel_bins, 1 + len(waveform) // features.hop_length)
+
+
+@pytest.fixture
+def kaldi(features):
+    """The second front end: 128 bins of 25 ms windows every 10 ms."""
+    changes = {"front_end": "kaldi", "fft_size": 512, "window_length": 400, "hop_length": 160, "mel_bins": 128}
+    return Features.model_validate({**features.model_dump(), **changes})
+
+
+def test_kaldi_is_what_audioset_pretrained_transformers_were_trained_on(waveform, kaldi):
+    # The preprocessing published with the Audio Spectrogram Transformer, whose checkpoints AudioMAE's follow.
+    signal = torch.from_numpy(waveform)[None]
+    expected = fbank(
+        signal - signal.mean(),
+        htk_compat=True,
+        sample_frequency=16_000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
+    np.testing.assert_allclose(log_mel(waveform, kaldi), expected.numpy().T, atol=1e-3)
+    assert log_mel(waveform, kaldi).shape == (128, kaldi.mel_frames(len(waveform)))
+
+
+def test_kaldi_gives_silence_its_floor_and_nothing_for_less_than_a_window(kaldi):
+    silence = log_mel(np.zeros(16_000, np.float32), kaldi)
+    np.testing.assert_allclose(silence, LEVELS["kaldi"].silence, rtol=1e-6)
+    assert log_mel(np.zeros(399, np.float32), kaldi).shape == (128, kaldi.mel_frames(399)) == (128, 0)
+
+
+def test_a_decibel_is_a_decibel_in_both_front_ends(waveform, features, kaldi):
+    for settings in (features, kaldi):
+        louder = log_mel(10 * waveform, settings) - log_mel(waveform, settings)
+        assert np.median(louder) == pytest.approx(20 * LEVELS[settings.front_end].decibel, rel=1e-3)
+
+
+def test_kaldi_with_an_fft_size_that_it_does_not_use_is_refused(features):
+    with pytest.raises(ValidationError, match="front_end kaldi transforms windows of 400 samples with fft_size 512"):
+        Features.model_validate({**features.model_dump(), "front_end": "kaldi", "fft_size": 1024})

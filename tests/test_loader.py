@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.extraction import extract_split
-from pipeline.features import MIN_DB
+from pipeline.extraction import extract_splits
+from pipeline.features import LEVELS
 from pipeline.labels import CLASSES
 from pipeline.loader import (
     collate,
@@ -36,7 +36,8 @@ def extracted(drawn_root, tmp_path_factory):
     clips, _ = index_split(drawn_root, "train")
     limits = config.extract.model_copy(update={"clips_per_shard": 4})
     folder = tmp_path_factory.mktemp("shards")
-    return extract_split("train", clips, drawn_root, folder, config.recipe.features, limits, 1), clips
+    indexes = extract_splits({"train": clips}, drawn_root, folder, config.recipe.features, limits, 1)
+    return indexes["train"], clips
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_batch_holds_what_was_extracted(refs, features):
         sample = read_sample(ref)
         hops = 0 if sample.log_mel is None else sample.log_mel.shape[1]
         assert batch.mel_frames[row] == hops
-        assert (batch.log_mel[row, :, hops:] == MIN_DB).all()
+        assert (batch.log_mel[row, :, hops:] == LEVELS["librosa"].silence).all()
         if hops:
             np.testing.assert_array_equal(batch.log_mel[row, :, :hops], sample.log_mel.astype(np.float32))
     assert 0 in batch.mel_frames, "the drawn set has a clip without sound"

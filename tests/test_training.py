@@ -11,7 +11,7 @@ from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.config import parse_config
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate_run, load_run, write_evaluation
-from pipeline.extraction import extract_split
+from pipeline.extraction import extract_splits
 from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
 from pipeline.metrics import NOT_SCORED
 from pipeline.report import read_predictions, render_report
@@ -33,19 +33,11 @@ def workspace(drawn_root, tmp_path_factory):
     values["recipe"]["training"] |= {"epochs": 2, "batch_size": 3}
     config = parse_config(values, "params.yaml")
     (folder / config.manifests).mkdir(parents=True)
-    summaries = {}
+    clips, summaries = {}, {}
     for split in SPLITS:
-        clips, summaries[split] = index_split(folder / "data/demo", split)
-        write_manifest(clips, folder / config.manifests / f"{split}.csv")
-        extract_split(
-            split,
-            clips,
-            folder / "data/demo",
-            folder / config.shards / split,
-            config.recipe.features,
-            config.extract,
-            1,
-        )
+        clips[split], summaries[split] = index_split(folder / "data/demo", split)
+        write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
+    extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
     write_summary(summaries, [], folder / config.manifests)
     return folder, config
 

@@ -1,0 +1,202 @@
+"""Reading a clip in a child process that may hang, grow or crash without harm (P6).
+
+A clip is untrusted input to megabytes of native code. So a child process of its own session reads it, under limits of
+the operating system; whoever asked waits no longer than the time limit and then kills the child's whole process
+group. Only data comes back: JSON and raw bytes, never a pickle. The child imports no more than decoding needs.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Extract, Features
+from pipeline.decoding import decode
+from pipeline.media import MediaError, open_clip, sample_pts
+
+PACKAGE_ROOT = Path(__file__).parent.parent
+WAVEFORM = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class ClipMedia:
+    """What is read of a clip: JPEG frames, when each is shown, and the mono waveform, None for one without sound."""
+
+    duration_s: float
+    frame_times_s: list[float]
+    jpegs: list[bytes]
+    waveform: NDArray[np.float32] | None
+
+
+def read_clip(path: Path, features: Features, limits: Extract) -> ClipMedia:
+    """Read a clip in this very process, which must bear the consequences; raises `MediaError`."""
+    with open_clip(path, features, limits) as clip:
+        pts = sample_pts(clip.timeline, features.frames)
+        decoded = decode(clip, pts, features, limits)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, features.jpeg_quality]
+        return ClipMedia(
+            duration_s=clip.timeline.duration_s,
+            frame_times_s=[clip.timeline.seconds(tick) for tick in pts],
+            jpegs=[cv2.imencode(".jpg", frame, quality)[1].tobytes() for frame in decoded.frames],
+            waveform=decoded.waveform,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- the asking side
+
+
+class ChildDiedError(Exception):
+    """The child ended in the midst of a clip; `code` is its exit code, negative for a signal."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the process that read the clip ended with {code}")
+        self.code = code
+
+
+class Sandbox:
+    """Reads clips in a child process, which is started when first needed and again whenever it died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def read_clip(self, path: Path, features: Features, limits: Extract) -> ClipMedia:
+        """Read a clip within the limits; raises `MediaError`."""
+        try:
+            return self._ask(path, features, limits)
+        except ChildDiedError as death:
+            if death.code != -signal.SIGKILL:
+                # It crashed. Decoded by ffmpeg, the video does not get into the child.
+                limits = limits.model_copy(update={"decoder": "ffmpeg"})
+        try:
+            return self._ask(path, features, limits)
+        except ChildDiedError as death:
+            raise MediaError("crashed", str(death)) from None
+
+    def close(self) -> None:
+        """Kill the child and all that it started."""
+        if self._process is not None and self._connection is not None:
+            self._connection.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = self._connection = None
+
+    def _ask(self, path: Path, features: Features, limits: Extract) -> ClipMedia:
+        process, connection = self._child()
+        request = {"path": str(path.absolute()), "features": features.model_dump(), "limits": limits.model_dump()}
+        try:
+            connection.send_bytes(json.dumps(request).encode())
+            if not connection.poll(limits.timeout_s):
+                self.close()
+                raise MediaError("timeout", f"still reading after {limits.timeout_s} s")
+            answer = json.loads(connection.recv_bytes())
+            if "reason" not in answer:
+                return _unpack(answer, connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            process.wait()
+            self.close()
+            raise ChildDiedError(process.returncode) from None
+        if answer["reason"] == "out_of_memory":
+            self.close()  # what is left of its memory is not worth having
+        raise MediaError(answer["reason"], answer["detail"])
+
+    def _child(self) -> tuple["subprocess.Popen[bytes]", Connection]:
+        if self._process is None or self._connection is None:
+            self._connection, theirs = Pipe()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "pipeline.sandbox", str(theirs.fileno())],
+                    cwd=PACKAGE_ROOT,  # the same code as here, wherever the caller is
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        return self._process, self._connection
+
+
+def _unpack(answer: dict[str, Any], body: bytes) -> ClipMedia:
+    sizes = answer.pop("jpeg_bytes")
+    ends = np.cumsum(sizes)
+    jpegs = [body[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    waveform = np.frombuffer(body, WAVEFORM, offset=int(ends[-1])) if answer.pop("has_audio") else None
+    return ClipMedia(**answer, jpegs=jpegs, waveform=waveform)
+
+
+# ---------------------------------------------------------------------------------------------------------- the child
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the asking process goes away: then this one and its ffmpeg are killed at once."""
+    cv2.setNumThreads(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
+    own_bytes = _allocated_bytes()
+    with contextlib.suppress(ConnectionError):  # nobody waits for the answer any more
+        while True:
+            for part in _answer(json.loads(requests.get()), own_bytes):
+                connection.send_bytes(part)
+
+
+def _receive(connection: Connection, requests: "queue.SimpleQueue[bytes]") -> None:
+    try:
+        while True:
+            requests.put(connection.recv_bytes())
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)
+
+
+def _answer(request: dict[str, Any], own_bytes: int) -> list[bytes]:
+    features, limits = Features.model_validate(request["features"]), Extract.model_validate(request["limits"])
+    _limit_this_process(features, limits, own_bytes)
+    try:
+        media = read_clip(Path(request["path"]), features, limits)
+    except MediaError as error:
+        return [json.dumps({"reason": error.reason, "detail": error.detail}).encode()]
+    except MemoryError:
+        return [json.dumps({"reason": "out_of_memory", "detail": f"the limit is {limits.memory_mb} MiB"}).encode()]
+    except Exception as error:  # a file can do what nobody thought of; its row says what, and the run goes on
+        return [json.dumps({"reason": "crashed", "detail": f"{type(error).__name__}: {error}"[:200]}).encode()]
+    header = {
+        "duration_s": media.duration_s,
+        "frame_times_s": media.frame_times_s,
+        "jpeg_bytes": [len(jpeg) for jpeg in media.jpegs],
+        "has_audio": media.waveform is not None,
+    }
+    sound = b"" if media.waveform is None else media.waveform.astype(WAVEFORM).tobytes()
+    return [json.dumps(header).encode(), b"".join(media.jpegs) + sound]
+
+
+def _allocated_bytes() -> int:
+    """What counts against RLIMIT_DATA: the private writable memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+
+def _limit_this_process(features: Features, limits: Extract, own_bytes: int) -> None:
+    """Limits that hold here and are inherited by ffmpeg: memory, and the size of what it writes."""
+    memory = own_bytes + limits.memory_mb * 2**20
+    frames = features.frames * features.frame_size_px**2 * 3
+    sound = round(features.max_duration_s * features.sample_rate_hz) * WAVEFORM.itemsize
+    for kind, limit in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, max(frames, sound) + 2**20)):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))
