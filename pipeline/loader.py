@@ -6,7 +6,6 @@ then read by its byte range, with WebDataset's own tar reader, checked, and deco
 """
 
 import io
-import json
 import tarfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.features import LEVELS
 from pipeline.labels import CLASSES
 from pipeline.manifest import Clip
-from pipeline.shards import FRAMES, LOG_MEL, META, Entry, Sample, ShardIndex
+from pipeline.shards import Entry, Sample, ShardIndex
 
 DECODE_THREADS = 2
 BATCHES_AHEAD = 4
@@ -151,27 +150,20 @@ def read_sample(clip: ClipRef) -> Sample:
         content = io.BytesIO(file.read(clip.entry.size))
     try:
         (members,) = group_by_keys(tar_file_expander([{"url": clip.shard.name, "stream": content}]))
-        meta = json.loads(members[META])
-        log_mel = np.load(io.BytesIO(members[LOG_MEL]), allow_pickle=False)
-        if meta["clip_id"] != clip.clip_id:
-            raise ValueError(f"the clip there is {meta['clip_id']}")
+        sample = Sample.from_members(members)
+        if sample.clip_id != clip.clip_id:
+            raise ValueError(f"the clip there is {sample.clip_id}")
     except (ValueError, KeyError, EOFError, tarfile.TarError) as error:
         raise UserError(
             f"shard {clip.shard} does not hold clip {clip.clip_id} where its index says ({error}); "
             "delete the shard and run the extract stage again"
         ) from None
-    return Sample(
-        clip_id=clip.clip_id,
-        duration_s=meta["duration_s"],
-        jpegs=_split(members[FRAMES], meta["frame_bytes"]),
-        frame_times_s=meta["frame_times_s"],
-        log_mel=log_mel if meta["has_audio"] else None,
-    )
+    return sample
 
 
 def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features) -> Batch:
     """Decode samples made with `features` into one batch, on the CPU."""
-    frames = np.stack([np.stack([_decode_jpeg(jpeg, sample.clip_id) for jpeg in sample.jpegs]) for sample in samples])
+    frames = np.stack([np.stack([decode_jpeg(jpeg, sample.clip_id) for jpeg in sample.jpegs]) for sample in samples])
     silence = LEVELS[features.front_end].silence
     log_mel = np.full((len(samples), features.mel_bins, features.max_mel_frames), silence, np.float32)
     for row, sample in zip(log_mel, samples, strict=True):
@@ -187,12 +179,8 @@ def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features
     )
 
 
-def _split(content: bytes, sizes: list[int]) -> list[bytes]:
-    ends = np.cumsum(sizes)
-    return [content[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-
-
-def _decode_jpeg(jpeg: bytes, clip_id: str) -> NDArray[np.uint8]:
+def decode_jpeg(jpeg: bytes, clip_id: str) -> NDArray[np.uint8]:
+    """A frame (H, W, 3), RGB; raises `UserError` for what is none."""
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise UserError(f"a frame of clip {clip_id} is not a JPEG: its shard is damaged; delete it and extract again")

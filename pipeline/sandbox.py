@@ -120,7 +120,7 @@ class Sandbox:
             self._connection, theirs = Pipe()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pipeline.sandbox", str(theirs.fileno())],
+                    [sys.executable, "-m", __name__, str(theirs.fileno())],
                     cwd=PACKAGE_ROOT,  # the same code as here, wherever the caller is
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,20 @@ class Sample:
         log_mel = io.BytesIO()
         np.save(log_mel, np.zeros((0, 0), np.float16) if self.log_mel is None else self.log_mel, allow_pickle=False)
         return {FRAMES: b"".join(self.jpegs), META: json.dumps(meta).encode(), LOG_MEL: log_mel.getvalue()}
+
+    @staticmethod
+    def from_members(members: Mapping[str, bytes]) -> "Sample":
+        """Undo `members`; raises `ValueError` or `KeyError` for what is not a sample. Runs no code from the members."""
+        meta = json.loads(members[META])
+        log_mel = np.load(io.BytesIO(members[LOG_MEL]), allow_pickle=False)
+        frames, ends = members[FRAMES], np.cumsum(meta["frame_bytes"])
+        return Sample(
+            clip_id=meta["clip_id"],
+            duration_s=meta["duration_s"],
+            jpegs=[frames[end - size : end] for end, size in zip(ends, meta["frame_bytes"], strict=True)],
+            frame_times_s=meta["frame_times_s"],
+            log_mel=log_mel if meta["has_audio"] else None,
+        )
 
 
 @dataclass(frozen=True)

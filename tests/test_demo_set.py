@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.machine import ffmpeg_path
 from pipeline.manifest import SPLITS, index_split
-from pipeline.media import read_timeline
+from pipeline.media import open_clip
 
 
 @pytest.fixture
@@ -79,8 +79,11 @@ def test_the_set_is_in_vgafs_layout(drawn_root):
         assert not lines.endswith(b"\n")
 
 
-def test_clips_are_h264_and_aac_of_three_to_five_seconds(drawn_root, one_clip):
-    durations = [read_timeline(path, 9, 10**7).duration_s for path in drawn_root.rglob("*.mp4")]
+def test_clips_are_h264_and_aac_of_three_to_five_seconds(drawn_root, one_clip, features, limits):
+    durations = []
+    for path in drawn_root.rglob("*.mp4"):
+        with open_clip(path, features, limits) as clip:
+            durations.append(clip.timeline.duration_s)
     assert 2.9 < min(durations) < max(durations) < 5.1
     shown = subprocess.run([ffmpeg_path(), "-i", one_clip], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p", shown)

@@ -79,8 +79,8 @@ def test_every_data_set_and_recipe_together_make_valid_settings(dataset, recipe,
 def test_a_module_imports_only_from_those_before_it():
     lines = (
         "errors config progress machine labels manifest demo_set",
-        "media decoding sandbox features shards executors extraction warm_up outcomes contact_sheet",
-        "loader augmentation backbones model inference",
+        "media decoding sandbox features shards executors extraction warm_up outcomes",
+        "loader contact_sheet augmentation backbones model inference",
         "metrics checkpoint provenance distributed training evaluation report",
     )
     order = " ".join(lines).split()
