@@ -175,9 +175,11 @@ def _decode_frames(clip: ClipFile, pts: list[int], features: Features, limits: E
         # The decoder steps over pictures that are not for reference (nal_ref_idc 0), unless they are wanted.
         context.skip_frame = "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"
         for frame in context.decode(packet):
-            if frame.is_corrupt or frame.interlaced_frame or SideData.DISPLAYMATRIX in frame.side_data:
-                raise InexactError("a damaged, interlaced or rotated picture")
+            if frame.is_corrupt:
+                raise InexactError("a damaged picture")
             if frame.pts in wanted:
+                if frame.interlaced_frame or SideData.DISPLAYMATRIX in frame.side_data:
+                    raise InexactError("an interlaced or rotated picture")
                 first = first or frame
                 graph = graph or _video_graph(frame, clip, features)
                 if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
@@ -209,8 +211,8 @@ def _decode_sound(clip: ClipFile, features: Features) -> NDArray[np.float32]:
     graph: av.filter.Graph | None = None
     first: av.AudioFrame | None = None
     # One second more than is kept: the resampler looks ahead.
-    end_s = clip.timeline.start_s + clip.timeline.duration_s + 1
-    needed = [packet for packet in clip.audio_packets if packet.pts is None or packet.pts * packet.time_base < end_s]
+    end = (clip.timeline.start_s + clip.timeline.duration_s + 1) / (clip.audio.time_base or 1)
+    needed = [packet for packet in clip.audio_packets if packet.pts is None or packet.pts < end]
     for packet in [*needed, None]:
         for frame in clip.audio.codec_context.decode(packet):
             first = first or frame
@@ -239,7 +241,9 @@ def _sound_graph(frame: av.AudioFrame, clip: ClipFile, features: Features) -> av
         channel_layout=frame.layout.name,
         time_base=str(frame.time_base),
     )
-    return _connect(graph, source, sound_filters(clip.timeline, features), "abuffersink")
+    _connect(graph, source, sound_filters(clip.timeline, features), "abuffersink")
+    graph.set_audio_frame_size(features.sample_rate_hz)  # a second at a time, not a codec's block: less to do in Python
+    return graph
 
 
 def _connect(

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pipeline import decoding, media, sandbox, shards
 from pipeline import features as features_module
@@ -168,7 +169,9 @@ def extract_shard(task: ShardTask) -> Shard:
         )
     if not hasattr(_this_thread, "sandbox"):
         _this_thread.sandbox = Sandbox()
-    return write_shard(task.folder, task.name, task.fingerprint, map_clips(task, _this_thread.sandbox))
+    # The matrix product of a log-mel is too small to share: a second thread of BLAS would mostly wait, and wait busily.
+    with threadpool_limits(1):
+        return write_shard(task.folder, task.name, task.fingerprint, map_clips(task, _this_thread.sandbox))
 
 
 def map_clips(task: ShardTask, sandbox: Sandbox) -> Iterator[Sample | Quarantined]:

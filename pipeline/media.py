@@ -105,7 +105,7 @@ def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipF
             packets = _read_packets(container, video, audio, features.max_duration_s)
             video_packets = [packet for packet in packets if packet.stream_index == video.index]
             audio_packets = [packet for packet in packets if packet.stream_index != video.index]
-            timeline = _timeline(video, video_packets, audio_packets)
+            timeline = _timeline(video, audio, video_packets, audio_packets)
             if timeline.duration_s > features.max_duration_s:
                 raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {features.max_duration_s} s")
             yield ClipFile(path, timeline, video, audio, video_packets, audio_packets)
@@ -138,39 +138,46 @@ def _read_packets(
 ) -> list["av.Packet[Any]"]:
     """All packets of both streams; stops with `too_long` as soon as the video's timestamps say so."""
     packets: list[av.Packet[Any]] = []
+    longest = max_duration_s / (video.time_base or 1)
     frames, first, last = 0, 2**63, -(2**63)
     for packet in container.demux(video, audio) if audio else container.demux(video):
         if packet.size == 0:  # PyAV's mark of a stream's end
             continue
         packets.append(packet)
-        if packet.stream_index != video.index or packet.pts is None or packet.is_discard:
+        pts = packet.pts
+        if packet.stream_index != video.index or pts is None or packet.is_discard:
             continue
-        frames, first, last = frames + 1, min(first, packet.pts), max(last, packet.pts)
-        span_s = float((last - first) * packet.time_base)
-        if span_s > max_duration_s or frames > max_duration_s * MAX_FRAMES_PER_SECOND:
+        frames, first, last = frames + 1, min(first, pts), max(last, pts)
+        if last - first > longest or frames > max_duration_s * MAX_FRAMES_PER_SECOND:
+            span_s = max_duration_s * (last - first) / longest
             raise MediaError("too_long", f"over {span_s:.1f} s or {frames} frames, the limit is {max_duration_s} s")
     return packets
 
 
+def _presented(packets: list["av.Packet[Any]"]) -> dict[int, int]:
+    """Timestamp -> duration of what the container means to be presented; an edit list leaves packets out."""
+    return {p.pts: p.duration or 0 for p in packets if p.pts is not None and not p.is_discard}
+
+
 def _timeline(
-    video: "av.VideoStream", packets: list["av.Packet[Any]"], audio_packets: list["av.Packet[Any]"]
+    video: "av.VideoStream",
+    audio: "av.AudioStream | None",
+    packets: list["av.Packet[Any]"],
+    audio_packets: list["av.Packet[Any]"],
 ) -> Timeline:
-    durations = {
-        packet.pts: packet.duration or 0 for packet in packets if packet.pts is not None and not packet.is_discard
-    }
-    if not durations or video.time_base is None:
+    shown, heard = _presented(packets), _presented(audio_packets)
+    if not shown or video.time_base is None:
         raise MediaError("no_video", "the video stream has no frame with a timestamp")
-    pts = tuple(sorted(durations))
+    pts = tuple(sorted(shown))
     # A container that gives no duration of the last frame gets that of the one before.
-    end_pts = pts[-1] + (durations[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0))
-    start_s, end_s = pts[0] * video.time_base, end_pts * video.time_base
-    heard = [
-        (packet.pts * packet.time_base, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        for packet in audio_packets
-        if packet.pts is not None and not packet.is_discard
-    ]
-    sounds = any(start < end_s and end > start_s for start, end in heard)
-    audio_end_s = float(max(end for _, end in heard) - start_s) if sounds else None
+    end_pts = pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0))
+    audio_end_s = None
+    if audio and heard and audio.time_base is not None:
+        start = pts[0] * video.time_base / audio.time_base  # the clip's, in ticks of the audio
+        end = end_pts * video.time_base / audio.time_base
+        if any(tick < end and tick + duration > start for tick, duration in heard.items()):
+            track_end = max(tick + duration for tick, duration in heard.items())
+            audio_end_s = float((track_end - start) * audio.time_base)
     return Timeline(pts, end_pts, video.time_base, audio_end_s)
 
 

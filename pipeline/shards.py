@@ -32,6 +32,8 @@ FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
 INDEX_NAME = "index.json"
 # Beside a shard of an unfinished run: its line of the index to be. The index replaces all of them in the end.
 RECORD_PATTERN = "*.tar.json"
+# What reading JSON that is cut off, or of another make, raises.
+NOT_AN_INDEX = (ValueError, TypeError, KeyError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def finished_shards(folder: Path) -> dict[str, Shard]:
         try:
             values = json.loads(path.read_text())
             found = [Shard.from_json(shard) for shard in values.get("shards", [values])]
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, *NOT_AN_INDEX):
             continue  # absent, cut off by a power failure, or of another version: its shards are made again
         shards |= {shard.name: shard for shard in found}
     return shards
@@ -196,16 +198,22 @@ def read_index(folder: Path, features: Features) -> ShardIndex:
     path = folder / INDEX_NAME
     try:
         values = json.loads(path.read_text())
+        made_with = dict(values["features"])
+        shards = [Shard.from_json(shard) for shard in values["shards"]]
     except FileNotFoundError:
         raise UserError(f"shard index {path} is missing; run the extract stage (dvc repro extract)") from None
+    except NOT_AN_INDEX as error:
+        raise UserError(
+            f"shard index {path} is damaged or of another version ({type(error).__name__}: {error}); "
+            "run the extract stage again (dvc repro --force extract)"
+        ) from None
     wanted = features.model_dump()
-    for key in wanted.keys() | values["features"].keys():
-        if (found := values["features"].get(key)) != (expected := wanted.get(key)):
+    for key in wanted.keys() | made_with.keys():
+        if (found := made_with.get(key)) != (expected := wanted.get(key)):
             raise UserError(
                 f"{path}: the shards were made with features.{key} = {found}, the config says {expected}; "
                 "run the extract stage again (dvc repro extract)"
             )
-    shards = [Shard.from_json(shard) for shard in values["shards"]]
     for shard in shards:
         file = folder / shard.name
         if (size := file.stat().st_size if file.exists() else None) != shard.bytes:

@@ -1,9 +1,11 @@
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.manifest import index_split, read_manifest, sources_in_both, write_manifest
+from pipeline.manifest import Clip, index_split, read_manifest, sources_in_both, write_manifest
 
 
 @pytest.fixture
@@ -65,3 +67,14 @@ def test_a_source_in_both_splits_is_found(root):
     clips, _ = index_split(root, "train")
     assert sources_in_both(clips[:2], clips[2:]) == []
     assert sources_in_both(clips[:1], clips[1:]) == ["7"]
+
+
+# Without a lone carriage return, which Python's csv writes unquoted, and reads as the end of a line.
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1, max_size=30)
+
+
+@given(st.lists(st.builds(Clip, names, names, names, names, st.integers(0, 10**12), names), max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_manifest_is_read_as_it_was_written(tmp_path, clips):
+    write_manifest(clips, tmp_path / "train.csv")
+    assert read_manifest(tmp_path, "train") == clips

@@ -5,9 +5,23 @@ import tarfile
 import numpy as np
 import pytest
 import webdataset as wds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.shards import FRAMES, LOG_MEL, META, Quarantined, Sample, ShardIndex, read_index, write_index, write_shard
+from pipeline.shards import (
+    FRAMES,
+    INDEX_NAME,
+    LOG_MEL,
+    META,
+    Quarantined,
+    Sample,
+    ShardIndex,
+    finished_shards,
+    read_index,
+    write_index,
+    write_shard,
+)
 
 
 def sample(clip_id, has_audio=True):
@@ -73,4 +87,62 @@ def test_a_shortened_shard_is_refused(index, features):
 
 def test_a_missing_index_is_named(tmp_path, features):
     with pytest.raises(UserError, match="run the extract stage"):
+        read_index(tmp_path, features)
+
+
+clip_ids = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
+log_mels = st.none() | st.integers(0, 30).map(lambda hops: np.full((4, hops), -20, np.float16))
+samples = st.builds(
+    lambda clip_id, duration_s, jpegs, log_mel: Sample(clip_id, duration_s, jpegs, [0.5] * len(jpegs), log_mel),
+    clip_ids,
+    st.floats(0.1, 10),
+    st.lists(st.binary(max_size=2000), min_size=1, max_size=8),
+    log_mels,
+)
+quarantined = st.builds(Quarantined, clip_ids, st.sampled_from(["unreadable", "timeout"]), st.text(max_size=50))
+any_outcomes = st.lists(samples | quarantined, max_size=6, unique_by=lambda outcome: outcome.clip_id)
+in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def equal(one, other):
+    if (one.log_mel is None) != (other.log_mel is None):
+        return False
+    same_sound = one.log_mel is None or np.array_equal(one.log_mel, other.log_mel)
+    return same_sound and {**vars(one), "log_mel": 0} == {**vars(other), "log_mel": 0}
+
+
+@given(outcomes=any_outcomes)
+@in_one_folder
+def test_whatever_goes_into_a_shard_comes_out_of_its_byte_ranges(outcomes, tmp_path):
+    shard = write_shard(tmp_path, "a.tar", "f", outcomes)
+    content = (tmp_path / "a.tar").read_bytes()
+    put_in = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
+    assert len(content) == shard.bytes
+    assert [entry.clip_id for entry in shard.entries] == [sample.clip_id for sample in put_in]
+    for entry, sample in zip(shard.entries, put_in, strict=True):
+        with tarfile.open(fileobj=io.BytesIO(content[entry.offset : entry.offset + entry.size])) as tar:
+            members = {member.name.split(".", 1)[1]: tar.extractfile(member).read() for member in tar}
+        assert equal(Sample.from_members(members), sample)
+        assert entry.has_audio == (sample.log_mel is not None)
+
+
+@given(outcomes=any_outcomes)
+@in_one_folder
+def test_any_index_is_read_as_it_was_written(outcomes, tmp_path, features):
+    index = ShardIndex(tmp_path, features, [write_shard(tmp_path, "a.tar", "f", outcomes)])
+    write_index(index)
+    assert read_index(tmp_path, features) == index
+    assert finished_shards(tmp_path) == {"a.tar": index.shards[0]}
+
+
+@given(data=st.data())
+@in_one_folder
+def test_a_damaged_index_is_named_and_vouches_for_nothing(data, tmp_path, features, outcomes):
+    write_index(ShardIndex(tmp_path, features, [write_shard(tmp_path, "a.tar", "f", outcomes)]))
+    path = tmp_path / INDEX_NAME
+    whole = path.read_text()
+    cut = st.integers(0, len(whole) - 3).map(lambda length: whole[:length])
+    path.write_text(data.draw(cut | st.sampled_from(["[]", "0", "{}", '{"features": 1, "shards": []}'])))
+    assert finished_shards(tmp_path) == {}
+    with pytest.raises(UserError, match="is damaged or of another version"):
         read_index(tmp_path, features)

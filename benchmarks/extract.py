@@ -1,0 +1,260 @@
+"""What extraction costs, against decoding alone, the usual way, and other libraries; speed-up, and memory.
+
+`.venv/bin/python benchmarks/extract.py [--footage RECORDING ...]`, some ten minutes on two cores. One interleaved run
+on the same clips; CPU seconds of all processes; each ratio is taken within a repeat, and the median of them is printed.
+Torchcodec and decord take part where they are installed (and find their libraries); they are not in the lock file.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import cv2
+import librosa
+import numpy as np
+import psutil
+from footage import cut_clip, draw_clip, run_ffmpeg
+from threadpoolctl import threadpool_limits
+
+from pipeline import sandbox
+from pipeline.config import Extract, Features, load_config
+from pipeline.extraction import extract_shard, extract_splits, plan_tasks
+from pipeline.features import log_mel
+from pipeline.machine import available_cores, ffmpeg_path
+from pipeline.manifest import Clip, sha256_of
+
+SECONDS, CLIPS, REPEATS, HEIGHTS = 5.0, 16, 5, (360, 720)
+FEATURES = {"frames": 8, "frame_size_px": 256, "framing": "center_crop", "mel_bins": 80}
+FEW, MANY = 100, 10_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure extraction.")
+    parser.add_argument("--footage", type=Path, nargs="*", default=[], help="recordings with sound to cut clips from")
+    footage = parser.parse_args().footage
+    config = load_config()
+    features, limits = config.recipe.features.model_copy(update=FEATURES), config.extract
+    with tempfile.TemporaryDirectory() as folder:
+        result = {}
+        for height in HEIGHTS:
+            clips = make_clips(Path(folder), footage, height)
+            ratios = compare(clips, Path(folder), features, limits)
+            result[f"cpu_vs_floor_{height}p"] = ratios["this stage"]
+            result[f"ffmpeg_vs_floor_{height}p"] = ratios["this stage, decoder ffmpeg"]
+            if height == HEIGHTS[0]:
+                result["usual_vs_ours"] = ratios["usual way"] / ratios["this stage"]
+                result |= speed_up(clips, Path(folder), features, limits)
+        result |= memory(Path(folder), features, limits)
+    print(json.dumps({key: round(value, 3) for key, value in result.items()}))
+
+
+def make_clips(folder: Path, footage: list[Path], height: int) -> list[Clip]:
+    clips = []
+    for number in range(CLIPS):
+        path = folder / f"{height}_{number}.mp4"
+        if footage:
+            cut_clip(footage[number % len(footage)], number // len(footage), SECONDS, height, path)
+        else:
+            draw_clip(number, SECONDS, height, path)
+        clips.append(Clip(path.stem, f"{height}", "neutral", path.name, path.stat().st_size, sha256_of(path)))
+    kbits = sum(clip.bytes for clip in clips) * 8 / 1000 / CLIPS / SECONDS
+    print(f"\n{CLIPS} {'cut' if footage else 'drawn'} clips of {height}p, {SECONDS:.0f} s, {kbits:.0f} kbit/s")
+    return clips
+
+
+# ------------------------------------------------------------------------------------------------------- CPU per clip
+
+
+def cpu_s() -> float:
+    """Processor seconds of this process and all its children so far, the living and the dead."""
+    own, dead = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    living = [child.cpu_times() for child in psutil.Process().children()]
+    return (
+        own.ru_utime + own.ru_stime + dead.ru_utime + dead.ru_stime
+        + sum(t.user + t.system + t.children_user + t.children_system for t in living)
+    )  # fmt: skip
+
+
+def compare(clips: list[Clip], folder: Path, features: Features, limits: Extract) -> dict[str, float]:
+    """CPU of each way relative to the floor's in the same repeat: medians."""
+
+    def ours(decoder: str) -> Callable[[list[Path]], None]:
+        settings = limits.model_copy(update={"decoder": decoder, "clips_per_shard": CLIPS})
+        (task,) = plan_tasks("clips", clips, folder, folder / "shards", features, settings)
+
+        def extract(_: list[Path]) -> None:
+            extract_shard(task)
+
+        return extract
+
+    ways: dict[str, Callable[[list[Path]], None]] = {
+        "floor: ffmpeg decodes": decode_only,
+        "this stage": ours("in_process"),
+        "this stage, decoder ffmpeg": ours("ffmpeg"),
+        "usual way": partial(usual_way, features=features),
+        **peers(features),
+    }
+    paths = [folder / clip.path for clip in clips]
+    for way in ways.values():
+        way(paths[:1])  # what is paid once a process: imports, compilation, a child's start
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    # As the stage does in its workers: a second thread of BLAS would only spin.
+    for _ in range(REPEATS):
+        for name, way in ways.items():
+            before = cpu_s()
+            with threadpool_limits(1):
+                way(paths)
+            seconds[name].append(cpu_s() - before)
+    floor = seconds["floor: ffmpeg decodes"]
+    ratios = {name: median(a / b for a, b in zip(values, floor, strict=True)) for name, values in seconds.items()}
+    for name, ratio in ratios.items():
+        print(f"{name:28} {1000 * median(seconds[name]) / CLIPS:8.1f} CPU-ms a clip   {ratio:5.2f} x the floor")
+    return ratios
+
+
+def decode_only(paths: list[Path]) -> None:
+    for path in paths:
+        subprocess.run(
+            [ffmpeg_path(), "-loglevel", "error", "-threads", "1", "-i", path, "-f", "null", "-"], check=True
+        )
+
+
+def usual_way(paths: list[Path], features: Features) -> None:
+    """Every frame to a JPEG file, the sound to a WAV file, librosa on that."""
+    for path in paths:
+        with tempfile.TemporaryDirectory() as folder:
+            run_ffmpeg("-threads", "1", "-i", path, "-q:v", "2", f"{folder}/%05d.jpg")
+            run_ffmpeg("-i", path, "-vn", "-ar", f"{features.sample_rate_hz}", "-ac", "1", f"{folder}/sound.wav")
+            waveform, _ = librosa.load(f"{folder}/sound.wav", sr=features.sample_rate_hz)
+            log_mel(waveform, features)
+
+
+def peers(features: Features) -> dict[str, Callable[[list[Path]], None]]:
+    """Libraries that decode frames by number or time, with the same sampling, scaling, JPEG and log-mel after them."""
+    found: dict[str, Callable[[list[Path]], None]] = {}
+    try:
+        from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+        def torchcodec_way(paths: list[Path]) -> None:
+            for path in map(str, paths):
+                decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode="approximate")
+                frames = decoder.get_frames_played_at(midpoints(decoder.metadata.duration_seconds, features.frames))
+                encode(frames.data.permute(0, 2, 3, 1).numpy(), features)
+                sound = AudioDecoder(path, sample_rate=features.sample_rate_hz, num_channels=1).get_all_samples()
+                log_mel(sound.data[0].numpy(), features)
+
+        found["torchcodec"] = torchcodec_way
+    except (ImportError, RuntimeError, OSError) as error:
+        print(f"torchcodec: not measured ({str(error).splitlines()[0]})")
+    try:
+        from decord import AudioReader, VideoReader
+
+        def decord_way(paths: list[Path]) -> None:
+            for path in map(str, paths):
+                reader = VideoReader(path, num_threads=1)
+                times = midpoints(len(reader) / reader.get_avg_fps(), features.frames)
+                encode(reader.get_batch([int(t * reader.get_avg_fps()) for t in times]).asnumpy(), features)
+                sound = AudioReader(path, sample_rate=features.sample_rate_hz, mono=True)
+                log_mel(sound[:].asnumpy()[0], features)
+
+        found["decord"] = decord_way
+    except (ImportError, RuntimeError, OSError) as error:
+        print(f"decord: not measured ({str(error).splitlines()[0]})")
+    return found
+
+
+def midpoints(duration_s: float, count: int) -> list[float]:
+    return [(i + 0.5) * duration_s / count for i in range(count)]
+
+
+def encode(frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", features: Features) -> None:
+    size = features.frame_size_px
+    for frame in frames:
+        height, width = frame.shape[:2]
+        scale = size / min(height, width)
+        small = cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        cv2.imencode(".jpg", small[:size, :size], [cv2.IMWRITE_JPEG_QUALITY, features.jpeg_quality])
+
+
+# ------------------------------------------------------------------------------------------------ workers and memory
+
+
+def speed_up(clips: list[Clip], folder: Path, features: Features, limits: Extract) -> dict[str, float]:
+    """Clips a second with two workers, relative to one worker and to two processes that only decode."""
+    many = [Clip(f"{i}_{c.clip_id}", c.source_id, c.label, c.path, c.bytes, c.sha256) for i in range(8) for c in clips]
+    settings = limits.model_copy(update={"clips_per_shard": 8})
+    paths = [folder / clip.path for clip in many]
+    rates: dict[str, list[float]] = {"one": [], "two": [], "floor": []}
+
+    def rate(work: Callable[[], object]) -> float:
+        start = time.monotonic()
+        work()
+        return len(many) / (time.monotonic() - start)
+
+    def extract_with(workers: int, clips: list[Clip]) -> None:
+        target = folder / "speed"
+        shutil.rmtree(target, ignore_errors=True)
+        extract_splits({"x": clips}, folder, target, features, settings, workers)
+
+    start = time.monotonic()
+    extract_with(1, many[:1])  # the fork server imports librosa, once a run
+    print(f"\nstart of a run: {time.monotonic() - start:.1f} s")
+    for _ in range(3):
+        for name, workers in (("one", 1), ("two", 2)):
+            rates[name].append(rate(partial(extract_with, workers, many)))
+        with ThreadPoolExecutor(2) as pool:
+            rates["floor"].append(rate(lambda: list(pool.map(lambda path: decode_only([path]), paths))))
+    print(f"{len(many)} clips, clips/s: " + ", ".join(f"{name} {median(r):.1f}" for name, r in rates.items()))
+    return {
+        "two_workers_vs_one": median(two / one for two, one in zip(rates["two"], rates["one"], strict=True)),
+        "two_workers_vs_two_floors": median(two / f for two, f in zip(rates["two"], rates["floor"], strict=True)),
+    }
+
+
+def memory(folder: Path, features: Features, limits: Extract) -> dict[str, float]:
+    """Peak resident memory of a worker and its reading process together, in MB, with few and with many clips."""
+    path = folder / "short.mp4"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=0.4"),
+        *("-f", "lavfi", "-i", "sine=duration=0.4", "-c:v", "libx264", "-c:a", "aac", path),
+    )
+    result = {}
+    for count in (FEW, MANY):
+        clips = [Clip(f"1_{i}", "1", "neutral", path.name, 0, "") for i in range(count)]
+        arguments = ({"x": clips}, folder, folder / f"memory-{count}", features, limits, available_cores())
+        process = multiprocessing.get_context("spawn").Process(target=extract_splits, args=arguments)
+        process.start()
+        peaks = {"worker": 0.0, "main": 0.0}
+        while process.is_alive():
+            for name, size in resident_mb(psutil.Process(process.pid)).items():
+                peaks[name] = max(peaks[name], size)
+            time.sleep(0.1)
+        print(f"{count} clips: peak {peaks['worker']:.0f} MB a worker, {peaks['main']:.0f} MB the main process")
+        result[f"peak_mb_{count}"] = peaks["worker"]
+        result[f"main_peak_mb_{count}"] = peaks["main"]
+    return result
+
+
+def resident_mb(main_process: psutil.Process) -> dict[str, float]:
+    """Resident memory now: of the main process, and of the largest worker with its reading process."""
+    try:
+        readers = [child for child in main_process.children(recursive=True) if sandbox.__name__ in child.cmdline()]
+        pairs = [(reader, psutil.Process(reader.ppid())) for reader in readers]
+        workers = [(reader.memory_info().rss + worker.memory_info().rss) / 1e6 for reader, worker in pairs]
+        return {"main": main_process.memory_info().rss / 1e6, "worker": max(workers, default=0.0)}
+    except psutil.NoSuchProcess:
+        return {}
+
+
+if __name__ == "__main__":
+    main()
