@@ -191,7 +191,7 @@ def encode(frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", features: 
 
 def speed_up(clips: list[Clip], folder: Path, features: Features, limits: Extract) -> dict[str, float]:
     """Clips a second with two workers, relative to one worker and to two processes that only decode."""
-    many = [Clip(f"{i}_{c.clip_id}", c.source_id, c.label, c.path, c.bytes, c.sha256) for i in range(8) for c in clips]
+    many = [Clip(f"{i}_{c.clip_id}", c.source_id, c.label, c.path, c.bytes, c.sha256) for i in range(16) for c in clips]
     settings = limits.model_copy(update={"clips_per_shard": 8})
     paths = [folder / clip.path for clip in many]
     rates: dict[str, list[float]] = {"one": [], "two": [], "floor": []}

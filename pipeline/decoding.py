@@ -6,6 +6,7 @@ needs; where it cannot be sure to give what ffmpeg gives, it gives nothing and f
 """
 
 import os
+import re
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,8 +129,10 @@ def _collect(
 ) -> Decoded:
     """What ffmpeg wrote, counted: it exits 0 on much corrupt input."""
     shape = (len(pts), features.frame_size_px, features.frame_size_px, 3)
-    said = errors[:2000].decode(errors="replace").strip().splitlines()
-    detail = f"ffmpeg exit {code}: {said[0] if said else 'no message'}"[:200]
+    said = errors[:2000].decode(errors="replace").replace(input_url(clip.path), clip.path.name).strip()
+    # Without addresses in memory: an index is the same bytes from run to run.
+    first_line = re.sub(r" @ 0x[0-9a-f]+", "", said or "no message").splitlines()[0]
+    detail = f"ffmpeg exit {code}: {first_line}"[:200]
     if b"Cannot allocate memory" in errors:
         raise MediaError("out_of_memory", detail)
     if len(frames) != np.prod(shape):

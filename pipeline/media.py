@@ -112,7 +112,7 @@ def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipF
     except MemoryError:
         raise
     except (av.FFmpegError, OSError) as error:
-        raise MediaError("unreadable", f"{type(error).__name__}: {error}"[:200]) from None
+        raise MediaError("unreadable", error.strerror or type(error).__name__) from None
 
 
 def _choose_streams(

@@ -51,11 +51,22 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_any_number_of_workers_writes_the_same_bytes(extract, tmp_path):
+def test_any_number_of_workers_writes_the_same_bytes_wherever_the_clips_lie(drawn_root, extract, tmp_path):
+    written = []
     for workers in (1, 2, 4):
-        extract(tmp_path / f"{workers}", workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "4")
-    assert len(contents(tmp_path / "1")) == 4  # three shards and the index
+        root = tmp_path / f"root-{workers}"
+        shutil.copytree(drawn_root, root)
+        text, cut, damaged = sorted((root / "Train").glob("*.mp4"))[:3]
+        text.write_text("not a video")
+        cut.write_bytes(cut.read_bytes()[:-1000])
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 3 :: 7] = bytes(len(content[len(content) // 3 :: 7]))
+        damaged.write_bytes(content)
+        index = extract(tmp_path / f"{workers}", workers, root, index_split(root, "train")[0])
+        written.append(contents(index.folder))
+    assert len(index.quarantined) == 3
+    assert written[0] == written[1] == written[2]
+    assert len(written[0]) == 4  # three shards and the index
 
 
 def test_every_clip_is_extracted_or_quarantined_once(drawn_root, clips, extract, tmp_path):
