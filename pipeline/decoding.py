@@ -154,13 +154,13 @@ class InexactError(Exception):
 
 
 def decode_in_process(clip: ClipFile, pts: list[int], features: Features, limits: Extract) -> Decoded | None:
-    """Decode H.264 and its sound with PyAV; None for what is damaged or unusual, which is ffmpeg's to decode."""
+    """Decode H.264 and its sound with PyAV; None for what is damaged or unusual, which is ffmpeg's to judge."""
     try:
         frames = _decode_frames(clip, pts, features, limits)
         waveform = _decode_sound(clip, features) if clip.timeline.has_audio else None
     except MemoryError:
         raise
-    except (av.FFmpegError, InexactError):
+    except (av.FFmpegError, MediaError, InexactError):
         return None
     return Decoded(frames, waveform)
 

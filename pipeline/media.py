@@ -27,6 +27,7 @@ MAX_FRAMES_PER_SECOND = 1000
 REASONS = {
     "unreadable": "not a media file in one of the accepted containers",
     "no_video": "has no video stream, or one without frames or timestamps",
+    "bad_timestamps": "its timestamps go backwards, as in files that were glued together",
     "too_long": "lasts longer than features.max_duration_s",
     "too_large": "has a picture of more than extract.max_pixels",
     "too_few_frames": "has fewer different frames at the sampled times than features.frames",
@@ -136,10 +137,10 @@ def _read_packets(
     audio: "av.AudioStream | None",
     max_duration_s: float,
 ) -> list["av.Packet[Any]"]:
-    """All packets of both streams; stops with `too_long` as soon as the video's timestamps say so."""
+    """All packets of both streams; stops as soon as the video's timestamps are seen to be unusable."""
     packets: list[av.Packet[Any]] = []
     longest = max_duration_s / (video.time_base or 1)
-    frames, first, last = 0, 2**63, -(2**63)
+    frames, first, last, last_key = 0, 2**63, -(2**63), -(2**63)
     for packet in container.demux(video, audio) if audio else container.demux(video):
         if packet.size == 0:  # PyAV's mark of a stream's end
             continue
@@ -147,6 +148,10 @@ def _read_packets(
         pts = packet.pts
         if packet.stream_index != video.index or pts is None or packet.is_discard:
             continue
+        if packet.is_keyframe:
+            if pts <= last_key:
+                raise MediaError("bad_timestamps", f"a key frame at {pts} follows one at {last_key}")
+            last_key = pts
         frames, first, last = frames + 1, min(first, pts), max(last, pts)
         if last - first > longest or frames > max_duration_s * MAX_FRAMES_PER_SECOND:
             span_s = max_duration_s * (last - first) / longest

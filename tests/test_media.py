@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import run_ffmpeg
+from conftest import REPOSITORY, run_ffmpeg
 
 from pipeline.decoding import AUDIO_SLACK_S, decode, decode_in_process, decode_with_ffmpeg
 from pipeline.features import log_mel
@@ -307,6 +307,14 @@ def test_each_unusable_file_has_its_reason(tmp_path, features, limits):
     assert reason_of(tmp_path / "corrupt.mp4", features, limits) == "video_undecodable"
 
 
+def test_files_that_were_glued_together_are_not_sampled_out_of_order(tmp_path, features, limits):
+    write_numbered(tmp_path / "first.ts", tmp_path, 50, "25", "-output_ts_offset", "10")
+    write_numbered(tmp_path / "second.ts", tmp_path, 50, "25", "-output_ts_offset", "8")
+    glued = (tmp_path / "first.ts").read_bytes() + (tmp_path / "second.ts").read_bytes()
+    (tmp_path / "glued.ts").write_bytes(glued)
+    assert reason_of(tmp_path / "glued.ts", features, limits) == "bad_timestamps"
+
+
 def test_a_track_that_decodes_only_in_part_is_not_taken_for_a_short_one(tmp_path, features, limits):
     write_numbered(tmp_path / "silent.mp4", tmp_path, 75)
     run_ffmpeg(
@@ -322,6 +330,11 @@ def test_a_track_that_decodes_only_in_part_is_not_taken_for_a_short_one(tmp_path
         content[start : start + 2] = b"\x00\x00"
     (tmp_path / "partial.mkv").write_bytes(content)
     assert reason_of(tmp_path / "partial.mkv", features, limits) == "audio_undecodable"
+
+
+def test_the_documentation_names_every_reason():
+    documented = (REPOSITORY / "docs/extraction.md").read_text()
+    assert [reason for reason in REASONS if f"| `{reason}` |" not in documented] == []
 
 
 def test_a_cover_picture_is_not_the_video(tmp_path, features, limits):

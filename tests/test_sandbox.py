@@ -198,6 +198,12 @@ def test_memory_beyond_the_limit_is_the_clips_end_not_the_runs(child, sandbox, o
     assert reason_of(sandbox, one_clip, features, small) == "out_of_memory"
 
 
+def test_a_child_cannot_fill_the_disk(child, sandbox, one_clip, features, limits, tmp_path):
+    child(f"sandbox.read_clip = lambda *_: open({str(tmp_path / 'large')!r}, 'wb').write(bytes(2**27))")
+    assert reason_of(sandbox, one_clip, features, limits) == "crashed"
+    assert (tmp_path / "large").stat().st_size < 2**22
+
+
 def test_a_child_that_hangs_is_killed_with_all_that_it_started(child, sandbox, one_clip, features, limits):
     before = descendants()
     child(
