@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Extract, Features
 from pipeline.machine import ffmpeg_path
-from pipeline.media import DEMUXERS, PROTOCOLS, ClipFile, MediaError, Timeline, input_url
+from pipeline.media import WHITELISTS, ClipFile, MediaError, Timeline, input_url
 
 # A waveform that ends this much before its track's last packet does was not decoded to its end. Codecs that signal
 # padding end up to two of their frames early.
@@ -88,8 +88,7 @@ def decode_with_ffmpeg(clip: ClipFile, pts: list[int], features: Features, limit
     try:
         source = ffmpeg.input(
             input_url(clip.path),
-            protocol_whitelist=PROTOCOLS,
-            format_whitelist=DEMUXERS,
+            **WHITELISTS,
             max_pixels=limits.max_pixels,
             threads=1,
         )
@@ -160,7 +159,7 @@ def decode_in_process(clip: ClipFile, pts: list[int], features: Features, limits
         waveform = _decode_sound(clip, features) if clip.timeline.has_audio else None
     except MemoryError:
         raise
-    except (av.FFmpegError, MediaError, InexactError):
+    except (av.FFmpegError, MediaError, InexactError, ValueError):
         return None
     return Decoded(frames, waveform)
 
@@ -181,10 +180,13 @@ def _decode_frames(clip: ClipFile, pts: list[int], features: Features, limits: E
             if frame.is_corrupt:
                 raise InexactError("a damaged picture")
             if frame.pts in wanted:
-                if frame.interlaced_frame or SideData.DISPLAYMATRIX in frame.side_data:
-                    raise InexactError("an interlaced or rotated picture")
-                first = first or frame
-                graph = graph or _video_graph(frame, clip, features)
+                if frame.interlaced_frame:
+                    raise InexactError("an interlaced picture")
+                if first is None or graph is None:
+                    # Asked of one frame a clip: it is the stream's, and PyAV 18 never frees the answer's 100 bytes.
+                    if SideData.DISPLAYMATRIX in frame.side_data:
+                        raise InexactError("a rotated or mirrored picture")
+                    first, graph = frame, _video_graph(frame, clip, features)
                 if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
                     raise InexactError("pictures of different sizes")
                 graph.push(frame)

@@ -6,7 +6,7 @@ read from the packets' timestamps without decoding (PyAV), so the frame rate, a 
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.config import Extract, Features
 # Demuxers that a clip may need. None of them opens other files, as playlists and concat scripts do.
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi"
 PROTOCOLS = "file"
+WHITELISTS = {"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}
 # A stream with more packets than this many a second is a hostile timeline, not a video.
 MAX_FRAMES_PER_SECOND = 1000
 
@@ -99,21 +100,30 @@ def input_url(path: Path) -> str:
 @contextmanager
 def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipFile]:
     """Read a file's packets without decoding them; raises `MediaError` for one that is no clip or exceeds a limit."""
-    whitelists = {"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}
-    try:
-        with av.open(input_url(path), options=whitelists) as container:
-            video, audio = _choose_streams(container, limits.max_pixels)
-            packets = _read_packets(container, video, audio, features.max_duration_s)
-            video_packets = [packet for packet in packets if packet.stream_index == video.index]
-            audio_packets = [packet for packet in packets if packet.stream_index != video.index]
-            timeline = _timeline(video, audio, video_packets, audio_packets)
-            if timeline.duration_s > features.max_duration_s:
-                raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {features.max_duration_s} s")
-            yield ClipFile(path, timeline, video, audio, video_packets, audio_packets)
-    except MemoryError:
-        raise
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError("unreadable", error.strerror or type(error).__name__) from None
+    with ExitStack() as stack:
+        try:
+            # Titles and the like that are not UTF-8 are no reason to refuse a clip: nobody reads them here.
+            container = av.open(input_url(path), options=WHITELISTS, metadata_errors="replace")
+            clip = _read_clip_file(path, stack.enter_context(container), features, limits)
+        except MemoryError:
+            raise
+        except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
+            said = getattr(error, "strerror", None) or getattr(error, "reason", None)
+            raise MediaError("unreadable", f"{type(error).__name__}: {said}") from None
+        yield clip
+
+
+def _read_clip_file(
+    path: Path, container: "av.container.InputContainer", features: Features, limits: Extract
+) -> ClipFile:
+    video, audio = _choose_streams(container, limits.max_pixels)
+    packets = _read_packets(container, video, audio, features.max_duration_s)
+    video_packets = [packet for packet in packets if packet.stream_index == video.index]
+    audio_packets = [packet for packet in packets if packet.stream_index != video.index]
+    timeline = _timeline(video, audio, video_packets, audio_packets)
+    if timeline.duration_s > features.max_duration_s:
+        raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {features.max_duration_s} s")
+    return ClipFile(path, timeline, video, audio, video_packets, audio_packets)
 
 
 def _choose_streams(

@@ -332,6 +332,12 @@ def test_a_track_that_decodes_only_in_part_is_not_taken_for_a_short_one(tmp_path
     assert reason_of(tmp_path / "partial.mkv", features, limits) == "audio_undecodable"
 
 
+def test_a_title_that_is_not_utf_8_is_no_reason_to_refuse_a_clip(tmp_path, features, limits):
+    write_numbered(tmp_path / "clip.mp4", tmp_path, 50, "25", "-metadata", "title=Gr__e")
+    (tmp_path / "latin.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes().replace(b"Gr__e", b"Gr\xfc\xdfe"))
+    assert len(decoded(tmp_path / "latin.mp4", features, limits)[1]) == features.frames
+
+
 def test_the_documentation_names_every_reason():
     documented = (REPOSITORY / "docs/extraction.md").read_text()
     assert [reason for reason in REASONS if f"| `{reason}` |" not in documented] == []
