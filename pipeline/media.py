@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-from av.stream import Disposition
 
 from pipeline.config import Extract, Features
 
@@ -129,11 +128,9 @@ def _read_clip_file(
 def _choose_streams(
     container: "av.container.InputContainer", max_pixels: int
 ) -> tuple["av.VideoStream", "av.AudioStream | None"]:
-    # A cover picture is a video stream too.
-    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not videos:
+    if not container.streams.video:
         raise MediaError("no_video", "no video stream")
-    video, audio = videos[0], next(iter(container.streams.audio), None)
+    video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
     if video.codec_context is None:
         raise MediaError("video_undecodable", "no decoder for the video stream")
     if video.width * video.height > max_pixels:

@@ -99,14 +99,14 @@ def test_a_variable_frame_rate_is_sampled_by_time_not_by_number(tmp_path, featur
 
 
 def test_what_an_edit_list_leaves_out_is_not_sampled(tmp_path, features, limits):
-    write_numbered(tmp_path / "whole.mp4", tmp_path, 100)
-    # Cut without encoding: the file holds all pictures from the key frame on, its edit list starts at 1 s.
-    run_ffmpeg("-ss", "1", "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "cut.mp4")
+    write_numbered(tmp_path / "whole.mp4", tmp_path, 200)
+    # Cut without encoding: the file holds all 8 s, more than max_duration_s, its edit list starts at 5 s.
+    run_ffmpeg("-ss", "5", "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "cut.mp4")
     numbers, times_s, timeline, _ = sampled_numbers(tmp_path / "cut.mp4", features, limits)
     assert timeline.duration_s == pytest.approx(3.0)
     n = features.frames
-    assert numbers == [25 + int((i + 0.5) / n * 75) for i in range(n)]
-    np.testing.assert_allclose(times_s, (np.array(numbers) - 25) / 25, atol=1e-3)
+    assert numbers == [125 + int((i + 0.5) / n * 75) for i in range(n)]
+    np.testing.assert_allclose(times_s, (np.array(numbers) - 125) / 25, atol=1e-3)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "mov"])
