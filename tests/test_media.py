@@ -1,9 +1,14 @@
 """Timelines, sampled frames and waveforms of made clips, by both decoders."""
 
+import itertools
+from fractions import Fraction
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import REPOSITORY, run_ffmpeg
 
+from pipeline import media
 from pipeline.decoding import AUDIO_SLACK_S, decode, decode_in_process, decode_with_ffmpeg
 from pipeline.features import log_mel
 from pipeline.media import REASONS, MediaError, open_clip, sample_pts
@@ -305,6 +310,16 @@ def test_each_unusable_file_has_its_reason(tmp_path, features, limits):
     assert reason_of(tmp_path / "clip.mp4", features, limits.model_copy(update={"max_pixels": 5000})) == "too_large"
     (tmp_path / "corrupt.mp4").write_bytes(damage_end_of(tmp_path / "clip.mp4"))
     assert reason_of(tmp_path / "corrupt.mp4", features, limits) == "video_undecodable"
+
+
+def test_reading_stops_as_soon_as_a_clip_is_seen_to_be_too_long():
+    packets = (
+        SimpleNamespace(size=1, stream_index=0, pts=25 * second, is_discard=False, is_keyframe=second == 0)
+        for second in itertools.count()
+    )
+    endless, video = SimpleNamespace(demux=lambda _: packets), SimpleNamespace(index=0, time_base=Fraction(1, 25))
+    with pytest.raises(MediaError, match=r"too_long: over 6\.0 s or 7 frames, the limit is 5\.5 s"):
+        media._read_packets(endless, video, None, 5.5)
 
 
 def test_files_that_were_glued_together_are_not_sampled_out_of_order(tmp_path, features, limits):
