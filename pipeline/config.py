@@ -55,7 +55,7 @@ class Features(Settings):
         description="librosa: Slaney mels in dB; kaldi: the filter banks that AudioSet-pretrained transformers expect"
     )
     sample_rate_hz: Count
-    fft_size: Count = Field(description="samples; kaldi's is the next power of two of window_length")
+    fft_size: Count = Field(description="samples; kaldi takes the next power of two of window_length instead")
     window_length: Count = Field(description="samples")
     hop_length: Count = Field(description="samples")
     mel_bins: Count
@@ -65,12 +65,6 @@ class Features(Settings):
     def _window_fits_the_fft(self) -> "Features":
         if self.window_length > self.fft_size:
             raise ValueError(f"window_length ({self.window_length}) must not exceed fft_size ({self.fft_size})")
-        kaldi_size = 1 << (self.window_length - 1).bit_length()
-        if self.front_end == "kaldi" and self.fft_size != kaldi_size:
-            raise ValueError(
-                f"front_end kaldi transforms windows of {self.window_length} samples with fft_size {kaldi_size}, "
-                f"not {self.fft_size}"
-            )
         return self
 
     def mel_frames(self, samples: int) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -58,13 +59,23 @@ class ShardTask:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """A finished run: the splits' indexes, how many clips it worked on (the rest were kept), and how long it took."""
+
+    indexes: dict[str, ShardIndex]
+    new_clips: int
+    seconds: float
+
+
 def extract_splits(
     splits: dict[str, list[Clip]], root: Path, folder: Path, features: Features, limits: Extract, workers: int
-) -> dict[str, ShardIndex]:
+) -> Extraction:
     """Make the shards of all splits, `folder/<split>/`, and their indexes; finished shards are kept.
 
     `workers` processes of this machine do the work, or the Dask cluster that `limits` names.
     """
+    start = time.monotonic()
     with _alone_in(folder):
         plans = {
             split: plan_tasks(split, clips, root, folder / split, features, limits) for split, clips in splits.items()
@@ -73,12 +84,13 @@ def extract_splits(
         for split, tasks in plans.items():
             made |= _finished(tasks, folder / split)
         missing = [task for tasks in plans.values() for task in tasks if task.name not in made]
-        total = sum(map(len, splits.values()))
-        with Progress("extract", total, "clips", initial=total - sum(len(task.clips) for task in missing)) as progress:
+        total, new = sum(map(len, splits.values())), sum(len(task.clips) for task in missing)
+        with Progress("extract", total, "clips", initial=total - new) as progress:
             for shard in _run(missing, features, limits, workers):
                 made[shard.name] = shard
                 progress.advance(len(shard.entries) + len(shard.quarantined))
-        return {split: _finish(splits[split], folder / split, features, tasks, made) for split, tasks in plans.items()}
+        indexes = {s: _finish(splits[s], folder / s, features, tasks, made) for s, tasks in plans.items()}
+    return Extraction(indexes, new, time.monotonic() - start)
 
 
 def _finished(tasks: list[ShardTask], folder: Path) -> dict[str, Shard]:

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.extraction import Extraction
 from pipeline.manifest import Clip
 from pipeline.shards import ShardIndex
 
@@ -32,16 +33,22 @@ def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
             writer.writerows([split, row.clip_id, row.reason, row.detail] for row in index.quarantined)
 
 
-def summary_table(indexes: dict[str, ShardIndex]) -> str:
-    """A line a split: clips, extracted ones and those without sound, quarantined ones by reason, size of the shards."""
+def summary_table(run: Extraction) -> str:
+    """A line a split: clips, extracted ones and those without sound, size of the shards; the reasons; the speed."""
     lines = [f"{'':8} {'clips':>8} {'extracted':>10} {'no sound':>9} {'quarantined':>12} {'shards':>7} {'MB':>9}"]
-    for split, index in indexes.items():
+    total = 0
+    for split, index in run.indexes.items():
         entries = [entry for shard in index.shards for entry in shard.entries]
+        clips = len(entries) + len(index.quarantined)
         silent = sum(not entry.has_audio for entry in entries)
         size_mb = sum(shard.bytes for shard in index.shards) / 1e6
         lines.append(
-            f"{split:8} {len(entries) + len(index.quarantined):8} {len(entries):10} {silent:9} "
-            f"{len(index.quarantined):12} {len(index.shards):7} {size_mb:9.1f}"
+            f"{split:8} {clips:8} {len(entries):10} {silent:9} {len(index.quarantined):12} {len(index.shards):7} "
+            f"{size_mb:9.1f}"
         )
-    reasons = Counter(row.reason for index in indexes.values() for row in index.quarantined)
-    return "\n".join(lines + [f"quarantined, {reason}: {count}" for reason, count in reasons.most_common()])
+        total += clips
+    reasons = Counter(row.reason for index in run.indexes.values() for row in index.quarantined)
+    lines += [f"quarantined, {reason}: {count}" for reason, count in reasons.most_common()]
+    kept = f"; {total - run.new_clips} kept of an earlier run" if total > run.new_clips else ""
+    lines.append(f"{run.new_clips} clips in {run.seconds:.1f} s, {run.new_clips / run.seconds:.1f} clips/s{kept}")
+    return "\n".join(lines)

@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from pipeline import extraction
+import pipeline.extraction  # noqa: F401 - what the workers run: they inherit it too
 from pipeline.config import Features
 from pipeline.features import log_mel
-
-__all__ = ["extraction"]
 
 log_mel(
     np.zeros(16_000, np.float32),

@@ -15,12 +15,12 @@ from pipeline.outcomes import QUARANTINE_NAME, check_failures, summary_table, wr
 def main() -> None:
     config = load_config()
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}
-    indexes = extract_splits(
+    run = extract_splits(
         clips, config.root, config.shards, config.recipe.features, config.extract, workers=available_cores()
     )
-    write_quarantine(indexes, config.shards / QUARANTINE_NAME)
-    print(summary_table(indexes))
-    check_failures(indexes, clips, config.extract.max_failed_fraction)
+    write_quarantine(run.indexes, config.shards / QUARANTINE_NAME)
+    print(summary_table(run))
+    check_failures(run.indexes, clips, config.extract.max_failed_fraction)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ def test_every_data_set_and_recipe_together_make_valid_settings(dataset, recipe,
     parse_config(composed(tmp_path, f"dataset={dataset}", f"recipe={recipe}"), "params.yaml")
 
 
+def test_the_second_front_end_is_one_setting_away(tmp_path):
+    config = parse_config(composed(tmp_path, "recipe.features.front_end=kaldi"), "params.yaml")
+    assert config.recipe.features.max_mel_frames == 1 + (88_000 - 400) // 160
+
+
 def test_a_module_imports_only_from_those_before_it():
     lines = (
         "errors config progress machine labels manifest demo_set",

@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from pipeline import extraction
 from pipeline.config import parse_config
 from pipeline.errors import UserError
-from pipeline.extraction import extract_clip, extract_shard, extract_splits, plan_tasks
+from pipeline.extraction import Extraction, extract_clip, extract_shard, extract_splits, plan_tasks
 from pipeline.manifest import index_split, write_manifest
 from pipeline.media import MediaError
 from pipeline.outcomes import check_failures, summary_table
@@ -42,7 +42,7 @@ def plan(drawn_root, features, limits):
 def extract(drawn_root, clips, features, limits):
     def extract(folder, workers=1, root=drawn_root, clips=clips):
         settings = limits.model_copy(update=PER_SHARD)
-        return extract_splits({"train": clips}, root, folder, features, settings, workers)["train"]
+        return extract_splits({"train": clips}, root, folder, features, settings, workers).indexes["train"]
 
     return extract
 
@@ -82,10 +82,11 @@ def test_every_clip_is_extracted_or_quarantined_once(drawn_root, clips, extract,
         check_failures({"train": index}, {"train": broken}, 0.1)
     check_failures({"train": index}, {"train": broken}, 0.12)
     silent = sum(not entry.has_audio for shard in index.shards for entry in shard.entries)
-    header, row, reasons = summary_table({"train": index}).splitlines()
+    header, row, reasons, speed = summary_table(Extraction({"train": index}, 6, 2.0)).splitlines()
     assert header.split() == ["clips", "extracted", "no", "sound", "quarantined", "shards", "MB"]
     assert row.split()[:6] == ["train", "9", "8", str(silent), "1", "3"]
     assert reasons == "quarantined, unreadable: 1"
+    assert speed == "6 clips in 2.0 s, 3.0 clips/s; 3 kept of an earlier run"
 
 
 def test_finished_shards_are_kept_and_others_made_again(extract, tmp_path):

@@ -36,8 +36,8 @@ def extracted(drawn_root, tmp_path_factory):
     clips, _ = index_split(drawn_root, "train")
     limits = config.extract.model_copy(update={"clips_per_shard": 4})
     folder = tmp_path_factory.mktemp("shards")
-    indexes = extract_splits({"train": clips}, drawn_root, folder, config.recipe.features, limits, 1)
-    return indexes["train"], clips
+    run = extract_splits({"train": clips}, drawn_root, folder, config.recipe.features, limits, 1)
+    return run.indexes["train"], clips
 
 
 @pytest.fixture
