@@ -17,9 +17,9 @@ ROW_HEIGHT_IN, FRAME_WIDTH_IN, LOG_MEL_WIDTH_IN = 1.3, 1.1, 3.0
 
 def draw_contact_sheet(shard: Path, clips: int) -> Figure:
     """A row for each of the shard's first `clips` clips; raises `UserError` for a file that is no shard."""
-    samples = list(islice(_read_shard(shard), clips))
+    samples = list(islice(_read_shard(shard), max(1, clips)))
     if not samples:
-        raise UserError(f"shard {shard} holds no clip")
+        raise UserError(f"shard {shard} holds no clip; look at another one")
     frames = max(len(sample.jpegs) for sample in samples)
     size = (frames * FRAME_WIDTH_IN + LOG_MEL_WIDTH_IN, len(samples) * ROW_HEIGHT_IN)
     figure = Figure(figsize=size, layout="constrained")

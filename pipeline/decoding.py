@@ -25,6 +25,8 @@ from pipeline.media import WHITELISTS, ClipFile, MediaError, Timeline, input_url
 # A waveform that ends this much before its track's last packet does was not decoded to its end. Codecs that signal
 # padding end up to two of their frames early.
 AUDIO_SLACK_S = 0.15
+# Floating-point tracks can hold anything; what is 40 dB above full scale is damage.
+MAX_AMPLITUDE = 100.0
 
 Filter = tuple[str, dict[str, str]]
 
@@ -71,7 +73,9 @@ def sound_filters(timeline: Timeline, features: Features) -> list[Filter]:
 
 
 def check_sound(waveform: NDArray[np.float32], timeline: Timeline, features: Features) -> NDArray[np.float32]:
-    """Raise `MediaError` for a waveform that ends before its track does: decoders report much damage as success."""
+    """Raise `MediaError` for a waveform that ends before its track does: much damage decodes without an error."""
+    if len(waveform) and not np.abs(waveform).max() <= MAX_AMPLITUDE:  # so that NaN does not pass
+        raise MediaError("audio_undecodable", f"a sample is not a number, or beyond {MAX_AMPLITUDE} times full scale")
     decoded_s = len(waveform) / features.sample_rate_hz
     expected_s = min(timeline.audio_end_s or 0, timeline.duration_s)
     if not len(waveform) or decoded_s < expected_s - AUDIO_SLACK_S:
@@ -92,7 +96,9 @@ def decode_with_ffmpeg(clip: ClipFile, pts: list[int], features: Features, limit
             max_pixels=limits.max_pixels,
             threads=1,
         )
-        video = source[str(clip.video.index)].filter("select", "+".join(f"eq(pts,{tick})" for tick in pts))
+        wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
+        # Two frames can have the same timestamp; the first of them is taken.
+        video = source[str(clip.video.index)].filter("select", f"({wanted})*not(eq(pts,prev_selected_pts))")
         for name, options in frame_filters(features):
             video = video.filter(name, **options)
         raw_video = {"format": "rawvideo", "pix_fmt": "bgr24", "fps_mode": "passthrough", "frames:v": len(pts)}
@@ -179,7 +185,7 @@ def _decode_frames(clip: ClipFile, pts: list[int], features: Features, limits: E
         for frame in context.decode(packet):
             if frame.is_corrupt:
                 raise InexactError("a damaged picture")
-            if frame.pts in wanted:
+            if frame.pts in wanted and frame.pts not in frames:
                 if frame.interlaced_frame:
                     raise InexactError("an interlaced picture")
                 if first is None or graph is None:

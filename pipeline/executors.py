@@ -15,9 +15,6 @@ from typing import TypeVar
 
 from pipeline.errors import UserError
 
-# A task that took this many Dask workers down with it is given up.
-DASK_RETRIES = 3
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -61,8 +58,10 @@ def _end_with_parent() -> None:
 def run_on_dask(function: Callable[[Task], Result], tasks: list[Task], scheduler: str) -> Iterator[Result]:
     """Yield the results of the tasks as they come, from the workers of a Dask cluster that share these folders.
 
-    A task whose worker died goes to another one.
+    A task whose worker died goes to another one, `distributed.scheduler.allowed-failures` times.
     """
+    if not tasks:
+        return
     try:
         import distributed
     except ModuleNotFoundError:
@@ -75,6 +74,8 @@ def run_on_dask(function: Callable[[Task], Result], tasks: list[Task], scheduler
     except OSError as error:
         raise UserError(f"no Dask scheduler answers at extract.scheduler = {scheduler} ({error}); start one") from None
     with client:
-        futures = client.map(function, tasks, pure=False, retries=DASK_RETRIES)
-        for future in distributed.as_completed(futures):
-            yield future.result()
+        try:
+            for future in distributed.as_completed(client.map(function, tasks, pure=False)):
+                yield future.result()
+        except distributed.KilledWorker as error:
+            raise UserError(f"Dask workers died of the same task again and again ({error}); see their logs") from None

@@ -34,6 +34,8 @@ from pipeline.shards import Quarantined, Sample, Shard, ShardIndex, finished_sha
 
 # What a shard's bytes follow from, besides the clips and the settings.
 CODE = (media, decoding, sandbox, features_module, shards)
+# Of what this process runs, not of what the files have become since: a Dask worker can be days old.
+CODE_SHA256 = [sha256_of(Path(file)) for file in (__file__, *(str(module.__file__) for module in CODE))]
 LIBRARIES = {
     "librosa": ("av", "imageio-ffmpeg", "librosa", "numpy", "opencv-python-headless", "scipy"),
     "kaldi": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless", "torch", "torchaudio"),
@@ -41,7 +43,7 @@ LIBRARIES = {
 # Settings that change how the work is done, not what comes out.
 NOT_IN_FINGERPRINT = {"max_failed_fraction", "executor", "scheduler"}
 # A busy or small machine can look like these: a rerun tries such clips again.
-RETRIED_REASONS = {"timeout", "out_of_memory", "crashed"}
+RETRIED_REASONS = {"inaccessible", "timeout", "out_of_memory", "crashed"}
 
 _this_thread = threading.local()
 
@@ -130,10 +132,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another extraction is writing to {folder}; wait for it, or stop it") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"another extraction is writing to {folder}; wait for it, or stop it") from None
     finally:
         os.close(descriptor)
 
@@ -165,7 +168,7 @@ def fingerprint(clips: list[Clip], features: Features, limits: Extract) -> str:
         "clips": [(clip.clip_id, clip.sha256) for clip in clips],
         "features": features.model_dump(),
         "limits": limits.model_dump(exclude=NOT_IN_FINGERPRINT),
-        "code": [sha256_of(Path(file)) for file in (__file__, *(str(module.__file__) for module in CODE))],
+        "code": CODE_SHA256,
         "libraries": {name: version(name) for name in LIBRARIES[features.front_end]},
         "ffmpeg": ffmpeg_version(),
     }

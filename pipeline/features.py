@@ -72,13 +72,13 @@ def _kaldi(waveform: NDArray[np.float32], features: Features) -> NDArray[np.floa
 
     if len(waveform) < features.window_length:
         return np.zeros((features.mel_bins, 0), np.float32)
-    ms_per_sample = 1000 / features.sample_rate_hz
+    ms_per_sample = 1000 / features.sample_rate_hz  # half a sample more: fbank rounds down
     bank = fbank(
         torch.from_numpy(waveform[None]),
         htk_compat=True,
         sample_frequency=features.sample_rate_hz,
-        frame_length=features.window_length * ms_per_sample,
-        frame_shift=features.hop_length * ms_per_sample,
+        frame_length=(features.window_length + 0.5) * ms_per_sample,
+        frame_shift=(features.hop_length + 0.5) * ms_per_sample,
         use_energy=False,
         window_type="hanning",
         num_mel_bins=features.mel_bins,

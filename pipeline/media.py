@@ -4,6 +4,7 @@ Time 0 of a clip is the moment its first frame is shown; its end is when its las
 read from the packets' timestamps without decoding (PyAV), so the frame rate, a variable one included, does not matter.
 """
 
+import errno
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,8 +24,11 @@ WHITELISTS = {"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}
 # A stream with more packets than this many a second is a hostile timeline, not a video.
 MAX_FRAMES_PER_SECOND = 1000
 
+NOT_THE_FILES_FAULT = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+
 # Why a clip can end in quarantine (P3).
 REASONS = {
+    "inaccessible": "could not be opened or read: absent, forbidden, or its disk does not answer",
     "unreadable": "not a media file in one of the accepted containers",
     "no_video": "has no video stream, or one without frames or timestamps",
     "bad_timestamps": "its timestamps go backwards, as in files that were glued together",
@@ -35,7 +39,7 @@ REASONS = {
     "audio_undecodable": "has an audio track that could not be decoded, or not to its end",
     "timeout": "took longer than extract.timeout_s",
     "out_of_memory": "needed more than extract.memory_mb",
-    "crashed": "the process that read it died twice; a bug in a decoder, or the machine's fault",
+    "crashed": "what read it died twice or failed in a way not foreseen; a bug, or the machine's fault",
 }
 
 
@@ -108,7 +112,8 @@ def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipF
             raise
         except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
             said = getattr(error, "strerror", None) or getattr(error, "reason", None)
-            raise MediaError("unreadable", f"{type(error).__name__}: {said}") from None
+            reason = "inaccessible" if getattr(error, "errno", None) in NOT_THE_FILES_FAULT else "unreadable"
+            raise MediaError(reason, f"{type(error).__name__}: {said}") from None
         yield clip
 
 

@@ -1,8 +1,9 @@
 """Reading a clip in a child process that may hang, grow or crash without harm (P6).
 
 A clip is untrusted input to megabytes of native code. So a child process of its own session reads it, under limits of
-the operating system; whoever asked waits no longer than the time limit and then kills the child's whole process
-group. Only data comes back: JSON and raw bytes, never a pickle. The child imports no more than decoding needs.
+the operating system; whoever asked waits no longer than the time limit (twice, if the child died) and then kills the
+child's whole process group. Only data comes back: JSON and raw bytes, never a pickle. The child imports no more than
+decoding needs.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from pipeline.media import MediaError, open_clip, sample_pts
 
 PACKAGE_ROOT = Path(__file__).parent.parent
 WAVEFORM = np.dtype("<f4")
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Sandbox:
         try:
             return self._ask(path, features, limits)
         except ChildDiedError as death:
-            if death.code != -signal.SIGKILL:
-                # It crashed. Decoded by ffmpeg, the video does not get into the child.
+            if death.code in CRASHES:
+                # Decoded by ffmpeg, the video does not get into the child. One that was stopped is asked again.
                 limits = limits.model_copy(update={"decoder": "ffmpeg"})
         try:
             return self._ask(path, features, limits)
@@ -108,7 +110,8 @@ class Sandbox:
             if "reason" not in answer:
                 return _unpack(answer, connection.recv_bytes())
         except (EOFError, ConnectionError):
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
             self.close()
             raise ChildDiedError(process.returncode) from None
         if answer["reason"] == "out_of_memory":

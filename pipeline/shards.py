@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
     """
     entries: list[Entry] = []
     quarantined: list[Quarantined] = []
-    temporary = folder / f".{name}.tmp"
+    temporary = _temporary(folder / name)
     with temporary.open("w+b") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for result in results:
@@ -176,9 +177,14 @@ def is_intact(folder: Path, shard: Shard) -> bool:
     return path.exists() and sha256_of(path) == shard.sha256
 
 
+def _temporary(path: Path) -> Path:
+    """A name that nobody else writes to: a worker that its scheduler lost may still be at the same shard."""
+    return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = _temporary(path)
     temporary.write_text(json.dumps(values, indent=1) + "\n")
     temporary.replace(path)
 
@@ -189,8 +195,8 @@ def write_index(index: ShardIndex) -> None:
     write_json(index.folder / INDEX_NAME, values)
     named = {INDEX_NAME, *(shard.name for shard in index.shards)}
     for path in index.folder.iterdir():
-        if path.name not in named:
-            path.unlink()
+        if path.name not in named and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def read_index(folder: Path, features: Features) -> ShardIndex:

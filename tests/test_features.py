@@ -65,6 +65,9 @@ def test_kaldi_is_what_audioset_pretrained_transformers_were_trained_on(waveform
     )
     np.testing.assert_allclose(log_mel(waveform, kaldi), expected.numpy().T, atol=1e-3)
     assert log_mel(waveform, kaldi).shape == (128, kaldi.mel_frames(len(waveform)))
+    for rate_hz in (24_000, 48_000):  # at which 400 samples in ms and back, in floating point, are 399
+        settings = kaldi.model_copy(update={"sample_rate_hz": rate_hz})
+        assert log_mel(waveform, settings).shape == (128, settings.mel_frames(len(waveform)))
 
 
 def test_kaldi_gives_silence_its_floor_and_nothing_for_less_than_a_window(kaldi):

@@ -4,6 +4,7 @@ import itertools
 from fractions import Fraction
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from conftest import REPOSITORY, run_ffmpeg
@@ -299,7 +300,7 @@ def test_each_unusable_file_has_its_reason(tmp_path, features, limits):
     assert reason_of(tmp_path / "text.mp4", features, limits) == "unreadable"
     (tmp_path / "empty.mp4").touch()
     assert reason_of(tmp_path / "empty.mp4", features, limits) == "unreadable"
-    assert reason_of(tmp_path / "absent.mp4", features, limits) == "unreadable"
+    assert reason_of(tmp_path / "absent.mp4", features, limits) == "inaccessible"
     run_ffmpeg("-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac", tmp_path / "sound.mp4")
     assert reason_of(tmp_path / "sound.mp4", features, limits) == "no_video"
     write_numbered(tmp_path / "few.mp4", tmp_path, 3)
@@ -356,6 +357,32 @@ def test_a_title_that_is_not_utf_8_is_no_reason_to_refuse_a_clip(tmp_path, featu
 def test_the_documentation_names_every_reason():
     documented = (REPOSITORY / "docs/extraction.md").read_text()
     assert [reason for reason in REASONS if f"| `{reason}` |" not in documented] == []
+
+
+def test_of_frames_with_the_same_timestamp_one_is_taken(tmp_path, features, limits):
+    write_numbered(tmp_path / "clip.mkv", tmp_path, 100, "25", "-bf", "0")
+    with av.open(str(tmp_path / "clip.mkv")) as source, av.open(str(tmp_path / "twice.mkv"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux() if p.size):
+            packet.stream = stream
+            packet.dts = packet.pts - 40
+            packet.pts -= 40 * (number == 9)  # frame 9 at the time of frame 8, which is sampled
+            target.mux(packet)
+    numbers, times_s, _, _ = sampled_numbers(tmp_path / "twice.mkv", features, limits)
+    assert numbers == [8, 25, 41, 58, 75, 91]
+    assert times_s == pytest.approx([0.32, 1.0, 1.64, 2.32, 3.0, 3.64])
+
+
+def test_sound_that_is_not_a_number_is_refused(tmp_path, features, limits):
+    sound = np.zeros(44_100, "<f4")
+    sound[20_000] = np.nan
+    sound.tofile(tmp_path / "sound.f32")
+    write_picture(tmp_path / "silent.mp4", "-c:v", "libx264", seconds=1)
+    run_ffmpeg(
+        *("-i", tmp_path / "silent.mp4", "-f", "f32le", "-ar", "44100", "-ac", "1", "-i", tmp_path / "sound.f32"),
+        *("-c:v", "copy", "-c:a", "pcm_f32le", tmp_path / "nan.mkv"),
+    )
+    assert reason_of(tmp_path / "nan.mkv", features, limits) == "audio_undecodable"
 
 
 def test_a_cover_picture_is_not_the_video(tmp_path, features, limits):
