@@ -104,21 +104,48 @@ class Augmentation(Settings):
     )
     color_jitter: Fraction = Field(description="brightness and contrast change by up to this share")
     gain_db: Annotated[float, Field(ge=0)] = Field(description="loudness changes by up to this many dB")
+    roll_s: Annotated[float, Field(ge=0)] = Field(description="the sound moves by up to this, around the clip's ends")
     mask_mel_bins: Annotated[int, Field(ge=0)] = Field(description="SpecAugment: widest frequency mask, in mel bins")
     mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
+    drop_video: Fraction = Field(description="share of the clips that are trained on without their video")
+    drop_audio: Fraction = Field(description="share of the clips that are trained on without their sound")
+
+    @model_validator(mode="after")
+    def _one_modality_is_left(self) -> "Augmentation":
+        if self.drop_video + self.drop_audio > 1:
+            raise ValueError(f"drop_video ({self.drop_video}) and drop_audio ({self.drop_audio}) exceed 1 together")
+        return self
+
+
+class RateScales(Settings):
+    """Factors of the learning rate of each part of the network."""
+
+    backbones: Positive
+    fusion: Positive
+    head: Positive
 
 
 class Training(Settings):
     """The optimisation (`pipeline.training`)."""
 
     epochs: Count
-    batch_size: Count = Field(description="clips an optimisation step, over all processes together")
+    batch_size: Count = Field(description="clips an optimisation step, over all processes and micro-batches together")
+    micro_batches: Count = Field(description="parts in which a process works through its clips of a step, for memory")
+    shuffle_shards: Count = Field(description="shards whose clips are shuffled among each other; the shards all are")
     learning_rate: Positive
+    rate_scales: RateScales
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="factor of the learning rate for each layer of a backbone further from its output"
+    )
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Fraction = Field(description="share of the steps in which the learning rate rises")
     clip_norm: Positive = Field(description="largest gradient norm")
     label_smoothing: Fraction
-    mixed_precision: Literal["no", "bf16"]
+    ema_decay: Fraction = Field(description="a step's, of the moving average of the weights that is scored; 0: none")
+    patience: Annotated[int, Field(ge=0)] = Field(description="epochs without a better one that end the run; 0: never")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(description="fp16 needs a GPU")
+    channels_last: bool = Field(description="convolutions work on channels-last memory")
+    compile: bool = Field(description="torch.compile: minutes at the start, faster steps on a GPU")
     select_on: Literal["dev", "val"] = Field(
         description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself"
     )
@@ -158,12 +185,34 @@ class Extract(Settings):
         return self
 
 
+class Execution(Settings):
+    """How training and evaluation run. The results do not depend on it."""
+
+    decode_threads: Count = Field(description="threads a process that read and decode clips")
+    shards_url: str | None = Field(
+        description="http(s):// or s3:// folder of finished shards to train on; null: what the extract stage wrote"
+    )
+    cache: str = Field(description="folder for the shards fetched from `shards_url`")
+    checkpoint_steps: Count = Field(description="steps from one checkpoint to the next; an epoch's end has one anyway")
+    trackers: list[Literal["tensorboard", "dvclive", "mlflow", "wandb"]] = Field(
+        description="where the curves are sent to while training, besides history.csv"
+    )
+    process_timeout_s: Positive = Field(description="a process that is silent for longer ends the whole run")
+
+    @model_validator(mode="after")
+    def _shards_url_is_one(self) -> "Execution":
+        if self.shards_url is not None and not self.shards_url.startswith(("http://", "https://", "s3://")):
+            raise ValueError(f"shards_url is {self.shards_url}; expected null, http://..., https://... or s3://...")
+        return self
+
+
 class Config(Settings):
     """Everything that params.yaml holds."""
 
     dataset: Dataset
     recipe: Recipe
     extract: Extract
+    execution: Execution
     launch: Name = Field(description="Accelerate's settings: configs/launch/<launch>.yaml")
     seed: Annotated[int, Field(ge=0)]
 
@@ -181,6 +230,16 @@ class Config(Settings):
     def shards(self) -> Path:
         """Folder that `extract` writes: a folder a split."""
         return Path("data/shards") / self.dataset.name
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the shards fetched from `execution.shards_url`: a folder a split."""
+        return Path(self.execution.cache) / self.dataset.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of an unfinished training."""
+        return Path("checkpoints") / self.dataset.name
 
     @property
     def run(self) -> Path:

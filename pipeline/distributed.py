@@ -1,27 +1,145 @@
-"""Joining the processes that Accelerate launched."""
+"""The processes that were launched: joining them, stopping together, naming the one that is gone."""
 
+import ctypes
 import os
+import signal
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
+import torch
+import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import str_to_bool
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs, str_to_bool
+from torch import nn
 
+from pipeline.config import Config
 from pipeline.errors import UserError
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+TRACKER_LOGS = Path("logs")
 
-def start_accelerator(mixed_precision: str) -> Accelerator:
+
+def start_accelerator(config: Config) -> Accelerator:
     """An Accelerator on the device and with the number of processes that the launcher was asked for (P11).
 
-    Raises `UserError` when the launched processes did not find each other, where each would train alone, silently, and
-    when a GPU was asked for and there is none.
+    Raises `UserError` when fewer processes were started, when they did not find each other and each would train alone,
+    and for a device, a precision or a tracker that is not there.
     """
-    cpu = bool(str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")))
-    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:
+    launch = launch_arguments()
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU")
+    cpu = bool(str_to_bool(asked_for_cpu or "false")) or bool(launch and launch.use_cpu)
+    if (asked_for_cpu or launch) and not cpu and not torch.cuda.is_available():
+        raise UserError("the launch settings ask for a GPU and there is none here; use launch: cpu")
+    execution, precision = config.execution, config.recipe.training.mixed_precision
+    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        raise UserError("training.mixed_precision is fp16, which a CPU does not train in; use bf16 or no")
+    for name in execution.trackers:
+        if name not in get_available_trackers():
+            raise UserError(f"execution.trackers names {name}, which is not installed; pip install {name}")
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=list(execution.trackers) or None,
+        project_dir=TRACKER_LOGS,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=execution.process_timeout_s))],
+    )
+    if launch and accelerator.num_processes < launch.num_processes:
+        raise UserError(
+            f"accelerate launch was asked for {launch.num_processes} processes and {accelerator.num_processes} run; "
+            "several processes need distributed_type: MULTI_GPU (--multi_gpu), on CPUs too: see configs/launch/"
+        )
+    if accelerator.num_processes != (asked := int(os.environ.get("WORLD_SIZE", "1"))):
         raise UserError(
             f"{asked} processes were launched but this one runs in a group of {accelerator.num_processes}; "
             "use a file of configs/launch/, and set ACCELERATE_USE_CPU=true for several processes without a GPU"
         )
-    if "ACCELERATE_USE_CPU" in os.environ and not cpu and accelerator.device.type == "cpu":
-        raise UserError("the launch settings ask for a GPU and there is none here; use launch: cpu")
     return accelerator
+
+
+def launch_arguments() -> Namespace | None:
+    """What `accelerate launch` was asked for, when it started this process: num_processes, use_cpu.
+
+    Its command line is the only place that says so: asked for several processes on a CPU, it starts one and is silent.
+    """
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # not Linux
+        return None
+    program = [Path(word).name for word in words]
+    if "accelerate" not in program or "launch" not in words:
+        return None
+    arguments, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 : -1])
+    given = vars(arguments)
+    if arguments.config_file or (Path(default_config_file).is_file() and not arguments.cpu):
+        settings = vars(load_config_from_file(arguments.config_file))
+    else:
+        settings = {}
+    return Namespace(
+        num_processes=given["num_processes"] or settings.get("num_processes") or 1,
+        use_cpu=given["cpu"] or settings.get("use_cpu", False),
+    )
+
+
+class StopSignal:
+    """SIGTERM, as a cluster sends it before it takes a machine away; all processes act on it in the same step."""
+
+    def __init__(self) -> None:
+        self._received = False
+        several = torch.distributed.is_initialized()
+        # Of its own, on the CPU: asking must not wait for the GPU.
+        self._group = torch.distributed.new_group(backend="gloo") if several else None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Note the signal instead of ending; also when it is the launcher that ended."""
+
+        def note(*_: object) -> None:
+            self._received = True
+
+        if launch_arguments():
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def received(self) -> bool:
+        """Whether any of the processes received it; every process must ask."""
+        if self._group is None:
+            return self._received
+        flag = torch.tensor(int(self._received))
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, self._group)
+        return bool(flag.item())
+
+
+@contextmanager
+def names_a_lost_process(timeout_s: float) -> Iterator[None]:
+    """Turn what a collective raises when another process died or hangs into one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if torch.distributed.is_initialized() and any(word in str(error) for word in ("gloo", "Gloo", "NCCL")):
+            raise UserError(
+                f"another process of this run ended, or was silent for {timeout_s:.0f} s ({said}); "
+                "what it said itself tells why. The same command goes on from the last checkpoint"
+            ) from None
+        raise
+
+
+def share_batch_norm(model: nn.Module, device: torch.device, world: int) -> None:
+    """Take BatchNorm's statistics over all processes; refuses CPUs, where PyTorch cannot."""
+    if world == 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return
+    if device.type == "cpu":
+        raise UserError(
+            f"the model has BatchNorm layers, whose statistics {world} CPU processes cannot share; use one process"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]

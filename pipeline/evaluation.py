@@ -19,7 +19,7 @@ from pipeline.loader import locate
 from pipeline.manifest import SPLITS, Clip, read_summary
 from pipeline.metrics import NOT_SCORED, accuracy, accuracy_interval, log_loss, per_class
 from pipeline.model import GroupEmotionModel
-from pipeline.shards import read_index
+from pipeline.shard_files import open_index
 from pipeline.training import MODEL_NAME, RUN_NAME, VAL, open_split
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
@@ -50,14 +50,7 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
     run, model = load_run(config, run_folder)
     index, clips = open_split(config, VAL)
     located = locate(index, clips)
-    settings = config.recipe
-    scored = score_clips(
-        accelerator.prepare(model),
-        located,
-        settings.training.batch_size,
-        settings.features,
-        accelerator,
-    )
+    scored = score_clips(model.to(accelerator.device), located, config, accelerator)
     by_id = {ref.clip_id: row for ref, row in zip(located, scored, strict=True)}
     nothing = np.full(len(CLASSES), np.nan)
     probabilities = np.stack([by_id.get(clip.clip_id, nothing) for clip in clips])
@@ -81,7 +74,7 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
 
 def quarantined_rows(config: Config) -> list[dict[str, str]]:
     """The quarantined clips of all splits, and why."""
-    indexes = {split: read_index(config.shards / split, config.recipe.features) for split in SPLITS}
+    indexes = {split: open_index(config, split) for split in SPLITS}
     return [{"split": split, **vars(row)} for split, index in indexes.items() for row in index.quarantined]
 
 

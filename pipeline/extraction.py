@@ -4,11 +4,8 @@ A task is a slice of the manifest. It depends on nothing but that slice, the set
 fingerprint covers; a finished shard with the same fingerprint is kept, so an interrupted run continues where it was.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +22,7 @@ from pipeline.config import Extract, Features
 from pipeline.errors import UserError
 from pipeline.executors import run_on_dask, run_on_this_machine
 from pipeline.features import log_mel
-from pipeline.machine import ffmpeg_version
+from pipeline.machine import alone_in, ffmpeg_version
 from pipeline.manifest import Clip, sha256_of
 from pipeline.media import MediaError
 from pipeline.progress import Progress
@@ -78,7 +75,7 @@ def extract_splits(
     `workers` processes of this machine do the work, or the Dask cluster that `limits` names.
     """
     start = time.monotonic()
-    with _alone_in(folder):
+    with alone_in(folder, "extraction"):
         plans = {
             split: plan_tasks(split, clips, root, folder / split, features, limits) for split, clips in splits.items()
         }
@@ -124,21 +121,6 @@ def _finish(
         raise AssertionError(f"{len(missing)} clips got no outcome, {missing[0]} among them: this is a bug")
     write_index(index)
     return index
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when this process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another extraction is writing to {folder}; wait for it, or stop it") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def plan_tasks(

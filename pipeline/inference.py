@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.config import Features
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.loader import ClipRef, eval_batches
@@ -17,13 +17,21 @@ from pipeline.loader import ClipRef, eval_batches
 
 @torch.no_grad()
 def score_clips(
-    model: nn.Module, clips: Sequence[ClipRef], batch_size: int, features: Features, accelerator: Accelerator
+    model: nn.Module, clips: Sequence[ClipRef], config: Config, accelerator: Accelerator
 ) -> NDArray[np.float64]:
-    """Class probabilities (clips, classes) in the order of `clips`, the same on every process."""
+    """Class probabilities (clips, classes) in the order of `clips`, the same on every process.
+
+    `model` is the bare network, on the accelerator's device: as the processes have different numbers of batches, none
+    of its calls may wait for another process.
+    """
     model.eval()
+    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    batch_size, threads = config.recipe.training.batch_size, config.execution.decode_threads
+    batches = eval_batches(clips, batch_size, config.recipe.features, rank, world, threads, device.type == "cuda")
     scored: list[tuple[str, list[float]]] = []
-    for batch in eval_batches(clips, batch_size, features, accelerator.process_index, accelerator.num_processes):
-        probabilities = model(batch.to(accelerator.device)).double().softmax(dim=-1)
+    for batch in batches:
+        with accelerator.autocast():
+            probabilities = model(batch.to(device)).double().softmax(dim=-1)
         scored += zip(batch.clip_ids, probabilities.tolist(), strict=True)
     gathered = gather_object(scored)
     by_id = dict(gathered)

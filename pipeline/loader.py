@@ -1,35 +1,33 @@
 """Batches from shards, in an order that follows from (seed, epoch) alone.
 
 The plan of an epoch is a table of clips, made from the shard index before anything is read: every process knows all
-steps of all processes, skipping to a step costs nothing, and no process waits for another's data (P7, P8). A clip is
-then read by its byte range, with WebDataset's own tar reader, checked, and decoded by a closed table of members.
+steps of all processes, skipping to a step costs nothing, and no process waits for another's data (P7, P8). Neither the
+number of processes nor that of threads changes which clips a step has. A clip is then read by its byte range and
+decoded by a closed table of members, on threads: JPEG decoding releases the interpreter's lock.
 """
 
-import io
-import tarfile
+import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
-import cv2
 import numpy as np
+import simplejpeg
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.config import Features
 from pipeline.errors import UserError
 from pipeline.features import LEVELS
 from pipeline.labels import CLASSES
 from pipeline.manifest import Clip
-from pipeline.shards import Entry, Sample, ShardIndex
+from pipeline.shard_files import ShardFile
+from pipeline.shards import Entry, Sample, ShardIndex, read_members
 
-DECODE_THREADS = 2
 BATCHES_AHEAD = 4
+FETCH_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -39,21 +37,22 @@ class ClipRef:
     clip_id: str
     source_id: str
     label: int
-    shard: Path
+    file: ShardFile
     entry: Entry
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B clips, on one device. Frames are RGB in 0..255, log-mels are dB, padded to a common length.
+    """B clips, on one device, in the types in which they are stored. Frames are RGB; log-mels are padded.
 
-    frames (B, N, 3, H, W) uint8; frame_times_s (B, N); log_mel (B, mel_bins, T); mel_frames (B,) hops that are not
-    padding, 0 for a clip without audio; labels (B,) indices in `CLASSES`.
+    frames (B, N, 3, H, W) uint8; frame_times_s (B, N); has_video (B,); log_mel (B, mel_bins, T) float16;
+    mel_frames (B,) hops that are not padding, 0 for a clip without audio; labels (B,) indices in `CLASSES`.
     """
 
     clip_ids: list[str]
     frames: Tensor
     frame_times_s: Tensor
+    has_video: Tensor
     log_mel: Tensor
     mel_frames: Tensor
     labels: Tensor
@@ -68,10 +67,11 @@ class Batch:
 def locate(index: ShardIndex, clips: list[Clip]) -> list[ClipRef]:
     """The clips of a manifest that are in the shards, in the shards' order, with their labels."""
     by_id = {clip.clip_id: clip for clip in clips}
+    files = [ShardFile(shard, index.folder, index.url) for shard in index.shards]
     located = [
-        ClipRef(clip.clip_id, clip.source_id, CLASSES.index(clip.label), index.folder / shard.name, entry)
-        for shard in index.shards
-        for entry in shard.entries
+        ClipRef(clip.clip_id, clip.source_id, CLASSES.index(clip.label), file, entry)
+        for file in files
+        for entry in file.shard.entries
         if (clip := by_id.get(entry.clip_id))
     ]
     if missing := by_id.keys() - {ref.clip_id for ref in located} - {row.clip_id for row in index.quarantined}:
@@ -93,95 +93,176 @@ def hold_out_sources(clips: Sequence[ClipRef], fraction: float, seed: int) -> tu
     return kept, [clip for clip in clips if clip.source_id in held]
 
 
-def plan_epoch(clips: int, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def plan_epoch(
+    shards: NDArray[np.int64], batch_size: int, shuffle_shards: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
     """Positions of the clips of each optimisation step of an epoch: (steps, batch_size), each clip at most once.
 
-    A permutation that follows from (seed, epoch). The clips that do not fill a last batch sit this epoch out.
+    `shards` (clips,) is the number of the shard of each clip. The shards are shuffled, then the clips of each
+    `shuffle_shards` successive ones: the order follows from (seed, epoch), and a step needs no more than that many
+    shards, two times as many where it crosses over. The clips that do not fill a last step sit this epoch out.
     """
-    steps = clips // batch_size
+    steps = len(shards) // batch_size
     if not steps:
-        raise UserError(f"training.batch_size is {batch_size}, more than the {clips} training clips; lower it")
-    order = np.random.default_rng([seed, epoch]).permutation(clips)
+        raise UserError(f"training.batch_size is {batch_size}, more than the {len(shards)} training clips; lower it")
+    rng = np.random.default_rng([seed, epoch])
+    window = rng.permutation(shards.max() + 1)[shards] // shuffle_shards
+    order = np.lexsort((rng.random(len(shards)), window))
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
+def shard_numbers(clips: Sequence[ClipRef]) -> NDArray[np.int64]:
+    """The number of the shard of each clip, for `plan_epoch`: (clips,)."""
+    numbers: dict[ShardFile, int] = {}
+    return np.array([numbers.setdefault(clip.file, len(numbers)) for clip in clips], np.int64)
+
+
+def split_step(batch_size: int, rank: int, world: int, micro_batches: int) -> list[NDArray[np.int64]]:
+    """Positions in a step of the clips of each micro-batch of one process; over all processes, each exactly once."""
+    if batch_size % (world * micro_batches):
+        raise UserError(
+            f"training.batch_size is {batch_size}, expected a multiple of {world * micro_batches}: "
+            f"{world} processes times training.micro_batches = {micro_batches}"
+        )
+    share = np.arange(batch_size)[rank::world]
+    return [share[part::micro_batches] for part in range(micro_batches)]
+
+
 def train_batches(
-    clips: Sequence[ClipRef], plan: NDArray[np.int64], features: Features, rank: int, world: int
+    clips: Sequence[ClipRef],
+    plan: NDArray[np.int64],
+    parts: Sequence[NDArray[np.int64]],
+    features: Features,
+    threads: int,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
-    """This process's share of each planned step: clips rank, rank + world, ... of the step."""
-    chosen = [[clips[position] for position in step[rank::world]] for step in plan]
-    return load(chosen, features)
+    """The micro-batches of the planned steps, `parts` (`split_step`) of each step."""
+    return load(
+        ([clips[position] for position in step[part]] for step in plan for part in parts), features, threads, pinned
+    )
 
 
 def eval_batches(
-    clips: Sequence[ClipRef], batch_size: int, features: Features, rank: int, world: int
+    clips: Sequence[ClipRef],
+    batch_size: int,
+    features: Features,
+    rank: int,
+    world: int,
+    threads: int,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """This process's share of a pass over all clips: over all processes, each clip exactly once."""
     share = clips[rank::world]
-    chosen = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    return load(chosen, features)
+    starts = range(0, len(share), batch_size)
+    return load((share[start : start + batch_size] for start in starts), features, threads, pinned)
 
 
-def load(batches: Sequence[Sequence[ClipRef]], features: Features) -> Iterator[Batch]:
-    """Read and decode batches in order, a few ahead on threads (JPEG decoding releases the interpreter's lock)."""
-    # OpenCV's own threads would only compete with these and with the training.
-    cv2.setNumThreads(0)
-    read = partial(read_batch, features=features)
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+def load(
+    batches: Iterable[Sequence[ClipRef]], features: Features, threads: int, pinned: bool = False
+) -> Iterator[Batch]:
+    """Read and decode batches in order, a few ahead; `pinned` memory is what copies to a GPU without waiting."""
+    memory = Memory(pinned)
+    planned = list(batches)
+    readers, fetchers = ThreadPoolExecutor(threads), ThreadPoolExecutor(FETCH_THREADS)
+    try:
+        for file in dict.fromkeys(clip.file for batch in planned for clip in batch if clip.file.is_remote):
+            fetchers.submit(file.prepare)  # in the order of first use; an error is raised again when it is read
         ahead: deque[Future[Batch]] = deque()
-        for batch in batches:
-            ahead.append(pool.submit(read, batch))
+        for batch in planned:
+            ahead.append(readers.submit(read_batch, batch, features, memory))
             if len(ahead) > BATCHES_AHEAD:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        for pool in (readers, fetchers):
+            pool.shutdown(cancel_futures=True)
 
 
-def read_batch(clips: Sequence[ClipRef], features: Features) -> Batch:
-    """Read, decode and stack clips; log-mels are padded to their longest with digital silence."""
+class Memory:
+    """Memory for batches, used again as soon as no tensor lies in it any more.
+
+    Touching a fresh page costs about as much as decoding into it. Pinned memory is kept by PyTorch itself, which also
+    waits for copies to the GPU that are under way.
+    """
+
+    def __init__(self, pinned: bool = False) -> None:
+        self._pinned = pinned
+        self._free: dict[tuple[tuple[int, ...], str], list[NDArray[np.generic]]] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
+        """An uninitialised tensor."""
+        if self._pinned:
+            return torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True)
+        free = self._free.setdefault((shape, np.dtype(dtype).str), [])
+        array = free.pop() if free else np.empty(shape, dtype)
+        # The tensor's storage holds this view and no one else does: it goes when the last tensor over it goes.
+        lent = array.view()
+        weakref.finalize(lent, free.append, array).atexit = False
+        return torch.from_numpy(lent)
+
+
+def read_batch(clips: Sequence[ClipRef], features: Features, memory: Memory | None = None) -> Batch:
+    """Read, decode and stack clips; log-mels are padded to a clip of `max_duration_s` with digital silence."""
     samples = [read_sample(clip) for clip in clips]
-    return collate(samples, [clip.label for clip in clips], features)
+    return collate(samples, [clip.label for clip in clips], features, memory or Memory())
 
 
 def read_sample(clip: ClipRef) -> Sample:
     """Read one clip's members from its shard; raises `UserError` when they are not what the index says."""
-    with clip.shard.open("rb") as file:
-        file.seek(clip.entry.offset)
-        content = io.BytesIO(file.read(clip.entry.size))
+    content = clip.file.read(clip.entry)
     try:
-        (members,) = group_by_keys(tar_file_expander([{"url": clip.shard.name, "stream": content}]))
-        sample = Sample.from_members(members)
+        sample = Sample.from_members(read_members(content))
         if sample.clip_id != clip.clip_id:
             raise ValueError(f"the clip there is {sample.clip_id}")
-    except (ValueError, KeyError, EOFError, tarfile.TarError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"shard {clip.shard} does not hold clip {clip.clip_id} where its index says ({error}); "
+            f"shard {clip.file.path} does not hold clip {clip.clip_id} where its index says ({error}); "
             "delete the shard and run the extract stage again"
         ) from None
     return sample
 
 
-def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features) -> Batch:
+def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features, memory: Memory) -> Batch:
     """Decode samples made with `features` into one batch, on the CPU."""
-    frames = np.stack([np.stack([decode_jpeg(jpeg, sample.clip_id) for jpeg in sample.jpegs]) for sample in samples])
-    silence = LEVELS[features.front_end].silence
-    log_mel = np.full((len(samples), features.mel_bins, features.max_mel_frames), silence, np.float32)
-    for row, sample in zip(log_mel, samples, strict=True):
+    count, size = features.frames, features.frame_size_px
+    frames = memory.take((len(samples), count, size, size, 3), np.uint8)
+    log_mel = memory.take((len(samples), features.mel_bins, features.max_mel_frames), np.float16)
+    times_s = np.zeros((len(samples), count), np.float32)
+    rows = zip(samples, frames.numpy(), times_s, log_mel.numpy(), strict=True)
+    for sample, pictures, row_times_s, bank in rows:
+        if sample.jpegs:
+            row_times_s[:] = sample.frame_times_s
+            for jpeg, picture in zip(sample.jpegs, pictures, strict=True):
+                decode_jpeg(jpeg, sample.clip_id, picture)
+        else:
+            pictures[:] = 0
+        hops = 0 if sample.log_mel is None else sample.log_mel.shape[1]
         if sample.log_mel is not None:
-            row[:, : sample.log_mel.shape[1]] = sample.log_mel
+            bank[:, :hops] = sample.log_mel
+        bank[:, hops:] = LEVELS[features.front_end].silence
     return Batch(
         clip_ids=[sample.clip_id for sample in samples],
-        frames=torch.from_numpy(frames).permute(0, 1, 4, 2, 3),
-        frame_times_s=torch.tensor([sample.frame_times_s for sample in samples], dtype=torch.float32),
-        log_mel=torch.from_numpy(log_mel),
+        frames=frames.permute(0, 1, 4, 2, 3),
+        frame_times_s=torch.from_numpy(times_s),
+        has_video=torch.tensor([bool(sample.jpegs) for sample in samples]),
+        log_mel=log_mel,
         mel_frames=torch.tensor([0 if s.log_mel is None else s.log_mel.shape[1] for s in samples]),
         labels=torch.tensor(labels),
     )
 
 
-def decode_jpeg(jpeg: bytes, clip_id: str) -> NDArray[np.uint8]:
-    """A frame (H, W, 3), RGB; raises `UserError` for what is none."""
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise UserError(f"a frame of clip {clip_id} is not a JPEG: its shard is damaged; delete it and extract again")
-    return np.asarray(picture, np.uint8)
+def decode_jpeg(jpeg: bytes, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """A frame (H, W, 3), RGB, into `picture` where it is given; raises `UserError` for what is none, or damaged."""
+    try:
+        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
+        if picture is not None and decoded.shape != picture.shape:
+            raise ValueError(
+                f"it has {decoded.shape[1]}x{decoded.shape[0]} pixels, expected {picture.shape[1]}x{picture.shape[0]}"
+            )
+    except ValueError as error:
+        raise UserError(
+            f"a frame of clip {clip_id} is not a whole JPEG ({error}): "
+            "its shard is damaged; delete it and run the extract stage again"
+        ) from None
+    return decoded

@@ -108,6 +108,15 @@ class GroupEmotionModel(nn.Module):
             nn.Linear(2 * width if both else width, len(CLASSES)),
         )
 
+    def backbones(self) -> list[SmallFrameNetwork | SmallSpectrogramNetwork]:
+        """The networks of the modalities that the fusion uses."""
+        networks: list[SmallFrameNetwork | SmallSpectrogramNetwork] = []
+        if self.uses_video:
+            networks.append(self.video_network)
+        if self.uses_audio:
+            networks.append(self.audio_network)
+        return networks
+
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, classes), in the order of `CLASSES`."""
         if not self.uses_audio:
@@ -122,9 +131,9 @@ class GroupEmotionModel(nn.Module):
         return self._classify(torch.cat(pooled, dim=-1))
 
     def video_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The video's tokens and their padding mask, ready for the fusion."""
+        """The video's tokens and their padding mask: True for all of a clip without video."""
         tokens = self.video_network(batch.frames)
-        padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        padding = ~batch.has_video[:, None].expand(tokens.shape[:2])
         result: tuple[Tensor, Tensor] = self.video(tokens, batch.frame_times_s, padding)
         return result
 

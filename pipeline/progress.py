@@ -2,12 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
-LOG_INTERVAL_S = 15.0
+BAR_INTERVAL_S, LOG_INTERVAL_S = 1.0, 15.0
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Progress:
         disabled = not (shown and self._interactive)
         self._bar = tqdm(total=total, initial=initial, desc=description, unit=f" {unit}", disable=disabled)
         self._initial, self._done, self._start = initial, initial, time.monotonic()
-        self._last_line = self._start
+        self._last_note = self._start
 
     def __enter__(self) -> "Progress":
         return self
@@ -34,18 +34,22 @@ class Progress:
         if self._shown and not self._interactive:
             self._log()
 
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Record `count` more finished units; `note` (a loss, say) is shown beside the rate."""
+    def advance(self, count: int = 1, note: Callable[[], str] | None = None) -> None:
+        """Record `count` more finished units; `note` (a loss, say) is asked for when it is shown, beside the rate."""
         self._done += count
         self._bar.update(count)
-        if note:
-            self._bar.set_postfix_str(note)
-        if self._shown and not self._interactive and time.monotonic() - self._last_line > LOG_INTERVAL_S:
-            self._log(note)
+        interval_s = BAR_INTERVAL_S if self._interactive else LOG_INTERVAL_S
+        if not self._shown or time.monotonic() - self._last_note < interval_s:
+            return
+        self._last_note = time.monotonic()
+        said = note() if note else ""
+        if self._interactive:
+            self._bar.set_postfix_str(said)
+        else:
+            self._log(said)
 
     def _log(self, note: str = "") -> None:
-        self._last_line = time.monotonic()
-        seconds = self._last_line - self._start
+        seconds = time.monotonic() - self._start
         rate = (self._done - self._initial) / max(seconds, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
         line = f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"

@@ -11,6 +11,7 @@ Labels are not in the shards: the manifest is their one source, so a corrected l
 its own: a training order needs no more of a shard than the clips it names, wherever they lie.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -31,6 +32,7 @@ from pipeline.manifest import Clip, sha256_of
 
 FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
 INDEX_NAME = "index.json"
+TAR_BLOCK = 512
 # Beside a shard of an unfinished run: its line of the index to be. The index replaces all of them in the end.
 RECORD_PATTERN = "*.tar.json"
 # What reading JSON that is cut off, or of another make, raises.
@@ -64,7 +66,7 @@ class Sample:
     def from_members(members: Mapping[str, bytes]) -> "Sample":
         """Undo `members`; raises `ValueError` or `KeyError` for what is not a sample. Runs no code from the members."""
         meta = json.loads(members[META])
-        log_mel = np.load(io.BytesIO(members[LOG_MEL]), allow_pickle=False)
+        log_mel = _read_npy(members[LOG_MEL])
         frames, ends = members[FRAMES], np.cumsum(meta["frame_bytes"])
         return Sample(
             clip_id=meta["clip_id"],
@@ -114,11 +116,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """A split's shards, the settings they were made with, and the folder they are in."""
+    """A split's shards, the settings they were made with, and the folder they are in.
+
+    With a `url` the folder is a cache: a shard that is not there yet is fetched from `url/<name>`.
+    """
 
     folder: Path
     features: Features
     shards: list[Shard]
+    url: str | None = None
 
     @property
     def quarantined(self) -> list[Quarantined]:
@@ -156,6 +162,42 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
     shard = Shard(name, fingerprint, size, digest.hexdigest(), entries, quarantined)
     write_json(folder / f"{name}.json", asdict(shard))
     return shard
+
+
+def read_members(content: bytes) -> dict[str, bytes]:
+    """Extension -> content of the members of one clip, from its byte range of a shard.
+
+    Not with tarfile or webdataset, though both can: they take 50 times as long, holding the interpreter's lock, which
+    is up to half of what decoding the frames takes. Raises `ValueError` for what is not the ustar that is written here.
+    """
+    members: dict[str, bytes] = {}
+    start = 0
+    while start < len(content):
+        header = content[start : start + TAR_BLOCK]
+        if header[257:262] != b"ustar":
+            raise ValueError(f"no tar header at byte {start}")
+        name, size = header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
+        start += TAR_BLOCK
+        members[name.partition(".")[2]] = content[start : start + size]
+        start += -(-size // TAR_BLOCK) * TAR_BLOCK
+    return members
+
+
+def _read_npy(content: bytes) -> NDArray[np.float16]:
+    """`np.load` without its parser of the header, which takes longer than all the rest of a member."""
+    shape, start = _npy_header(content[: 10 + int.from_bytes(content[8:10], "little")])
+    return np.frombuffer(content, np.float16, offset=start).reshape(shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], int]:
+    """Shape, and where the values begin; clips of one length have one header."""
+    stream = io.BytesIO(header)
+    np.lib.format.read_magic(stream)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran_order or dtype != np.float16:
+        raise ValueError(f"the log-mel is of {dtype}, expected float16 in C order")
+    return shape, stream.tell()
 
 
 def finished_shards(folder: Path) -> dict[str, Shard]:
@@ -199,8 +241,11 @@ def write_index(index: ShardIndex) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_index(folder: Path, features: Features) -> ShardIndex:
-    """Read a split's index; refuses shards that are missing, changed in size, or made with other settings."""
+def read_index(folder: Path, features: Features, url: str | None = None) -> ShardIndex:
+    """Read a split's index; refuses shards that are missing, changed in size, or made with other settings.
+
+    With a `url`, missing shards are fetched from there later (`pipeline.shard_files`).
+    """
     path = folder / INDEX_NAME
     try:
         values = json.loads(path.read_text())
@@ -222,12 +267,14 @@ def read_index(folder: Path, features: Features) -> ShardIndex:
             )
     for shard in shards:
         file = folder / shard.name
-        if (size := file.stat().st_size if file.exists() else None) != shard.bytes:
+        if file.parent != folder:
+            raise UserError(f"shard index {path} names {shard.name!r}, which is not a file name; extract again")
+        if url is None and (size := file.stat().st_size if file.exists() else None) != shard.bytes:
             found_size = "absent" if size is None else f"{size} bytes"
             raise UserError(
                 f"shard {file} is {found_size}, the index says {shard.bytes} bytes; run the extract stage again"
             )
-    return ShardIndex(folder, features, shards)
+    return ShardIndex(folder, features, shards, url)
 
 
 def missing_clips(index: ShardIndex, clips: list[Clip]) -> list[str]:

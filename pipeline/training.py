@@ -1,7 +1,7 @@
 """The training run: one readable loop on Accelerate.
 
-All that is random in a step (order, augmentation, dropout) follows from (seed, step), so a run that is stopped and
-resumed goes on as if it had not been: there is no random state to save.
+All that is random in a step (order, augmentation, dropout) follows from (seed, step, process), so a run that is killed
+and resumed goes on as if it had not been: there is no random state to save.
 """
 
 import csv
@@ -10,8 +10,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,190 +20,383 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from pipeline.augmentation import augment
-from pipeline.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from pipeline.config import Config, Training
-from pipeline.errors import UserError
+from pipeline.augmentation import Draws, augment
+from pipeline.checkpoint import (
+    Checkpoint,
+    Resume,
+    differences,
+    load_checkpoint,
+    optimizer_tensors,
+    refuse_another_run,
+    remove_checkpoints,
+    restore_optimizer,
+    save_checkpoint,
+)
+from pipeline.config import Config
+from pipeline.distributed import TRACKER_LOGS, StopSignal, names_a_lost_process, share_batch_norm
+from pipeline.errors import Stopped, UserError
 from pipeline.inference import score_clips
-from pipeline.loader import ClipRef, hold_out_sources, locate, plan_epoch, train_batches
+from pipeline.loader import (
+    Batch,
+    ClipRef,
+    hold_out_sources,
+    locate,
+    plan_epoch,
+    shard_numbers,
+    split_step,
+    train_batches,
+)
+from pipeline.machine import alone_in
 from pipeline.manifest import SPLITS, Clip, read_manifest, sha256_of
 from pipeline.metrics import accuracy, log_loss
 from pipeline.model import GroupEmotionModel
+from pipeline.optimization import build_optimizer, learning_rate, moving_average, set_learning_rate
 from pipeline.progress import Progress
 from pipeline.provenance import environment, source_digest
-from pipeline.shards import INDEX_NAME, ShardIndex, read_index
+from pipeline.shard_files import open_index
+from pipeline.shards import INDEX_NAME, ShardIndex
 
-MODEL_NAME, HISTORY_NAME, RUN_NAME = "model.safetensors", "history.csv", "run.json"
+MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
+HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
 TRAIN, VAL = SPLITS
+TRACKED_STEPS = 10  # a tracker hears of every tenth step: reading the loss waits for the GPU
 
 
 @dataclass(frozen=True)
 class Data:
-    """The clips that are trained on, and those that choose the epoch."""
+    """The clips that are trained on, those that choose the epoch, and the SHA-256 of what names them all."""
 
     training: list[ClipRef]
     selection: list[ClipRef]
+    digests: dict[str, str]
 
 
-def run_training(config: Config, accelerator: Accelerator, run_folder: Path, checkpoints: Path) -> None:
-    """Train as `config` says, from the shards to `run_folder`; continues what `checkpoints` has of the same run."""
-    data = load_data(config)
-    fingerprint = run_fingerprint(config, accelerator.num_processes)
-    folder = checkpoints / fingerprint[:16]
-    torch.manual_seed(config.seed)
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
-    final = fit(model, data, config, accelerator, folder)
-    if accelerator.is_main_process:
-        run = {
-            "config": config.model_dump(),
-            "fingerprint": fingerprint,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "clips": {"training": len(data.training), "selection": len(data.selection)},
-            "selected_on": config.recipe.training.select_on,
-            "selected_epoch": best_row(final.history)["epoch"],
-            "processes": accelerator.num_processes,
-            "device": device_name(accelerator.device),
-            "seconds": round(sum(row["seconds"] for row in final.history), 1),
-            **environment(),
-        }
-        write_run(run_folder, final, run)
-        shutil.rmtree(folder)
-    accelerator.wait_for_everyone()
+@dataclass
+class Run:
+    """A training run, as far as it has come.
+
+    `model` is the bare network, `trained` the same one as Accelerate wraps it, `average` its moving average, if any.
+    `history` has a row for each finished epoch; `loss_sum`, `began_s` (on the monotonic clock) and `wait_s` (for data)
+    are of the running one.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    checkpoints: Path
+    data: Data
+    identity: dict[str, Any]
+    model: GroupEmotionModel
+    trained: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    stop: StopSignal
+    loss_sum: Tensor
+    began_s: float = field(default_factory=time.monotonic)
+    wait_s: float = 0.0
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full steps that the training clips make."""
+        return len(self.data.training) // self.config.recipe.training.batch_size
+
+    @property
+    def scored(self) -> nn.Module:
+        """What is scored, selected and published."""
+        return self.average.module if self.average else self.model
+
+
+def run_training(
+    config: Config, accelerator: Accelerator, run_folder: Path, checkpoints: Path, resume: Resume = "exact"
+) -> None:
+    """Train as `config` says, from the shards to `run_folder`; goes on where one of `checkpoints` left the same run.
+
+    Raises `Stopped` after SIGTERM, with a checkpoint saved.
+    """
+    lock = alone_in(checkpoints, "training") if accelerator.is_main_process else nullcontext()
+    with lock, names_a_lost_process(config.execution.process_timeout_s):
+        run = start_run(config, accelerator, checkpoints)
+        with run.stop.caught():
+            changes = restore(run, resume)
+            fit(run)
+        if accelerator.is_main_process:
+            write_run(run_folder, run, changes)
+            shutil.rmtree(checkpoints)
+        accelerator.wait_for_everyone()
 
 
 def load_data(config: Config) -> Data:
     """The clips of the shards, split into those trained on and those that choose the epoch."""
     settings = config.recipe.training
-    train = locate(*open_split(config, TRAIN))
+    indexes = {split: open_split(config, split) for split in SPLITS}
+    digests = {f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in indexes.items()}
+    digests |= {f"the manifest of {split}": sha256_of(config.manifests / f"{split}.csv") for split in SPLITS}
+    train = locate(*indexes[TRAIN])
     if settings.select_on == "val":
-        return Data(train, locate(*open_split(config, VAL)))
-    return Data(*hold_out_sources(train, settings.dev_fraction, config.seed))
+        return Data(train, locate(*indexes[VAL]), digests)
+    return Data(*hold_out_sources(train, settings.dev_fraction, config.seed), digests)
 
 
 def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:
     """A split's shards and its manifest."""
-    return read_index(config.shards / split, config.recipe.features), read_manifest(config.manifests, split)
+    return open_index(config, split), read_manifest(config.manifests, split)
 
 
-def run_fingerprint(config: Config, processes: int) -> str:
-    """SHA-256 of all that the weights follow from; a checkpoint of anything else is never continued."""
-    files = [config.shards / split / INDEX_NAME for split in SPLITS] + [config.manifests / f"{s}.csv" for s in SPLITS]
-    parts = {
-        "recipe": config.recipe.model_dump(),
-        "seed": config.seed,
-        "processes": processes,
-        "data": [sha256_of(file) for file in files],
+def run_identity(config: Config, data: Data, accelerator: Accelerator) -> dict[str, Any]:
+    """All that the weights follow from, flat; a checkpoint of anything else is not continued."""
+    return {
+        **flatten({"recipe": config.recipe.model_dump(), "seed": config.seed}),
+        **data.digests,
+        "number of processes": accelerator.num_processes,
+        "device": accelerator.device.type,
         "code": source_digest(),
         "torch": torch.__version__,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def fit(model: nn.Module, data: Data, config: Config, accelerator: Accelerator, folder: Path) -> Checkpoint:
-    """Train for the configured epochs, with a checkpoint in `folder` after each; returns the last one."""
-    settings, features = config.recipe.training, config.recipe.features
-    if settings.batch_size % (world := accelerator.num_processes):
-        raise UserError(f"training.batch_size is {settings.batch_size}, expected a multiple of the {world} processes")
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
+def fingerprint(identity: dict[str, Any]) -> str:
+    """SHA-256 of a run's identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def start_run(config: Config, accelerator: Accelerator, checkpoints: Path) -> Run:
+    """A run before its first step; refuses processes that differ in settings, data or code."""
+    settings = config.recipe.training
+    data = load_data(config)
+    identity = run_identity(config, data, accelerator)
+    for rank, other in enumerate(gather_object([identity])):
+        if changes := differences(identity, other):
+            raise UserError(f"process {rank} runs something else than this one: {'; '.join(changes)}")
+    torch.manual_seed(config.seed)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features).to(accelerator.device)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    share_batch_norm(model, accelerator.device, accelerator.num_processes)
+    average = moving_average(model, settings.ema_decay)
+    optimizer = build_optimizer(model, settings)
+    if settings.compile:
+        model.compile()
+    start_trackers(config, identity, accelerator)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        checkpoints=checkpoints,
+        data=data,
+        identity=identity,
+        model=model,
+        trained=accelerator.prepare_model(model),
+        average=average,
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        stop=StopSignal(),
+        loss_sum=torch.zeros((), device=accelerator.device),
+    )
+
+
+def start_trackers(config: Config, identity: dict[str, Any], accelerator: Accelerator) -> None:
+    """Tell the trackers what runs; each run has a folder of its own, which it finds again when it is resumed."""
+    settings = {key: str(value) for key, value in identity.items()}
+    folder = TRACKER_LOGS / fingerprint(identity)[:12]
+    accelerator.project_configuration.set_directories(str(folder))
+    dvclive = {"dir": str(folder / "dvclive"), "save_dvc_exp": False}
+    accelerator.init_trackers(config.dataset.name, settings, {"dvclive": dvclive})
+
+
+def restore(run: Run, resume: Resume) -> list[str]:
+    """Put the run where its last checkpoint left it, if there is one; what has changed since, in words.
+
+    Raises `UserError` for a checkpoint of another run, unless `resume` is `changed` (go on) or `afresh` (remove it).
+    """
+    folder, accelerator = run.checkpoints, run.accelerator
+    if resume == "afresh" and accelerator.is_main_process:
+        remove_checkpoints(folder)
+    accelerator.wait_for_everyone()
     last = load_checkpoint(folder)
-    if last:
-        accelerator.print(f"continuing after epoch {last.epochs} of {settings.epochs}")
-        model.load_state_dict(last.model)
-        restore_optimizer(optimizer, last.optimizer)
-    if len(found := set(gather_object([last.epochs if last else 0]))) > 1:
+    if len(found := set(gather_object([last.step if last else 0]))) > 1:
         raise UserError(
-            f"the processes found checkpoints of different epochs, {sorted(found)}: put {folder.parent} on a disk that "
+            f"the processes found checkpoints of different steps, {sorted(found)}: put {folder} on a disk that "
             "all machines share, or remove it on all of them"
         )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    steps_per_epoch = len(data.training) // settings.batch_size
-    done = last.epochs * steps_per_epoch if last else 0
-    shown = accelerator.is_main_process
-    with Progress("train", settings.epochs * steps_per_epoch, "steps", done, shown) as progress:
-        for epoch in range(last.epochs if last else 0, settings.epochs):
-            started = time.monotonic()
-            loss = train_epoch(model, optimizer, data.training, config, epoch, accelerator, progress)
-            probabilities = score_clips(model, data.selection, settings.batch_size, features, accelerator)
-            row = {
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                **selection_measures(data.selection, probabilities),
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            last = _checkpoint(last, row, accelerator.unwrap_model(model), optimizer)
-            if accelerator.is_main_process:
-                save_checkpoint(last, folder)
-    assert last is not None  # there is at least one epoch
-    return last
+    if last is None:
+        return []
+    if resume == "exact":
+        refuse_another_run(last, run.identity, folder)
+    try:
+        run.model.load_state_dict(last.model)
+        if run.average and last.average:
+            run.average.load_state_dict(last.average)
+    except RuntimeError as error:
+        raise UserError(f"{folder} is of another network ({str(error).splitlines()[0]}); remove it") from None
+    restore_optimizer(run.optimizer, run.model, last.optimizer)
+    if accelerator.scaler is not None and last.scaler:
+        accelerator.scaler.load_state_dict(last.scaler)
+    run.step, run.history, run.best = last.step, last.history, last.best
+    run.began_s, run.wait_s = time.monotonic() - last.elapsed_s, last.wait_s
+    sums, world = last.loss_sums, accelerator.num_processes
+    own = sums[accelerator.process_index] if len(sums) == world else sum(sums) / len(sums)
+    run.loss_sum.fill_(own)
+    accelerator.print(f"going on after step {run.step}")
+    return differences(last.identity, run.identity)
 
 
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    clips: Sequence[ClipRef],
-    config: Config,
-    epoch: int,
-    accelerator: Accelerator,
-    progress: Progress,
-) -> float:
-    """One pass over the clips; returns the mean loss over all processes."""
-    settings, features = config.recipe.training, config.recipe.features
-    plan = plan_epoch(len(clips), settings.batch_size, config.seed, epoch)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    total = torch.zeros((), device=accelerator.device)
-    model.train()
-    for number, batch in enumerate(train_batches(clips, plan, features, rank, world)):
-        step = epoch * len(plan) + number
-        generator = seed_step(config.seed, step, rank)
-        set_learning_rate(optimizer, learning_rate(step, settings.epochs * len(plan), settings))
-        batch = augment(batch.to(accelerator.device), settings.augmentation, features, generator)
-        loss = F.cross_entropy(model(batch), batch.labels, label_smoothing=settings.label_smoothing)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        total += loss.detach()
-        progress.advance(note=f"epoch {epoch + 1}, loss {total.item() / (number + 1):.3f}")
-    mean: Tensor = accelerator.reduce(total, "mean")
+def fit(run: Run) -> None:
+    """Train to the last epoch, or until there was none better for `patience` of them."""
+    settings, accelerator = run.config.recipe.training, run.accelerator
+    parts = split_step(
+        settings.batch_size, accelerator.process_index, accelerator.num_processes, settings.micro_batches
+    )
+    plan_epoch(shard_numbers(run.data.training), settings.batch_size, settings.shuffle_shards, 0, 0)  # too few clips?
+    total, shown = settings.epochs * run.steps_per_epoch, accelerator.is_main_process
+    with Progress("train", total, "steps", run.step, shown) as progress:
+        while run.step < total and not ran_out_of_patience(run.history, settings.patience):
+            train_epoch(run, parts, progress)
+            finish_epoch(run)
+            save(run)
+            if run.step < total and run.stop.received():
+                raise Stopped(f"training is saved after epoch {len(run.history)}")
+
+
+def train_epoch(run: Run, parts: Sequence[NDArray[Any]], progress: Progress) -> None:
+    """The steps that are left of the running epoch, with a checkpoint now and then."""
+    config, settings, accelerator = run.config, run.config.recipe.training, run.accelerator
+    epoch, done = divmod(run.step, run.steps_per_epoch)
+    plan = plan_epoch(
+        shard_numbers(run.data.training), settings.batch_size, settings.shuffle_shards, config.seed, epoch
+    )[done:]
+    pinned = accelerator.device.type == "cuda"
+    batches = train_batches(
+        run.data.training, plan, parts, config.recipe.features, config.execution.decode_threads, pinned
+    )
+    run.trained.train()
+    for left in reversed(range(len(plan))):
+        loss = optimization_step(run, batches, parts)
+        progress.advance(note=lambda: f"epoch {epoch + 1}, loss {loss.item():.3f}")  # noqa: B023 - read at once
+        if accelerator.trackers and run.step % TRACKED_STEPS == 0:
+            accelerator.log({"loss": loss.item(), "learning_rate": run.optimizer.param_groups[0]["lr"]}, run.step)
+        if left and run.stop.received():  # after the last step, the epoch is finished first
+            save(run)
+            raise Stopped(f"training is saved after step {run.step}")
+        if left and run.step % config.execution.checkpoint_steps == 0:
+            save(run)
+
+
+def optimization_step(run: Run, batches: Iterator[Batch], parts: Sequence[NDArray[Any]]) -> Tensor:
+    """One step of the optimiser on the micro-batches of this process; returns their mean loss."""
+    config, settings, accelerator = run.config, run.config.recipe.training, run.accelerator
+    set_learning_rate(run.optimizer, learning_rate(run.step, settings.epochs * run.steps_per_epoch, settings))
+    seed_dropout(config.seed, run.step, accelerator.process_index)
+    mean = torch.zeros((), device=accelerator.device)
+    for number, part in enumerate(parts):
+        asked = time.monotonic()
+        batch = next(batches)
+        run.wait_s += time.monotonic() - asked
+        draws = Draws(step_generator(config.seed, run.step), settings.batch_size, part)
+        batch = augment(batch.to(accelerator.device), settings.augmentation, config.recipe.features, draws)
+        is_last = number == len(parts) - 1
+        with nullcontext() if is_last else accelerator.no_sync(run.trained):
+            loss = F.cross_entropy(run.trained(batch), batch.labels, label_smoothing=settings.label_smoothing)
+            accelerator.backward(loss / len(parts))
+        mean += loss.detach() / len(parts)
+    accelerator.clip_grad_norm_(run.trained.parameters(), settings.clip_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if run.average:
+        run.average.update_parameters(run.model)
+    run.loss_sum += mean
+    run.step += 1
+    return mean
+
+
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Make dropout in a step follow from (seed, step, rank)."""
+    torch.manual_seed(_number(f"dropout {seed} {step} {rank}"))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """For a step's augmentation, which is that of the whole step on any process."""
+    return torch.Generator().manual_seed(_number(f"augmentation {seed} {step}"))
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+
+
+def finish_epoch(run: Run) -> None:
+    """Score the selecting clips, and add the epoch to the history; keep the weights if it is the best so far."""
+    config, settings, accelerator = run.config, run.config.recipe.training, run.accelerator
+    probabilities = score_clips(run.scored, run.data.selection, config, accelerator)
+    elapsed_s = time.monotonic() - run.began_s
+    row = {
+        "epoch": len(run.history) + 1,
+        "step": run.step,
+        "train_loss": mean_loss(run) / run.steps_per_epoch,
+        **selection_measures(run.data.selection, probabilities),
+        "learning_rate": learning_rate(run.step - 1, settings.epochs * run.steps_per_epoch, settings),
+        "seconds": round(elapsed_s, 2),
+        "data_wait_share": round(run.wait_s / elapsed_s, 4),
+    }
+    run.history.append(row)
+    run.loss_sum.zero_()
+    run.began_s, run.wait_s = time.monotonic(), 0.0
+    accelerator.log(row, run.step)
+    if best_row(run.history) is row:
+        run.best = weights_of(run.scored)
+
+
+def mean_loss(run: Run) -> float:
+    """The mean over the processes of the running epoch's sum; raises `UserError` for a run that diverged."""
+    mean: Tensor = run.accelerator.reduce(run.loss_sum, "mean")
     if not math.isfinite(mean.item()):
-        raise UserError(f"the loss is {mean.item()} in epoch {epoch + 1}: lower training.learning_rate")
-    return mean.item() / len(plan)
+        raise UserError(f"the loss is {mean.item()} at step {run.step}: lower training.learning_rate")
+    return mean.item()
 
 
-def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
-    """Make dropout and augmentation of a step follow from (seed, step, rank); returns the augmentation's generator."""
-    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.Generator().manual_seed(int.from_bytes(digest[8:16], "little", signed=True))
+def save(run: Run) -> None:
+    """Write a checkpoint; all processes take part."""
+    accelerator = run.accelerator
+    mean_loss(run)  # what has diverged is not saved
+    loss_sums = accelerator.gather(run.loss_sum.reshape(1)).tolist()
+    if accelerator.is_main_process:
+        checkpoint = Checkpoint(
+            identity=run.identity,
+            step=run.step,
+            history=run.history,
+            loss_sums=loss_sums,
+            elapsed_s=time.monotonic() - run.began_s,
+            wait_s=run.wait_s,
+            scaler=accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+            model=weights_of(run.model),
+            average=weights_of(run.average) if run.average else {},
+            best=run.best,
+            optimizer=optimizer_tensors(run.optimizer, run.model),
+        )
+        save_checkpoint(checkpoint, run.checkpoints)
+    accelerator.wait_for_everyone()  # who leaves now leaves a whole checkpoint behind
 
 
-def learning_rate(step: int, steps: int, settings: Training) -> float:
-    """Linear warm-up, then a cosine to 0 at the last step."""
-    warmup = max(1, round(settings.warmup * steps))
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / max(1, steps - warmup)))
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's weights, on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of all parameter groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights of matrices and kernels decay; biases, norms and single tokens do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-
-
-def selection_measures(clips: Sequence[ClipRef], probabilities: Any) -> dict[str, float]:
+def selection_measures(clips: Sequence[ClipRef], probabilities: NDArray[Any]) -> dict[str, float]:
     """What an epoch is chosen by: accuracy, and log loss between equals."""
     labels = torch.tensor([clip.label for clip in clips]).numpy()
     return {
@@ -216,32 +410,37 @@ def best_row(history: list[dict[str, float]]) -> dict[str, float]:
     return max(history, key=lambda row: (row["selection_accuracy"], -row["selection_log_loss"]))
 
 
+def ran_out_of_patience(history: list[dict[str, float]], patience: int) -> bool:
+    """Whether the last `patience` epochs were all worse than one before them."""
+    return bool(patience and history) and len(history) - best_row(history)["epoch"] >= patience
+
+
 def device_name(device: torch.device) -> str:
     """The device as a reader of a result would name it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def write_run(folder: Path, final: Checkpoint, run: dict[str, Any]) -> None:
-    """Write a finished run: the chosen weights, a history row an epoch, and what they come from."""
+def write_run(folder: Path, run: Run, changes: list[str]) -> None:
+    """Write a finished run: the chosen and the last weights, a history row an epoch, and what they come from."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(final.best_model, folder / MODEL_NAME)
+    save_file(run.best, folder / MODEL_NAME)
+    save_file(weights_of(run.scored), folder / LAST_MODEL_NAME)
     with (folder / HISTORY_NAME).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(final.history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(run.history[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(final.history)
-    (folder / RUN_NAME).write_text(json.dumps(run, indent=2) + "\n")
-
-
-def _checkpoint(
-    last: Checkpoint | None, row: dict[str, float], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Checkpoint:
-    history = [*(last.history if last else []), row]
-    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    is_best = best_row(history) is row
-    return Checkpoint(
-        epochs=len(history),
-        history=history,
-        model=weights,
-        best_model=weights if is_best or last is None else last.best_model,
-        optimizer=optimizer_tensors(optimizer),
-    )
+        writer.writerows(run.history)
+    record = {
+        "config": run.config.model_dump(),
+        "identity": run.identity,
+        "fingerprint": fingerprint(run.identity),
+        "resumed_with_changes": changes,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "clips": {"training": len(run.data.training), "selection": len(run.data.selection)},
+        "selected_on": run.config.recipe.training.select_on,
+        "selected_epoch": best_row(run.history)["epoch"],
+        "seconds": round(sum(row["seconds"] for row in run.history), 1),
+        "processes": run.accelerator.num_processes,
+        "device": device_name(run.accelerator.device),
+        **environment(),
+    }
+    (folder / RUN_NAME).write_text(json.dumps(record, indent=2) + "\n")

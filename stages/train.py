@@ -1,10 +1,15 @@
 """Train the model on the shards.
 
 `accelerate launch --config_file configs/launch/<launch>.yaml -m stages.train`: shards, manifests -> runs/<dataset>/
+
+Killed or stopped, the same command goes on where the last checkpoint was. Exit codes: 0 done; 2 something to mend; 75
+stopped by SIGTERM, saved; 130 Ctrl-C. (`accelerate launch` itself ends with 1 whatever its processes end with.)
 """
 
-from pathlib import Path
+import argparse
+from typing import get_args
 
+from pipeline.checkpoint import Resume
 from pipeline.config import load_config
 from pipeline.distributed import start_accelerator
 from pipeline.errors import exits_with_one_sentence
@@ -13,9 +18,18 @@ from pipeline.training import run_training
 
 @exits_with_one_sentence
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.train", description="Train the model on the shards.")
+    parser.add_argument(
+        "--resume",
+        choices=get_args(Resume),
+        default="exact",
+        help="what to do with the checkpoint of an unfinished run. exact: go on if nothing changed (default); "
+        "changed: go on with what changed; afresh: remove it",
+    )
+    arguments = parser.parse_args()
     config = load_config()
-    accelerator = start_accelerator(config.recipe.training.mixed_precision)
-    run_training(config, accelerator, config.run, checkpoints=Path("checkpoints"))
+    accelerator = start_accelerator(config)
+    run_training(config, accelerator, config.run, config.checkpoints, arguments.resume)
     accelerator.end_training()
 
 

@@ -4,14 +4,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pipeline.config import Config, Extract, Features, parse_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.features import LEVELS
+from pipeline.loader import Batch
 from pipeline.machine import ffmpeg_path
 from pipeline.manifest import SPLITS
 
 REPOSITORY = Path(__file__).parent.parent
+
+# The networks of the tests are too small for several threads to pay; a busy machine makes them wait for each other.
+torch.set_num_threads(1)
 
 
 def run_ffmpeg(*arguments: str | Path) -> None:
@@ -54,6 +60,26 @@ def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for clip in clips:
         draw_clip(clip, settings, root)
     return root
+
+
+@pytest.fixture
+def batch(features: Features) -> Batch:
+    """Four random clips of 2, 3, 4 and 5 s; the last one has no sound."""
+    torch.manual_seed(0)
+    clips, size = 4, features.frame_size_px
+    mel_frames = torch.tensor([201, 301, 401, 0])
+    log_mel = torch.full((clips, features.mel_bins, features.max_mel_frames), LEVELS[features.front_end].silence)
+    for row, hops in zip(log_mel, mel_frames, strict=True):
+        row[:, :hops] = torch.randn(features.mel_bins, int(hops)) * 20 - 40
+    return Batch(
+        clip_ids=["1_1", "1_2", "2_1", "2_2"],
+        frames=torch.randint(0, 256, (clips, features.frames, 3, size, size), dtype=torch.uint8),
+        frame_times_s=torch.arange(features.frames) * torch.tensor([[0.3], [0.5], [0.7], [0.8]]),
+        has_video=torch.ones(clips, dtype=torch.bool),
+        log_mel=log_mel.half(),
+        mel_frames=mel_frames,
+        labels=torch.tensor([0, 1, 2, 0]),
+    )
 
 
 @pytest.fixture

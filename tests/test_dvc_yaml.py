@@ -84,9 +84,9 @@ def test_the_second_front_end_is_one_setting_away(tmp_path):
 def test_a_module_imports_only_from_those_before_it():
     lines = (
         "errors config progress machine labels manifest demo_set",
-        "media decoding sandbox features shards executors extraction warm_up outcomes",
+        "media decoding sandbox features shards executors extraction warm_up outcomes shard_files",
         "loader contact_sheet augmentation backbones model inference",
-        "metrics checkpoint provenance distributed training evaluation report",
+        "metrics checkpoint provenance distributed optimization training evaluation report",
     )
     order = " ".join(lines).split()
     assert set(order) == {path.stem for path in (REPOSITORY / "pipeline").glob("*.py")} - {"__init__"}

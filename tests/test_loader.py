@@ -6,11 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import loader
 from pipeline.errors import UserError
 from pipeline.extraction import extract_splits
 from pipeline.features import LEVELS
 from pipeline.labels import CLASSES
 from pipeline.loader import (
+    Memory,
     collate,
     eval_batches,
     hold_out_sources,
@@ -18,6 +20,8 @@ from pipeline.loader import (
     plan_epoch,
     read_batch,
     read_sample,
+    shard_numbers,
+    split_step,
     train_batches,
 )
 from pipeline.manifest import index_split
@@ -46,51 +50,118 @@ def refs(extracted):
 
 
 @given(
-    clips=st.integers(1, 200),
-    batch_size=st.integers(1, 40),
+    clips_per_shard=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    share=st.integers(1, 6),
+    world=st.integers(1, 8),
+    micro_batches=st.integers(1, 3),
+    shuffle_shards=st.integers(1, 5),
     seed=st.integers(0, 9),
     epoch=st.integers(0, 9),
-    world=st.integers(1, 8),
 )
-def test_an_epoch_visits_each_clip_at_most_once_in_equal_full_steps(clips, batch_size, seed, epoch, world):
-    batch_size *= world
-    if clips < batch_size:
+def test_an_epoch_visits_each_clip_at_most_once_in_equal_full_batches(
+    clips_per_shard, share, world, micro_batches, shuffle_shards, seed, epoch
+):
+    """Whatever the processes, the shards (also fewer than processes) and the batch size."""
+    shards = np.repeat(np.arange(len(clips_per_shard)), clips_per_shard)
+    batch_size = share * world * micro_batches
+    if len(shards) < batch_size:
         with pytest.raises(UserError, match="lower it"):
-            plan_epoch(clips, batch_size, seed, epoch)
+            plan_epoch(shards, batch_size, shuffle_shards, seed, epoch)
         return
-    plan = plan_epoch(clips, batch_size, seed, epoch)
-    assert plan.shape == (clips // batch_size, batch_size)
-    assert len(set(plan.ravel())) == plan.size
-    assert set(plan.ravel()) <= set(range(clips))
-    shares = [plan[:, rank::world] for rank in range(world)]
-    assert {share.shape for share in shares} == {(len(plan), batch_size // world)}
+    plan = plan_epoch(shards, batch_size, shuffle_shards, seed, epoch)
+    assert plan.shape == (len(shards) // batch_size, batch_size)
+    parts = [split_step(batch_size, rank, world, micro_batches) for rank in range(world)]
+    assert {len(part) for parts_of_rank in parts for part in parts_of_rank} == {share}
+    visited = [position for step in plan for own in parts for part in own for position in step[part]]
+    assert len(visited) == len(set(visited)) == plan.size
+    assert set(visited) <= set(range(len(shards)))
+
+
+@given(shuffle_shards=st.integers(1, 6), epoch=st.integers(0, 5))
+def test_shards_and_clips_are_both_shuffled_and_only_some_shards_are_open_at_a_time(shuffle_shards, epoch):
+    shards = np.repeat(np.arange(12), 10)
+    order = shards[plan_epoch(shards, 10, shuffle_shards, 0, epoch)].ravel()
+    windows = [order[start : start + 10 * shuffle_shards] for start in range(0, 120, 10 * shuffle_shards)]
+    assert all(len(set(window)) <= shuffle_shards for window in windows)
+    assert sorted(order) == sorted(shards)
+    plans = [plan_epoch(shards, 10, shuffle_shards, 0, e).ravel() for e in (epoch, epoch + 1)]
+    assert (plans[0] != plans[1]).any()
+    assert plans[0].tolist() != sorted(plans[0])
+    first_shards = {plan_epoch(shards, 10, shuffle_shards, 0, e)[0].min() // 10 for e in range(20)}
+    assert len(first_shards) > 1, "it is not always the same shard that comes first"
+    if shuffle_shards == 1:
+        assert (np.diff(plans[0][:10]) != 1).any(), "the clips of a shard are shuffled too"
 
 
 def test_the_order_follows_from_seed_and_epoch():
-    same = [plan_epoch(100, 10, 1, 2) for _ in range(2)]
+    shards = np.repeat(np.arange(5), 20)
+    same = [plan_epoch(shards, 10, 2, 1, 2) for _ in range(2)]
     np.testing.assert_array_equal(*same)
-    assert (plan_epoch(100, 10, 1, 3) != same[0]).any()
-    assert (plan_epoch(100, 10, 2, 2) != same[0]).any()
+    assert (plan_epoch(shards, 10, 2, 1, 3) != same[0]).any()
+    assert (plan_epoch(shards, 10, 2, 2, 2) != same[0]).any()
+
+
+def test_a_batch_that_processes_and_micro_batches_cannot_share_is_refused():
+    with pytest.raises(UserError, match="batch_size is 16, expected a multiple of 6: 3 processes times"):
+        split_step(16, 0, 3, 2)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 12])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
-def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_size):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_size, threads):
     seen = [
         clip_id
         for rank in range(world)
-        for batch in eval_batches(refs, batch_size, features, rank, world)
+        for batch in eval_batches(refs, batch_size, features, rank, world, threads)
         for clip_id in batch.clip_ids
     ]
     assert sorted(seen) == sorted(ref.clip_id for ref in refs)
 
 
+def batches_of(refs, features, rank, world, micro_batches=1, threads=2, start=0):
+    plan = plan_epoch(shard_numbers(refs), 4, 2, 0, 0)[start:]
+    return train_batches(refs, plan, split_step(4, rank, world, micro_batches), features, threads)
+
+
 def test_processes_share_each_step_between_them(refs, features):
-    plan = plan_epoch(len(refs), 4, 0, 0)
-    alone = [batch.clip_ids for batch in train_batches(refs, plan, features, 0, 1)]
-    shares = [[b.clip_ids for b in train_batches(refs, plan, features, r, 2)] for r in range(2)]
+    alone = [batch.clip_ids for batch in batches_of(refs, features, 0, 1)]
+    shares = [[batch.clip_ids for batch in batches_of(refs, features, rank, 2)] for rank in range(2)]
+    halves = [batch.clip_ids for batch in batches_of(refs, features, 0, 1, micro_batches=2)]
+    assert len(alone) == len(shares[0]) == len(shares[1]) == len(halves) / 2
     for step, whole in enumerate(alone):
         assert sorted(whole) == sorted(shares[0][step] + shares[1][step])
+        assert sorted(whole) == sorted(halves[2 * step] + halves[2 * step + 1])
+
+
+def test_the_number_of_threads_changes_nothing(refs, features):
+    one, three = (list(batches_of(refs, features, 0, 1, threads=threads)) for threads in (1, 3))
+    for first, second in zip(one, three, strict=True):
+        assert first.clip_ids == second.clip_ids
+        assert torch.equal(first.frames, second.frames)
+        assert torch.equal(first.log_mel, second.log_mel)
+
+
+def test_resuming_at_a_batch_reads_nothing_of_what_is_skipped(refs, features, monkeypatch):
+    whole = [batch.clip_ids for batch in batches_of(refs, features, 0, 1)]
+    read = []
+    original = loader.read_sample
+    monkeypatch.setattr(loader, "read_sample", lambda ref: (read.append(ref.clip_id), original(ref))[1])
+    resumed = [batch.clip_ids for batch in batches_of(refs, features, 0, 1, start=1)]
+    assert resumed == whole[1:]
+    assert sorted(read) == sorted(clip_id for clip_ids in resumed for clip_id in clip_ids)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    memory = Memory()
+    first = memory.take((1000, 1000), np.uint8)
+    first.zero_()
+    kept = first[:10].view(-1)
+    address = first.data_ptr()
+    del first
+    assert memory.take((1000, 1000), np.uint8).data_ptr() != address, "a view is still alive"
+    del kept
+    assert memory.take((1000, 1000), np.uint8).data_ptr() == address
 
 
 def test_a_batch_holds_what_was_extracted(refs, features):
@@ -104,21 +175,39 @@ def test_a_batch_holds_what_was_extracted(refs, features):
         assert batch.mel_frames[row] == hops
         assert (batch.log_mel[row, :, hops:] == LEVELS["librosa"].silence).all()
         if hops:
-            np.testing.assert_array_equal(batch.log_mel[row, :, :hops], sample.log_mel.astype(np.float32))
+            np.testing.assert_array_equal(batch.log_mel[row, :, :hops], sample.log_mel)
     assert 0 in batch.mel_frames, "the drawn set has a clip without sound"
 
 
 def test_a_batch_without_any_sound_goes_through_the_model(refs, config):
-    silent = [ref for ref in refs if read_sample(ref).log_mel is None]
+    silent = [ref for ref in refs if not ref.entry.has_audio]
     batch = read_batch(silent, config.recipe.features)
+    assert not batch.mel_frames.any()
     logits = GroupEmotionModel(config.recipe.model, config.recipe.features)(batch)
     assert torch.isfinite(logits).all()
 
 
-def test_a_frame_that_is_no_jpeg_is_named(refs, features):
-    sample = dataclasses.replace(read_sample(refs[0]), jpegs=[b"not a picture"] * features.frames)
-    with pytest.raises(UserError, match=f"a frame of clip {refs[0].clip_id} is not a JPEG"):
-        collate([sample], [0], features)
+@pytest.mark.parametrize(
+    ("damage", "named"), [(lambda jpeg: b"no picture", "not a whole JPEG"), (lambda jpeg: jpeg[:-400], "not a whole")]
+)
+def test_a_frame_that_is_no_whole_jpeg_is_named(refs, features, damage, named):
+    whole = read_sample(refs[0])
+    sample = dataclasses.replace(whole, jpegs=[damage(jpeg) for jpeg in whole.jpegs])
+    with pytest.raises(UserError, match=f"a frame of clip {refs[0].clip_id} is {named}"):
+        collate([sample], [0], features, Memory())
+
+
+def test_a_frame_of_another_size_is_named(refs, features):
+    larger = features.model_copy(update={"frame_size_px": features.frame_size_px + 2})
+    with pytest.raises(UserError, match=r"it has 64x64 pixels, expected 66x66"):
+        collate([read_sample(refs[0])], [0], larger, Memory())
+
+
+def test_a_clip_without_video_is_a_row_that_is_masked(refs, features):
+    sample = dataclasses.replace(read_sample(refs[0]), jpegs=[], frame_times_s=[])
+    batch = collate([sample, read_sample(refs[1])], [0, 0], features, Memory())
+    assert batch.has_video.tolist() == [False, True]
+    assert not batch.frames[0].any()
 
 
 def test_labels_come_from_the_manifest(extracted):
@@ -134,13 +223,9 @@ def test_a_clip_that_is_nowhere_is_an_error(extracted):
         locate(index, [*clips, stray])
 
 
-def test_a_damaged_shard_is_named(refs, tmp_path):
-    content = bytearray(refs[0].shard.read_bytes())
-    content[refs[0].entry.offset : refs[0].entry.offset + 512] = bytes(512)
-    damaged = tmp_path / "damaged.tar"
-    damaged.write_bytes(content)
-    ref = type(refs[0])(**{**vars(refs[0]), "shard": damaged})
-    with pytest.raises(UserError, match=rf"damaged\.tar does not hold clip {ref.clip_id}"):
+def test_an_index_that_points_elsewhere_is_named(refs):
+    ref = dataclasses.replace(refs[0], entry=dataclasses.replace(refs[0].entry, offset=refs[0].entry.offset + 512))
+    with pytest.raises(UserError, match=rf"train-000000\.tar does not hold clip {ref.clip_id}"):
         read_sample(ref)
 
 

@@ -3,31 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.augmentation import augment
-from pipeline.features import LEVELS
 from pipeline.loader import Batch
 from pipeline.model import GroupEmotionModel, time_encoding
-
-SILENCE = LEVELS["librosa"].silence
-
-
-@pytest.fixture
-def batch(features):
-    """Four random clips of 2, 3, 4 and 5 s; the last one has no sound."""
-    torch.manual_seed(0)
-    clips, size = 4, features.frame_size_px
-    mel_frames = torch.tensor([201, 301, 401, 0])
-    log_mel = torch.full((clips, features.mel_bins, features.max_mel_frames), SILENCE)
-    for row, hops in zip(log_mel, mel_frames, strict=True):
-        row[:, :hops] = torch.randn(features.mel_bins, int(hops)) * 20 - 40
-    return Batch(
-        clip_ids=["1_1", "1_2", "2_1", "2_2"],
-        frames=torch.randint(0, 256, (clips, features.frames, 3, size, size), dtype=torch.uint8),
-        frame_times_s=torch.arange(features.frames) * torch.tensor([[0.3], [0.5], [0.7], [0.8]]),
-        log_mel=log_mel,
-        mel_frames=mel_frames,
-        labels=torch.tensor([0, 1, 2, 0]),
-    )
 
 
 @pytest.fixture
@@ -63,6 +40,25 @@ def test_a_batch_in_which_no_clip_has_sound_gives_no_nan(fusion, build, batch):
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "video"])
+def test_a_batch_in_which_no_clip_has_video_gives_no_nan(fusion, build, batch):
+    model = build(fusion=fusion).train()
+    blind = dataclasses.replace(batch, has_video=torch.zeros(4, dtype=torch.bool))
+    loss = model(blind).square().sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_what_a_clip_without_video_shows_does_not_matter(build, batch):
+    model = build()
+    blind = dataclasses.replace(batch, has_video=torch.tensor([False, True, True, True]))
+    other = dataclasses.replace(blind, frames=255 - blind.frames)
+    changed = (model(other) - model(blind)).abs().amax(dim=1)
+    assert changed[0] == 0
+    assert (changed[1:] > 1e-6).all()
 
 
 def test_tokens_behind_the_end_of_the_sound_are_masked(build, batch):
@@ -102,44 +98,3 @@ def test_times_are_encoded_in_seconds_and_told_apart():
     assert encoded.shape == (4, 32)
     torch.testing.assert_close(encoded[2], encoded[3])
     assert (encoded[0] - encoded[1]).norm() > 0.1
-
-
-def test_augmentation_follows_from_its_generator_and_leaves_padding_alone(config, batch):
-    recipe = config.recipe
-
-    def changed(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return augment(batch, recipe.training.augmentation, recipe.features, generator)
-
-    first, again, other = changed(0), changed(0), changed(1)
-    torch.testing.assert_close(first.frames, again.frames, atol=0, rtol=0)
-    torch.testing.assert_close(first.log_mel, again.log_mel, atol=0, rtol=0)
-    assert (first.frames != other.frames).any()
-    assert (first.log_mel != other.log_mel).any()
-    for row, hops in zip(first.log_mel, batch.mel_frames, strict=True):
-        assert (row[:, int(hops) :] == SILENCE).all()
-    assert first.frames.min() >= 0
-    assert first.frames.max() <= 255
-
-
-def test_augmentation_changes_all_frames_of_a_clip_alike(config, batch):
-    same = dataclasses.replace(batch, frames=batch.frames[:, :1].expand_as(batch.frames))
-    recipe = config.recipe
-    changed = augment(same, recipe.training.augmentation, recipe.features, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(changed.frames, changed.frames[:, :1].expand_as(changed.frames))
-
-
-def test_augmentation_that_is_switched_off_changes_nothing(config, batch):
-    off = config.recipe.training.augmentation.model_copy(
-        update={
-            "flip": False,
-            "min_crop": 1.0,
-            "color_jitter": 0.0,
-            "gain_db": 0.0,
-            "mask_mel_bins": 0,
-            "mask_time_s": 0.0,
-        }
-    )
-    changed = augment(batch, off, config.recipe.features, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(changed.frames, batch.frames.float(), atol=1e-2, rtol=0)
-    torch.testing.assert_close(changed.log_mel, batch.log_mel)

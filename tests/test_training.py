@@ -1,21 +1,36 @@
+import csv
 import json
+import os
+import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from pipeline import training
-from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import latest_step
 from pipeline.config import parse_config
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.evaluation import evaluate_run, load_run, write_evaluation
 from pipeline.extraction import extract_splits
+from pipeline.machine import alone_in
 from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
 from pipeline.metrics import NOT_SCORED
 from pipeline.report import read_predictions, render_report
-from pipeline.training import MODEL_NAME, best_row, learning_rate, run_fingerprint, run_training
+from pipeline.training import (
+    HISTORY_NAME,
+    LAST_MODEL_NAME,
+    MODEL_NAME,
+    RUN_NAME,
+    best_row,
+    ran_out_of_patience,
+    run_training,
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +45,7 @@ def workspace(drawn_root, tmp_path_factory):
     shutil.copytree(drawn_root, folder / "data/demo")
     sorted((folder / "data/demo/Val").glob("*.mp4"))[0].write_text("not a video")
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    values["recipe"]["training"] |= {"epochs": 2, "batch_size": 3}
+    values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
     config = parse_config(values, "params.yaml")
     (folder / config.manifests).mkdir(parents=True)
     clips, summaries = {}, {}
@@ -49,13 +64,47 @@ def ready(workspace, monkeypatch):
     return workspace[1]
 
 
-def train(config, folder):
-    run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
-    return load_file(folder / "run" / MODEL_NAME)
+def changed(config, **settings):
+    """The same settings with other ones of recipe.training."""
+    training = config.recipe.training.model_copy(update=settings)
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update={"training": training})})
+
+
+def without_dropout(config):
+    model = config.recipe.model.model_copy(update={"dropout": 0.0})
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update={"model": model})})
+
+
+def checkpointed(config, steps):
+    return config.model_copy(update={"execution": config.execution.model_copy(update={"checkpoint_steps": steps})})
+
+
+def train(config, folder, resume="exact"):
+    run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints", resume)
+    return load_file(folder / "run" / MODEL_NAME) | {
+        f"last.{name}": value for name, value in load_file(folder / "run" / LAST_MODEL_NAME).items()
+    }
+
+
+def history(folder):
+    """A run's history without what a clock says."""
+    rows = [json.loads(json.dumps(row)) for row in csv.DictReader((folder / "run" / HISTORY_NAME).open())]
+    return [{key: row[key] for key in row if key not in ("seconds", "data_wait_share")} for row in rows]
+
+
+def measured(folder):
+    """The losses of all epochs, in training and on the selecting clips."""
+    names = ("train_loss", "selection_accuracy", "selection_log_loss")
+    return [float(row[name]) for row in history(folder) for name in names]
 
 
 def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def farthest(first, second):
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_path):
@@ -64,62 +113,246 @@ def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_pat
     assert not equal(first, train(ready.model_copy(update={"seed": 1}), tmp_path / "c"))
 
 
-def test_a_run_killed_after_an_epoch_and_resumed_gives_the_same_weights(ready, tmp_path, monkeypatch):
-    whole = train(ready, tmp_path / "whole")
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing below the test catches it."""
 
-    def killed(checkpoint, folder):
-        save_checkpoint(checkpoint, folder)
-        raise KeyboardInterrupt
+
+def interrupt(monkeypatch, step, act):
+    """Call `act` in the midst of a step: the batch has been read, the weights have not been changed."""
+    original = training.learning_rate
+    calls = []
+
+    def learning_rate(now, *rest):
+        if now == step and not calls:
+            calls.append(now)
+            act()
+        return original(now, *rest)
+
+    monkeypatch.setattr(training, "learning_rate", learning_rate)
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_run_killed_at_any_step_and_resumed_gives_the_same_weights(ready, tmp_path, monkeypatch, step):
+    config = checkpointed(changed(ready, ema_decay=0.5, micro_batches=2), 1)
+    whole = train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, kill)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "resumed")
+    steps = []
+    interrupt(monkeypatch, 5, lambda: steps.append(5))
+    monkeypatch.setattr(training, "seed_dropout", count_calls(training.seed_dropout, steps))
+    assert equal(whole, train(config, tmp_path / "resumed"))
+    assert history(tmp_path / "resumed") == history(tmp_path / "whole")
+    assert len(steps) == 6 - step + 1, "no step was done twice"
+
+
+def count_calls(function, calls):
+    def counted(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return counted
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(ready, tmp_path, monkeypatch):
+    config = checkpointed(ready, 1)
+    whole = train(config, tmp_path / "whole")
+    original = Path.replace
+    saved = []
+
+    def replace(path, target):
+        if "step-" in path.name:
+            saved.append(path)
+            if len(saved) == 3:
+                raise Killed
+        return original(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", killed)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "resumed")
+    assert sorted(path.name for path in (tmp_path / "resumed/checkpoints").iterdir()) == [
+        ".step-00000003.tmp",
+        "step-00000002",
+    ]
+    assert equal(whole, train(config, tmp_path / "resumed"))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_sigterm_saves_the_step_and_the_same_command_goes_on(ready, tmp_path, monkeypatch, step):
+    whole = train(ready, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="saved after"):
             train(ready, tmp_path / "resumed")
-    epochs = []
-    original = training.train_epoch
-    monkeypatch.setattr(training, "train_epoch", lambda *a: (epochs.append(a[4]), original(*a))[1])
-    resumed = train(ready, tmp_path / "resumed")
-    assert epochs == [1], "only the second epoch was left to do"
-    assert equal(whole, resumed)
+    assert latest_step(tmp_path / "resumed/checkpoints") == step + 1
+    assert equal(whole, train(ready, tmp_path / "resumed"))
 
 
-def test_another_recipe_seed_data_or_process_count_is_another_run(ready):
-    original = run_fingerprint(ready, 1)
-    assert run_fingerprint(ready, 1) == original
-    assert run_fingerprint(ready, 2) != original
-    assert run_fingerprint(ready.model_copy(update={"seed": 5}), 1) != original
+@pytest.fixture
+def unfinished(ready, tmp_path, monkeypatch):
+    """A folder with a run that was stopped after its second step."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped):
+            train(ready, tmp_path)
+    return tmp_path
+
+
+def test_an_unfinished_run_of_something_else_is_not_continued(ready, unfinished):
+    other = changed(ready, weight_decay=0.5).model_copy(update={"seed": 7})
+    with pytest.raises(UserError) as refused:
+        train(other, unfinished)
+    assert "recipe.training.weight_decay: 0.05 -> 0.5; seed: 0 -> 7" in str(refused.value)
+    assert "--resume afresh" in str(refused.value)
+    assert "--resume changed" in str(refused.value)
+
+
+def test_changed_data_code_and_processes_are_changes(ready, unfinished, monkeypatch):
     manifest = ready.manifests / "train.csv"
     content = manifest.read_text()
     try:
         manifest.write_text(content.replace("positive", "neutral", 1))
-        assert run_fingerprint(ready, 1) != original
+        with pytest.raises(UserError, match=r"the manifest of train: [0-9a-f]{12}"):
+            train(ready, unfinished)
     finally:
         manifest.write_text(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "source_digest", lambda: "another")
+        with pytest.raises(UserError, match=r"code: [0-9a-f]{12}\.\.\. -> another"):
+            train(ready, unfinished)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "num_processes", 2)
+        with pytest.raises(UserError, match="number of processes: 1 -> 2"):
+            training.restore(training.start_run(ready, Accelerator(cpu=True), unfinished / "checkpoints"), "exact")
 
 
-def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):
-    tensors = {"a": torch.randn(3)}
-    for epochs in (1, 2):
-        save_checkpoint(Checkpoint(epochs, [{"epoch": 1.0}], tensors, tensors, {"0.step": torch.tensor(4.0)}), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0002"]
-    loaded = load_checkpoint(tmp_path)
-    assert loaded.epochs == 2
-    assert torch.equal(loaded.model["a"], tensors["a"])
-    assert loaded.optimizer["0.step"] == 4
+def test_a_changed_run_goes_on_or_starts_afresh_when_told_so(ready, unfinished, tmp_path_factory):
+    other = changed(ready, weight_decay=0.5)
+    afresh = train(other, tmp_path_factory.mktemp("whole"))
+    copy = tmp_path_factory.mktemp("copy") / "run"
+    shutil.copytree(unfinished, copy)
+    assert equal(afresh, train(other, copy, resume="afresh"))
+    assert not equal(afresh, train(other, unfinished, resume="changed"))
+    run = json.loads((unfinished / "run" / RUN_NAME).read_text())
+    assert run["resumed_with_changes"] == ["recipe.training.weight_decay: 0.05 -> 0.5"]
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path):
-    (tmp_path / ".epoch-0003.tmp").mkdir()
-    assert load_checkpoint(tmp_path) is None
+def test_a_checkpoint_of_another_network_is_named(ready, unfinished):
+    model = ready.recipe.model.model_copy(update={"width": 32})
+    other = ready.model_copy(update={"recipe": ready.recipe.model_copy(update={"model": model})})
+    with pytest.raises(UserError, match="is of another network"):
+        train(other, unfinished, resume="changed")
 
 
-def test_the_learning_rate_rises_then_falls_to_zero(config):
-    settings = config.recipe.training.model_copy(update={"warmup": 0.1, "learning_rate": 1.0})
-    rates = [learning_rate(step, 100, settings) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == 1.0
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[99] == pytest.approx(0, abs=1e-9)
+def test_a_finished_run_is_never_continued(ready, tmp_path, monkeypatch):
+    train(ready, tmp_path)
+    calls = []
+    monkeypatch.setattr(training, "seed_dropout", count_calls(training.seed_dropout, calls))
+    train(ready, tmp_path)
+    assert len(calls) == 6, "all steps of the two epochs"
+
+
+def test_two_runs_do_not_share_a_folder(ready, tmp_path):
+    with alone_in(tmp_path / "checkpoints", "training"), pytest.raises(UserError, match="another training is writing"):
+        train(ready, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(ready, unfinished):
+    (unfinished / "checkpoints/step-00000002/model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"step-00000002 cannot be read .*to start afresh"):
+        train(ready, unfinished)
+
+
+def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path):
+    config = without_dropout(changed(ready, batch_size=4))
+    train(config, tmp_path / "whole")
+    for parts in (2, 4):
+        train(changed(config, micro_batches=parts), tmp_path / str(parts))
+        assert measured(tmp_path / str(parts)) == pytest.approx(measured(tmp_path / "whole"), abs=1e-5)
+
+
+def test_a_run_without_a_better_epoch_for_long_enough_ends():
+    rows = [{"epoch": e, "selection_accuracy": a, "selection_log_loss": 1.0} for e, a in enumerate((0.5, 0.9, 0.8), 1)]
+    assert not ran_out_of_patience([], 1)
+    assert not ran_out_of_patience(rows, 0)
+    assert not ran_out_of_patience(rows, 2)
+    assert ran_out_of_patience(rows, 1)
+
+
+def test_early_stopping_ends_the_run(ready, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.9, 0.8, 0.7, 0.6])
+    monkeypatch.setattr(
+        training,
+        "selection_measures",
+        lambda *_: {"selection_accuracy": next(scores), "selection_log_loss": 1.0},
+    )
+    train(changed(ready, epochs=50, patience=2), tmp_path)
+    assert [row["epoch"] for row in history(tmp_path)] == ["1", "2", "3", "4"]
+
+
+def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypatch):
+    config = changed(ready, ema_decay=0.9, epochs=1)
+    seen, scored = [], []
+    original = training.optimization_step
+
+    def step(run, *rest):
+        loss = original(run, *rest)
+        seen.append({name: value.clone() for name, value in run.model.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(training, "optimization_step", step)
+    score = training.score_clips
+    monkeypatch.setattr(training, "score_clips", lambda model, *rest: (scored.append(model), score(model, *rest))[1])
+    kept = train(config, tmp_path)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {name: 0.9 * expected[name] + 0.1 * weights[name] for name in expected}
+    for name, value in expected.items():
+        torch.testing.assert_close(kept[name], value)
+        torch.testing.assert_close(scored[0].state_dict()[name], value)
+
+
+def test_a_tracker_hears_of_each_epoch(ready, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = ready.model_copy(update={"execution": ready.execution.model_copy(update={"trackers": ["tensorboard"]})})
+    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir="logs")
+    run_training(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+    accelerator.end_training()
+    folders = {path.parent for path in Path("logs").rglob("events.out.tfevents.*") if "demo" in path.parent.name}
+    (events,) = [EventAccumulator(str(folder)).Reload() for folder in folders]
+    logged = [event.value for event in events.Scalars("train_loss")]
+    assert logged == pytest.approx([float(row["train_loss"]) for row in history(tmp_path)])
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_precision_and_memory_format_are_settings(ready, tmp_path, precision, channels_last):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = changed(ready, mixed_precision=precision, channels_last=channels_last, epochs=1)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    run_training(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "run" / MODEL_NAME).values())
+
+
+@pytest.mark.slow  # the compiler takes its time
+def test_a_compiled_model_learns_the_same(ready, tmp_path):
+    config = without_dropout(changed(ready, epochs=1))
+    assert farthest(train(config, tmp_path / "a"), train(changed(config, compile=True), tmp_path / "b")) < 1e-4
+
+
+def test_batches_in_which_no_clip_has_audio_or_video_train_without_nan(ready, tmp_path):
+    for dropped in ("drop_audio", "drop_video"):
+        augmentation = ready.recipe.training.augmentation.model_copy(update={dropped: 0.999999})
+        weights = train(changed(ready, augmentation=augmentation), tmp_path / dropped)
+        assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_the_epoch_is_chosen_by_accuracy_then_log_loss():
@@ -134,7 +367,7 @@ def test_dev_is_held_out_of_train_and_val_chooses_nothing(ready):
     assert kept
     assert held
     assert not kept & held
-    assert all("train" in ref.shard.name for ref in data.selection)
+    assert all("train" in ref.file.path.name for ref in data.selection)
 
 
 def test_a_run_that_diverges_is_no_result(ready, tmp_path):
@@ -179,7 +412,7 @@ def test_a_result_says_what_it_comes_from(evaluated, ready):
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
     run = json.loads((folder / "results/provenance.json").read_text())["run"]
     assert run["config"] == ready.model_dump()
-    assert {"code_version", "libraries", "device", "seconds", "fingerprint"} <= run.keys()
+    assert {"code_version", "libraries", "device", "seconds", "identity"} <= run.keys()
 
 
 def test_a_run_of_another_recipe_is_not_evaluated(evaluated, ready):
