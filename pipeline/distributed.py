@@ -71,10 +71,14 @@ def launch_arguments() -> Namespace | None:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:  # not Linux
         return None
-    program = [Path(word).name for word in words]
-    if "accelerate" not in program or "launch" not in words:
+    names = [Path(word).name for word in words]
+    if "accelerate" in names and "launch" in words:
+        start = words.index("launch") + 1
+    elif module := {"accelerate-launch", "accelerate.commands.launch"}.intersection(names):
+        start = names.index(module.pop()) + 1
+    else:
         return None
-    arguments, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 : -1])
+    arguments, _ = launch_command_parser().parse_known_args(words[start:-1])
     given = vars(arguments)
     if arguments.config_file or (Path(default_config_file).is_file() and not arguments.cpu):
         settings = vars(load_config_from_file(arguments.config_file))

@@ -6,6 +6,7 @@ number of processes nor that of threads changes which clips a step has. A clip i
 decoded by a closed table of members, on threads: JPEG decoding releases the interpreter's lock.
 """
 
+import functools
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -161,7 +162,7 @@ def load(
     batches: Iterable[Sequence[ClipRef]], features: Features, threads: int, pinned: bool = False
 ) -> Iterator[Batch]:
     """Read and decode batches in order, a few ahead; `pinned` memory is what copies to a GPU without waiting."""
-    memory = Memory(pinned)
+    memory = _memory(pinned)
     planned = list(batches)
     readers, fetchers = ThreadPoolExecutor(threads), ThreadPoolExecutor(FETCH_THREADS)
     try:
@@ -202,10 +203,15 @@ class Memory:
         return torch.from_numpy(lent)
 
 
-def read_batch(clips: Sequence[ClipRef], features: Features, memory: Memory | None = None) -> Batch:
-    """Read, decode and stack clips; log-mels are padded to a clip of `max_duration_s` with digital silence."""
-    samples = [read_sample(clip) for clip in clips]
-    return collate(samples, [clip.label for clip in clips], features, memory or Memory())
+@functools.cache
+def _memory(pinned: bool) -> Memory:
+    """One for all passes of a process: a pass that began with fresh memory cost a tenth more."""
+    return Memory(pinned)
+
+
+def read_batch(clips: Sequence[ClipRef], features: Features, memory: Memory) -> Batch:
+    """Read, decode and stack clips."""
+    return collate((read_sample(clip) for clip in clips), [clip.label for clip in clips], features, memory)
 
 
 def read_sample(clip: ClipRef) -> Sample:
@@ -223,36 +229,41 @@ def read_sample(clip: ClipRef) -> Sample:
     return sample
 
 
-def collate(samples: Sequence[Sample], labels: Sequence[int], features: Features, memory: Memory) -> Batch:
-    """Decode samples made with `features` into one batch, on the CPU."""
-    count, size = features.frames, features.frame_size_px
-    frames = memory.take((len(samples), count, size, size, 3), np.uint8)
-    log_mel = memory.take((len(samples), features.mel_bins, features.max_mel_frames), np.float16)
-    times_s = np.zeros((len(samples), count), np.float32)
-    rows = zip(samples, frames.numpy(), times_s, log_mel.numpy(), strict=True)
-    for sample, pictures, row_times_s, bank in rows:
+def collate(samples: Iterable[Sample], labels: Sequence[int], features: Features, memory: Memory) -> Batch:
+    """Decode samples made with `features` into one batch, on the CPU, one after the other as they come.
+
+    Log-mels are padded with digital silence to the length of a clip of `max_duration_s`.
+    """
+    clips, count, size = len(labels), features.frames, features.frame_size_px
+    frames = memory.take((clips, count, size, size, 3), np.uint8)
+    log_mel = memory.take((clips, features.mel_bins, features.max_mel_frames), np.float16)
+    times_s = np.zeros((clips, count), np.float32)
+    ids: list[str] = []
+    has_video, mel_frames = np.zeros(clips, bool), np.zeros(clips, np.int64)
+    for row, (sample, pictures, bank) in enumerate(zip(samples, frames.numpy(), log_mel.numpy(), strict=True)):
+        ids.append(sample.clip_id)
         if sample.jpegs:
-            row_times_s[:] = sample.frame_times_s
+            has_video[row], times_s[row] = True, sample.frame_times_s
             for jpeg, picture in zip(sample.jpegs, pictures, strict=True):
                 decode_jpeg(jpeg, sample.clip_id, picture)
         else:
             pictures[:] = 0
-        hops = 0 if sample.log_mel is None else sample.log_mel.shape[1]
         if sample.log_mel is not None:
+            hops = mel_frames[row] = sample.log_mel.shape[1]
             bank[:, :hops] = sample.log_mel
-        bank[:, hops:] = LEVELS[features.front_end].silence
+        bank[:, mel_frames[row] :] = LEVELS[features.front_end].silence
     return Batch(
-        clip_ids=[sample.clip_id for sample in samples],
+        clip_ids=ids,
         frames=frames.permute(0, 1, 4, 2, 3),
         frame_times_s=torch.from_numpy(times_s),
-        has_video=torch.tensor([bool(sample.jpegs) for sample in samples]),
+        has_video=torch.from_numpy(has_video),
         log_mel=log_mel,
-        mel_frames=torch.tensor([0 if s.log_mel is None else s.log_mel.shape[1] for s in samples]),
+        mel_frames=torch.from_numpy(mel_frames),
         labels=torch.tensor(labels),
     )
 
 
-def decode_jpeg(jpeg: bytes, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+def decode_jpeg(jpeg: bytes | memoryview, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """A frame (H, W, 3), RGB, into `picture` where it is given; raises `UserError` for what is none, or damaged."""
     try:
         decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)

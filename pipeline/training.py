@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -259,7 +260,7 @@ def fit(run: Run) -> None:
     parts = split_step(
         settings.batch_size, accelerator.process_index, accelerator.num_processes, settings.micro_batches
     )
-    plan_epoch(shard_numbers(run.data.training), settings.batch_size, settings.shuffle_shards, 0, 0)  # too few clips?
+    plan_of_epoch(run, 0)  # refuses a batch larger than the training clips
     total, shown = settings.epochs * run.steps_per_epoch, accelerator.is_main_process
     with Progress("train", total, "steps", run.step, shown) as progress:
         while run.step < total and not ran_out_of_patience(run.history, settings.patience):
@@ -272,11 +273,9 @@ def fit(run: Run) -> None:
 
 def train_epoch(run: Run, parts: Sequence[NDArray[Any]], progress: Progress) -> None:
     """The steps that are left of the running epoch, with a checkpoint now and then."""
-    config, settings, accelerator = run.config, run.config.recipe.training, run.accelerator
+    config, accelerator = run.config, run.accelerator
     epoch, done = divmod(run.step, run.steps_per_epoch)
-    plan = plan_epoch(
-        shard_numbers(run.data.training), settings.batch_size, settings.shuffle_shards, config.seed, epoch
-    )[done:]
+    plan = plan_of_epoch(run, epoch)[done:]
     pinned = accelerator.device.type == "cuda"
     batches = train_batches(
         run.data.training, plan, parts, config.recipe.features, config.execution.decode_threads, pinned
@@ -292,6 +291,13 @@ def train_epoch(run: Run, parts: Sequence[NDArray[Any]], progress: Progress) -> 
             raise Stopped(f"training is saved after step {run.step}")
         if left and run.step % config.execution.checkpoint_steps == 0:
             save(run)
+
+
+def plan_of_epoch(run: Run, epoch: int) -> NDArray[np.int64]:
+    """The clips of each step of an epoch, as positions in `data.training`: (steps, batch_size)."""
+    settings = run.config.recipe.training
+    shards = shard_numbers(run.data.training)
+    return plan_epoch(shards, settings.batch_size, settings.shuffle_shards, run.config.seed, epoch)
 
 
 def optimization_step(run: Run, batches: Iterator[Batch], parts: Sequence[NDArray[Any]]) -> Tensor:
@@ -338,16 +344,16 @@ def _number(text: str) -> int:
 def finish_epoch(run: Run) -> None:
     """Score the selecting clips, and add the epoch to the history; keep the weights if it is the best so far."""
     config, settings, accelerator = run.config, run.config.recipe.training, run.accelerator
+    train_s = time.monotonic() - run.began_s
     probabilities = score_clips(run.scored, run.data.selection, config, accelerator)
-    elapsed_s = time.monotonic() - run.began_s
     row = {
         "epoch": len(run.history) + 1,
         "step": run.step,
         "train_loss": mean_loss(run) / run.steps_per_epoch,
         **selection_measures(run.data.selection, probabilities),
         "learning_rate": learning_rate(run.step - 1, settings.epochs * run.steps_per_epoch, settings),
-        "seconds": round(elapsed_s, 2),
-        "data_wait_share": round(run.wait_s / elapsed_s, 4),
+        "seconds": round(time.monotonic() - run.began_s, 2),
+        "data_wait_share": round(run.wait_s / train_s, 4),
     }
     run.history.append(row)
     run.loss_sum.zero_()

@@ -14,7 +14,9 @@ def main() -> None:
     config = load_config()
     accelerator = start_accelerator(config)
     evaluation = evaluate_run(config, config.run, accelerator)
-    write_evaluation(evaluation, config.results)
+    if accelerator.is_main_process:
+        write_evaluation(evaluation, config.results)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

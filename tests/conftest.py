@@ -1,5 +1,6 @@
 """Media and settings that the tests make for themselves."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import yaml
 
 from pipeline.config import Config, Extract, Features, parse_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.extraction import extract_splits
 from pipeline.features import LEVELS
 from pipeline.loader import Batch
 from pipeline.machine import ffmpeg_path
-from pipeline.manifest import SPLITS
+from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -60,6 +62,25 @@ def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for clip in clips:
         draw_clip(clip, settings, root)
     return root
+
+
+@pytest.fixture(scope="session")
+def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """A folder with manifests and shards of the drawn set, one val clip quarantined; and settings. Read only."""
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(drawn_root, folder / "data/demo")
+    sorted((folder / "data/demo/Val").glob("*.mp4"))[0].write_text("not a video")
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
+    config = parse_config(values, "params.yaml")
+    (folder / config.manifests).mkdir(parents=True)
+    clips, summaries = {}, {}
+    for split in SPLITS:
+        clips[split], summaries[split] = index_split(folder / "data/demo", split)
+        write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
+    extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
+    write_summary(summaries, [], folder / config.manifests)
+    return folder, config
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
 
 
 def test_a_batch_holds_what_was_extracted(refs, features):
-    batch = read_batch(refs, features)
+    batch = read_batch(refs, features, Memory())
     size = features.frame_size_px
     assert batch.frames.shape == (len(refs), features.frames, 3, size, size)
     assert batch.log_mel.shape == (len(refs), features.mel_bins, features.max_mel_frames)
@@ -181,7 +181,7 @@ def test_a_batch_holds_what_was_extracted(refs, features):
 
 def test_a_batch_without_any_sound_goes_through_the_model(refs, config):
     silent = [ref for ref in refs if not ref.entry.has_audio]
-    batch = read_batch(silent, config.recipe.features)
+    batch = read_batch(silent, config.recipe.features, Memory())
     assert not batch.mel_frames.any()
     logits = GroupEmotionModel(config.recipe.model, config.recipe.features)(batch)
     assert torch.isfinite(logits).all()

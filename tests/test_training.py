@@ -14,12 +14,9 @@ from safetensors.torch import load_file
 
 from pipeline import training
 from pipeline.checkpoint import latest_step
-from pipeline.config import parse_config
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluation import evaluate_run, load_run, write_evaluation
-from pipeline.extraction import extract_splits
 from pipeline.machine import alone_in
-from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
 from pipeline.metrics import NOT_SCORED
 from pipeline.report import read_predictions, render_report
 from pipeline.training import (
@@ -31,30 +28,6 @@ from pipeline.training import (
     ran_out_of_patience,
     run_training,
 )
-
-
-@pytest.fixture(scope="session")
-def workspace(drawn_root, tmp_path_factory):
-    """A folder with manifests and shards of the drawn set; one val clip is quarantined."""
-    import shutil
-
-    import yaml
-    from conftest import REPOSITORY
-
-    folder = tmp_path_factory.mktemp("workspace")
-    shutil.copytree(drawn_root, folder / "data/demo")
-    sorted((folder / "data/demo/Val").glob("*.mp4"))[0].write_text("not a video")
-    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
-    config = parse_config(values, "params.yaml")
-    (folder / config.manifests).mkdir(parents=True)
-    clips, summaries = {}, {}
-    for split in SPLITS:
-        clips[split], summaries[split] = index_split(folder / "data/demo", split)
-        write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
-    extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
-    write_summary(summaries, [], folder / config.manifests)
-    return folder, config
 
 
 @pytest.fixture
