@@ -232,7 +232,7 @@ def webdataset_ways(samples: list[Sample], folder: Path, features: Features) -> 
     folder.mkdir()
     with wds.ShardWriter(f"{folder}/%06d.tar", maxcount=len(samples) // SHARDS, verbose=0) as sink:
         for sample in samples:
-            pictures = {f"{number:03d}.jpg": jpeg for number, jpeg in enumerate(sample.jpegs)}
+            pictures = {f"{number:03d}.jpg": bytes(jpeg) for number, jpeg in enumerate(sample.jpegs)}
             meta = {"duration_s": sample.duration_s, "frame_times_s": sample.frame_times_s}
             sink.write({"__key__": sample.clip_id, **pictures, "json": meta, "log_mel.npy": sample.log_mel})
     shards = sorted(str(path) for path in folder.glob("*.tar"))
