@@ -25,7 +25,7 @@ from pipeline.config import Config, load_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
 from pipeline.extraction import extract_splits
 from pipeline.manifest import SPLITS, index_split, write_manifest
-from pipeline.training import LAST_MODEL_NAME, MODEL_NAME
+from pipeline.training import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
 
 REPOSITORY = Path(__file__).parent.parent
 DRAWN = {"train_clips": 54, "val_clips": 9, "clips_per_source": 9}
@@ -114,22 +114,25 @@ def wait_until_it_trains(workspace: Path, config: Config, process: "subprocess.P
 def kill(workspace: Path, config: Config, launch: str, after_s: float, rng: random.Random) -> str | None:
     """Start the stage, kill one of its processes some time after its first checkpoint; what was there then, in words.
 
-    None when it had already ended.
+    None when it had already ended, its run written.
     """
     process = start(workspace, launch)
     wait_until_it_trains(workspace, config, process)
     time.sleep(after_s)
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     running = [child for child in tree if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    if not (victims := [child for child in running if "stages.train" in child.cmdline()]):
-        process.wait()
-        return None
-    (victim := rng.choice(victims)).send_signal(signal.SIGKILL)
+    victim = rng.choice([child for child in running if "stages.train" in child.cmdline()] or tree)
     step = latest_step(workspace / config.checkpoints)
+    if victim in running:
+        victim.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(tree, timeout=60)
     if alive:
         raise RuntimeError(f"{alive} were left behind")
+    if (workspace / config.run / RUN_NAME).exists():
+        shutil.rmtree(workspace / config.run)
+        shutil.rmtree(workspace / config.checkpoints, ignore_errors=True)
+        return None
     who = "launcher" if victim.pid == process.pid else "training process"
     return f"{who} killed after {after_s:4.1f} s, last checkpoint at step {step}"
 

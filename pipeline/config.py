@@ -60,6 +60,7 @@ class Features(Settings):
     hop_length: Count = Field(description="samples")
     mel_bins: Count
     max_duration_s: Positive = Field(description="longer clips are quarantined; shorter log-mels are padded to it")
+    require_video: bool = Field(description="false: a file with sound and no video stream is a clip too")
 
     @model_validator(mode="after")
     def _window_fits_the_fft(self) -> "Features":

@@ -33,7 +33,7 @@ Filter = tuple[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """Frames (N, size, size, 3), BGR, and the mono waveform (samples,), None for a clip without sound."""
+    """Frames (N, size, size, 3), BGR, none for a clip without video; mono waveform (samples,), None without sound."""
 
     frames: NDArray[np.uint8]
     waveform: NDArray[np.float32] | None
@@ -98,11 +98,13 @@ def decode_with_ffmpeg(clip: ClipFile, pts: list[int], features: Features, limit
         )
         wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
         # Two frames can have the same timestamp; the first of them is taken.
-        video = source[str(clip.video.index)].filter("select", f"({wanted})*not(eq(pts,prev_selected_pts))")
-        for name, options in frame_filters(features):
-            video = video.filter(name, **options)
-        raw_video = {"format": "rawvideo", "pix_fmt": "bgr24", "fps_mode": "passthrough", "frames:v": len(pts)}
-        outputs = [ffmpeg.output(video, f"pipe:{frames_file}", **raw_video)]
+        outputs = []
+        if clip.video:
+            video = source[str(clip.video.index)].filter("select", f"({wanted})*not(eq(pts,prev_selected_pts))")
+            for name, options in frame_filters(features):
+                video = video.filter(name, **options)
+            raw_video = {"format": "rawvideo", "pix_fmt": "bgr24", "fps_mode": "passthrough", "frames:v": len(pts)}
+            outputs.append(ffmpeg.output(video, f"pipe:{frames_file}", **raw_video))
         if clip.audio and clip.timeline.has_audio:
             sound = source[str(clip.audio.index)]
             for name, options in sound_filters(clip.timeline, features):
@@ -171,6 +173,8 @@ def decode_in_process(clip: ClipFile, pts: list[int], features: Features, limits
 
 
 def _decode_frames(clip: ClipFile, pts: list[int], features: Features, limits: Extract) -> NDArray[np.uint8]:
+    if clip.video is None:
+        return np.zeros((0, features.frame_size_px, features.frame_size_px, 3), np.uint8)
     context = clip.video.codec_context
     if context.name != "h264":
         raise InexactError("no codec that is known to mark the pictures which no other one needs")
@@ -192,7 +196,7 @@ def _decode_frames(clip: ClipFile, pts: list[int], features: Features, limits: E
                     # Asked of one frame a clip: it is the stream's, and PyAV 18 never frees the answer's 100 bytes.
                     if SideData.DISPLAYMATRIX in frame.side_data:
                         raise InexactError("a rotated or mirrored picture")
-                    first, graph = frame, _video_graph(frame, clip, features)
+                    first, graph = frame, _video_graph(frame, clip.video, features)
                 if (frame.width, frame.height, frame.format.name) != (first.width, first.height, first.format.name):
                     raise InexactError("pictures of different sizes")
                 graph.push(frame)
@@ -202,15 +206,15 @@ def _decode_frames(clip: ClipFile, pts: list[int], features: Features, limits: E
     raise InexactError(f"{len(frames)} of {len(wanted)} frames")
 
 
-def _video_graph(frame: av.VideoFrame, clip: ClipFile, features: Features) -> av.filter.Graph:
+def _video_graph(frame: av.VideoFrame, stream: av.VideoStream, features: Features) -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
     source = graph.add(
         "buffer",
         video_size=f"{frame.width}x{frame.height}",
         pix_fmt=frame.format.name,
-        time_base=str(clip.timeline.time_base),
-        pixel_aspect=str(clip.video.sample_aspect_ratio or 0),
+        time_base=str(stream.time_base),
+        pixel_aspect=str(stream.sample_aspect_ratio or 0),
         colorspace=str(int(frame.colorspace)),
         range=str(int(frame.color_range)),
     )

@@ -85,11 +85,14 @@ class Timeline:
 
 @dataclass(frozen=True)
 class ClipFile:
-    """An open clip: its first video and audio streams, their packets in the order of the file, and the timeline."""
+    """An open clip: its first video and audio streams, their packets in the order of the file, and the timeline.
+
+    One without video has the timeline of its sound.
+    """
 
     path: Path
     timeline: Timeline
-    video: av.VideoStream
+    video: av.VideoStream | None
     audio: av.AudioStream | None
     video_packets: list["av.Packet[Any]"]
     audio_packets: list["av.Packet[Any]"]
@@ -120,22 +123,27 @@ def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipF
 def _read_clip_file(
     path: Path, container: "av.container.InputContainer", features: Features, limits: Extract
 ) -> ClipFile:
-    video, audio = _choose_streams(container, limits.max_pixels)
-    packets = _read_packets(container, video, audio, features.max_duration_s)
-    video_packets = [packet for packet in packets if packet.stream_index == video.index]
-    audio_packets = [packet for packet in packets if packet.stream_index != video.index]
-    timeline = _timeline(video, audio, video_packets, audio_packets)
+    video, audio = _choose_streams(container, features.require_video, limits.max_pixels)
+    shown = video or audio
+    if shown is None:
+        raise MediaError("no_video", "neither a video nor an audio stream")
+    packets = _read_packets(container, shown, audio, features.max_duration_s)
+    video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
+    audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
+    timeline = _timeline(shown, audio, video_packets if video else audio_packets, audio_packets)
     if timeline.duration_s > features.max_duration_s:
         raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {features.max_duration_s} s")
     return ClipFile(path, timeline, video, audio, video_packets, audio_packets)
 
 
 def _choose_streams(
-    container: "av.container.InputContainer", max_pixels: int
-) -> tuple["av.VideoStream", "av.AudioStream | None"]:
-    if not container.streams.video:
-        raise MediaError("no_video", "no video stream")
-    video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
+    container: "av.container.InputContainer", require_video: bool, max_pixels: int
+) -> tuple["av.VideoStream | None", "av.AudioStream | None"]:
+    video, audio = next(iter(container.streams.video), None), next(iter(container.streams.audio), None)
+    if video is None:
+        if require_video:
+            raise MediaError("no_video", "no video stream")
+        return None, audio
     if video.codec_context is None:
         raise MediaError("video_undecodable", "no decoder for the video stream")
     if video.width * video.height > max_pixels:
@@ -145,20 +153,20 @@ def _choose_streams(
 
 def _read_packets(
     container: "av.container.InputContainer",
-    video: "av.VideoStream",
+    shown: "av.VideoStream | av.AudioStream",
     audio: "av.AudioStream | None",
     max_duration_s: float,
 ) -> list["av.Packet[Any]"]:
-    """All packets of both streams; stops as soon as the video's timestamps are seen to be unusable."""
+    """All packets of both streams; stops as soon as the timestamps of the one that is shown are seen to be unusable."""
     packets: list[av.Packet[Any]] = []
-    longest = max_duration_s / (video.time_base or 1)
+    longest = max_duration_s / (shown.time_base or 1)
     frames, first, last, last_key = 0, 2**63, -(2**63), -(2**63)
-    for packet in container.demux(video, audio) if audio else container.demux(video):
+    for packet in container.demux(shown, audio) if audio and audio is not shown else container.demux(shown):
         if packet.size == 0:  # PyAV's mark of a stream's end
             continue
         packets.append(packet)
         pts = packet.pts
-        if packet.stream_index != video.index or pts is None or packet.is_discard:
+        if packet.stream_index != shown.index or pts is None or packet.is_discard:
             continue
         if packet.is_keyframe:
             if pts <= last_key:
@@ -177,25 +185,25 @@ def _presented(packets: list["av.Packet[Any]"]) -> dict[int, int]:
 
 
 def _timeline(
-    video: "av.VideoStream",
+    stream: "av.VideoStream | av.AudioStream",
     audio: "av.AudioStream | None",
     packets: list["av.Packet[Any]"],
     audio_packets: list["av.Packet[Any]"],
 ) -> Timeline:
     shown, heard = _presented(packets), _presented(audio_packets)
-    if not shown or video.time_base is None:
-        raise MediaError("no_video", "the video stream has no frame with a timestamp")
+    if not shown or stream.time_base is None:
+        raise MediaError("no_video", f"the {stream.type} stream has no frame with a timestamp")
     pts = tuple(sorted(shown))
     # A container that gives no duration of the last frame gets that of the one before.
     end_pts = pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0))
     audio_end_s = None
     if audio and heard and audio.time_base is not None:
-        start = pts[0] * video.time_base / audio.time_base  # the clip's, in ticks of the audio
-        end = end_pts * video.time_base / audio.time_base
+        start = pts[0] * stream.time_base / audio.time_base  # the clip's, in ticks of the audio
+        end = end_pts * stream.time_base / audio.time_base
         if any(tick < end and tick + duration > start for tick, duration in heard.items()):
             track_end = max(tick + duration for tick, duration in heard.items())
             audio_end_s = float((track_end - start) * audio.time_base)
-    return Timeline(pts, end_pts, video.time_base, audio_end_s)
+    return Timeline(pts, end_pts, stream.time_base, audio_end_s)
 
 
 def sample_pts(timeline: Timeline, count: int) -> list[int]:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from itertools import accumulate
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,7 +48,7 @@ class ClipMedia:
 def read_clip(path: Path, features: Features, limits: Extract) -> ClipMedia:
     """Read a clip in this very process, which must bear the consequences; raises `MediaError`."""
     with open_clip(path, features, limits) as clip:
-        pts = sample_pts(clip.timeline, features.frames)
+        pts = sample_pts(clip.timeline, features.frames) if clip.video else []
         decoded = decode(clip, pts, features, limits)
         quality = [cv2.IMWRITE_JPEG_QUALITY, features.jpeg_quality]
         return ClipMedia(
@@ -135,9 +136,8 @@ class Sandbox:
 
 def _unpack(answer: dict[str, Any], body: bytes) -> ClipMedia:
     sizes = answer.pop("jpeg_bytes")
-    ends = np.cumsum(sizes)
-    jpegs = [body[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-    waveform = np.frombuffer(body, WAVEFORM, offset=int(ends[-1])) if answer.pop("has_audio") else None
+    jpegs = [body[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    waveform = np.frombuffer(body, WAVEFORM, offset=sum(sizes)) if answer.pop("has_audio") else None
     return ClipMedia(**answer, jpegs=jpegs, waveform=waveform)
 
 

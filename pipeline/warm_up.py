@@ -20,5 +20,6 @@ log_mel(
         hop_length=160,
         mel_bins=8,
         max_duration_s=1.0,
+        require_video=True,
     ),
 )

@@ -16,6 +16,7 @@ from pipeline import extraction
 from pipeline.config import parse_config
 from pipeline.errors import UserError
 from pipeline.extraction import Extraction, extract_clip, extract_shard, extract_splits, plan_tasks
+from pipeline.machine import alone_in
 from pipeline.manifest import index_split, write_manifest
 from pipeline.media import MediaError
 from pipeline.outcomes import check_failures, summary_table
@@ -147,7 +148,7 @@ def test_a_worker_with_other_code_or_libraries_than_the_planners_is_refused(plan
 
 def test_two_runs_in_one_folder_are_refused(extract, tmp_path):
     with (
-        extraction._alone_in(tmp_path),
+        alone_in(tmp_path, "extraction"),
         pytest.raises(UserError, match="another extraction is writing to"),
     ):
         extract(tmp_path)

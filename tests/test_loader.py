@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import run_ffmpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -185,6 +186,26 @@ def test_a_batch_without_any_sound_goes_through_the_model(refs, config):
     assert not batch.mel_frames.any()
     logits = GroupEmotionModel(config.recipe.model, config.recipe.features)(batch)
     assert torch.isfinite(logits).all()
+
+
+def test_a_clip_that_is_sound_alone_goes_from_its_file_through_the_model(drawn_root, config, tmp_path):
+    config = config.model_copy(
+        update={
+            "recipe": config.recipe.model_copy(
+                update={"features": config.recipe.features.model_copy(update={"require_video": False})}
+            )
+        }
+    )
+    features = config.recipe.features
+    clips, _ = index_split(drawn_root, "train")
+    source = next(clip for clip in clips if b"soun" in (drawn_root / clip.path).read_bytes())
+    (tmp_path / "Train").mkdir()
+    run_ffmpeg("-i", drawn_root / source.path, "-vn", "-c", "copy", tmp_path / source.path)
+    run = extract_splits({"train": [source]}, tmp_path, tmp_path / "shards", features, config.extract, 1)
+    batch = read_batch(locate(run.indexes["train"], [source]), features, Memory())
+    assert batch.has_video.tolist() == [False]
+    assert batch.mel_frames.item() > 0
+    assert torch.isfinite(GroupEmotionModel(config.recipe.model, features)(batch)).all()
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,24 @@ def damage_end_of(path, box=b"mdat"):
     return content
 
 
+def test_sound_alone_is_a_clip_where_video_is_not_required(tmp_path, features, limits):
+    wants_none = features.model_copy(update={"require_video": False})
+    run_ffmpeg("-f", "lavfi", "-i", "sine=duration=2:sample_rate=44100", "-c:a", "aac", tmp_path / "sound.mp4")
+    with open_clip(tmp_path / "sound.mp4", wants_none, limits) as clip:
+        decoded = decode(clip, [], wants_none, limits)
+        assert clip.timeline.duration_s == pytest.approx(2, abs=0.05)
+    assert decoded.frames.shape == (0, features.frame_size_px, features.frame_size_px, 3)
+    spectrum = np.abs(np.fft.rfft(decoded.waveform))
+    assert np.argmax(spectrum) / len(decoded.waveform) * features.sample_rate_hz == pytest.approx(440, abs=1)
+    assert len(decoded.waveform) / features.sample_rate_hz == pytest.approx(2, abs=0.05)
+    write_numbered(tmp_path / "silent.mp4", tmp_path)
+    with open_clip(tmp_path / "silent.mp4", wants_none, limits) as clip:
+        assert clip.video is not None
+    (tmp_path / "nothing.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    run_ffmpeg("-i", tmp_path / "nothing.srt", "-c:s", "mov_text", tmp_path / "subtitles.mp4")
+    assert reason_of(tmp_path / "subtitles.mp4", wants_none, limits) == "no_video"
+
+
 def test_each_unusable_file_has_its_reason(tmp_path, features, limits):
     (tmp_path / "text.mp4").write_text("not a video")
     assert reason_of(tmp_path / "text.mp4", features, limits) == "unreadable"
