@@ -90,7 +90,7 @@ def bare_loop(run: Run, batches: list[Batch]) -> Callable[[], object]:
     (rows,) = split_step(settings.batch_size, 0, 1, 1)
 
     def step() -> None:
-        draws = Draws(step_generator(config.seed, next(numbers)), settings.batch_size, rows)
+        draws = Draws(step_generator(config.seed, next(numbers)), settings.batch_size, rows, device)
         batch = augment(next(endless).to(device), settings.augmentation, config.recipe.features, draws)
         loss = F.cross_entropy(model(batch), batch.labels, label_smoothing=settings.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -10,23 +10,24 @@ from torch import Tensor
 
 from pipeline.config import Augmentation, Features
 from pipeline.features import LEVELS
-from pipeline.loader import Batch
+from pipeline.loader import Batch, to_device
 
 
 @dataclass(frozen=True)
 class Draws:
     """Random numbers for the `clips` clips of a step, of which a batch holds those at `rows`.
 
-    Drawn for the whole step: a clip gets the same ones on any number of processes and micro-batches.
+    Drawn for the whole step on the CPU: a clip gets the same ones on any number of processes and on any device.
     """
 
     generator: torch.Generator
     clips: int
     rows: NDArray[np.int64]
+    device: torch.device
 
     def uniform(self, *shape: int) -> Tensor:
-        """In [0, 1): (rows, *shape), on the CPU."""
-        return torch.rand(self.clips, *shape, generator=self.generator)[self.rows]
+        """In [0, 1): (rows, *shape), on the device."""
+        return to_device(torch.rand(self.clips, *shape, generator=self.generator)[self.rows], self.device)
 
     def around(self, extent: float, *shape: int) -> Tensor:
         """In [-extent, extent): (rows, *shape)."""
@@ -43,7 +44,7 @@ def augment(batch: Batch, settings: Augmentation, features: Features, draws: Dra
 
 def _drop_modality(batch: Batch, settings: Augmentation, features: Features, draws: Draws) -> Batch:
     """Some clips lose their video, others their sound, none both: a clip keeps the modality that it has alone."""
-    chosen = draws.uniform().to(batch.labels.device)
+    chosen = draws.uniform()
     has_audio = batch.mel_frames > 0
     drop_video = (chosen < settings.drop_video) & has_audio
     drop_audio = (chosen >= 1 - settings.drop_audio) & batch.has_video
@@ -63,18 +64,18 @@ def _crop_and_flip(frames: Tensor, settings: Augmentation, draws: Draws) -> Tens
     shift = (1 - scale) * draws.around(1.0, 2)
     mirrored = (draws.uniform() < 0.5) & settings.flip
     sign = torch.where(mirrored, -1.0, 1.0)
-    affine = torch.zeros(clips, 2, 3)
-    affine[:, 0, 0], affine[:, 0, 2] = sign * scale[:, 0], shift[:, 0]
-    affine[:, 1, 1], affine[:, 1, 2] = scale[:, 1], shift[:, 1]
+    nothing = torch.zeros_like(sign)
+    columns = [sign * scale[:, 0], nothing, shift[:, 0], nothing, scale[:, 1], shift[:, 1]]
+    affine = torch.stack(columns, dim=1).view(clips, 2, 3)
     # All frames of a clip move together: they are channels of one picture.
     picture = frames.reshape(clips, count * channels, height, width)
-    grid = F.affine_grid(affine.to(frames.device), list(picture.shape), align_corners=False)
+    grid = F.affine_grid(affine, list(picture.shape), align_corners=False)
     return F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False).reshape(frames.shape)
 
 
 def _jitter_color(frames: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
     """Brightness and contrast of each clip change by a factor of 1 +- `color_jitter`."""
-    brightness, contrast = (1 + draws.around(settings.color_jitter, 2, 1, 1, 1, 1)).to(frames.device).unbind(dim=1)
+    brightness, contrast = (1 + draws.around(settings.color_jitter, 2, 1, 1, 1, 1)).unbind(dim=1)
     mean = frames.mean(dim=(1, 2, 3, 4), keepdim=True)
     return ((frames - mean) * contrast + mean * brightness).clamp(0, 255)
 
@@ -82,7 +83,7 @@ def _jitter_color(frames: Tensor, settings: Augmentation, draws: Draws) -> Tenso
 def _roll(log_mel: Tensor, mel_frames: Tensor, settings: Augmentation, features: Features, draws: Draws) -> Tensor:
     """The sound of each clip moved by within +- `roll_s`; what leaves it at one end comes in at the other."""
     hops_per_s = features.sample_rate_hz / features.hop_length
-    shift = draws.around(settings.roll_s * hops_per_s).round().long().to(log_mel.device)
+    shift = draws.around(settings.roll_s * hops_per_s).round().long()
     hop = torch.arange(log_mel.shape[-1], device=log_mel.device)
     length = mel_frames.clamp(min=1)[:, None]
     source = torch.where(hop < mel_frames[:, None], (hop - shift[:, None]) % length, hop)
@@ -103,14 +104,14 @@ def _mask_and_gain(
     sounding = (torch.arange(hops, device=device) < mel_frames[:, None])[:, None, :]
     total = (log_mel * sounding).sum(dim=(1, 2), keepdim=True)
     mean = total / (bins * mel_frames.clamp(min=1))[:, None, None]
-    changed = torch.where(masked, mean, log_mel) + gain_db.to(device) * LEVELS[features.front_end].decibel
+    changed = torch.where(masked, mean, log_mel) + gain_db * LEVELS[features.front_end].decibel
     return torch.where(sounding, changed, log_mel)
 
 
 def _random_span(length: Tensor, longest: int, draws: Draws) -> Tensor:
     """Start and end of a span of 0 to `longest`, somewhere in 0 .. length, for each clip: (clips, 2)."""
-    size = (draws.uniform() * (longest + 1)).floor().to(length.device)
-    start = (draws.uniform().to(length.device) * (length - size + 1).clamp(min=1)).floor()
+    size = (draws.uniform() * (longest + 1)).floor()
+    start = (draws.uniform() * (length - size + 1).clamp(min=1)).floor()
     return torch.stack([start, start + size], dim=1)
 
 

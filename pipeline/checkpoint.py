@@ -27,13 +27,15 @@ STATE = "state.json"
 class Checkpoint:
     """Where a training run is: after `step` steps, with a history row for each finished epoch.
 
-    There is no random state: what is random in a step follows from (seed, step, process). `identity` is what the
-    weights follow from; `loss_sums` (one a process), `elapsed_s` and `wait_s` are of the running epoch; `scaler` is
-    fp16's loss scale.
+    `identity` is what the weights follow from, `changes` those of its parts that were changed on the way. `loss_sums`
+    (one a process), `elapsed_s` and `wait_s` are of the running epoch; `scaler` is fp16's loss scale. There is no
+    random state: what is random in a step follows from (seed, step, process).
     """
 
     identity: dict[str, Any]
+    changes: list[str]
     step: int
+    steps_per_epoch: int
     history: list[dict[str, float]]
     loss_sums: list[float]
     elapsed_s: float
@@ -61,9 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         _flush(path)
     temporary.replace(folder / name)
     _flush(folder)
-    for old in folder.iterdir():
-        if old.name != name and old.name.startswith(("step-", ".step-")):
-            shutil.rmtree(old)
+    remove_checkpoints(folder, but=name)
 
 
 def latest_step(folder: Path) -> int | None:
@@ -86,9 +86,12 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         ) from None
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints in `folder`, and what is left of half-written ones."""
-    for path in (*folder.glob("step-*"), *folder.glob(".step-*")):
+def remove_checkpoints(folder: Path, but: str = "") -> None:
+    """Remove the checkpoints in `folder` but one, and what is left of half-written or half-removed ones."""
+    for path in folder.glob("step-*"):
+        if path.name != but:  # first its name: what is half removed must not look like a checkpoint
+            path.replace(folder / f".{path.name}.old")
+    for path in folder.glob(".step-*"):
         shutil.rmtree(path)
 
 

@@ -21,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 class Settings(BaseModel):
     """A group of settings: immutable, no unknown keys, no silent conversion between types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DemoSet(Settings):
@@ -187,7 +187,7 @@ class Extract(Settings):
 
 
 class Execution(Settings):
-    """How training and evaluation run. The results do not depend on it."""
+    """How training and evaluation run. The results do not depend on it, if `shards_url` has what was extracted."""
 
     decode_threads: Count = Field(description="threads a process that read and decode clips")
     shards_url: str | None = Field(

@@ -1,6 +1,5 @@
 """The processes that were launched: joining them, stopping together, naming the one that is gone."""
 
-import ctypes
 import os
 import signal
 from argparse import Namespace
@@ -8,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -20,35 +20,44 @@ from torch import nn
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.machine import launch_command
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 TRACKER_LOGS = Path("logs")
 
 
-def start_accelerator(config: Config) -> Accelerator:
+def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
     """An Accelerator on the device and with the number of processes that the launcher was asked for (P11).
 
     Raises `UserError` when fewer processes were started, when they did not find each other and each would train alone,
-    and for a device, a precision or a tracker that is not there.
+    and for a device, a precision or a tracker that is not there. Scoring (`trains` false) needs no tracker, and takes
+    full precision where there is no fp16.
     """
     launch = launch_arguments()
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU")
     cpu = bool(str_to_bool(asked_for_cpu or "false")) or bool(launch and launch.use_cpu)
     if (asked_for_cpu or launch) and not cpu and not torch.cuda.is_available():
         raise UserError("the launch settings ask for a GPU and there is none here; use launch: cpu")
-    execution, precision = config.execution, config.recipe.training.mixed_precision
+    precision: str = config.recipe.training.mixed_precision
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
-        raise UserError("training.mixed_precision is fp16, which a CPU does not train in; use bf16 or no")
-    for name in execution.trackers:
-        if name not in get_available_trackers():
-            raise UserError(f"execution.trackers names {name}, which is not installed; pip install {name}")
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=precision,
-        log_with=list(execution.trackers) or None,
-        project_dir=TRACKER_LOGS,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=execution.process_timeout_s))],
-    )
+        if trains:
+            raise UserError("training.mixed_precision is fp16, which a CPU does not train in; use bf16 or no")
+        precision = "no"
+    trackers = list(config.execution.trackers) if trains else []
+    installed = {str(name) for name in get_available_trackers()}
+    if absent := [name for name in trackers if name not in installed]:
+        raise UserError(f"execution.trackers names {absent[0]}, which is not installed; pip install {absent[0]}")
+    timeout_s = config.execution.process_timeout_s
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            log_with=trackers or None,
+            project_dir=TRACKER_LOGS,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
+        )
+    except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"the processes did not find each other within {timeout_s:.0f} s ({said})") from None
     if launch and accelerator.num_processes < launch.num_processes:
         raise UserError(
             f"accelerate launch was asked for {launch.num_processes} processes and {accelerator.num_processes} run; "
@@ -67,23 +76,12 @@ def launch_arguments() -> Namespace | None:
 
     Its command line is the only place that says so: asked for several processes on a CPU, it starts one and is silent.
     """
-    try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:  # not Linux
+    if (command := launch_command()) is None:
         return None
-    names = [Path(word).name for word in words]
-    if "accelerate" in names and "launch" in words:
-        start = words.index("launch") + 1
-    elif module := {"accelerate-launch", "accelerate.commands.launch"}.intersection(names):
-        start = names.index(module.pop()) + 1
-    else:
-        return None
-    arguments, _ = launch_command_parser().parse_known_args(words[start:-1])
-    given = vars(arguments)
-    if arguments.config_file or (Path(default_config_file).is_file() and not arguments.cpu):
-        settings = vars(load_config_from_file(arguments.config_file))
-    else:
-        settings = {}
+    given = vars(launch_command_parser().parse_known_args(command)[0])
+    settings: dict[str, Any] = {}
+    if given["config_file"] or (Path(default_config_file).is_file() and not given["cpu"]):
+        settings = vars(load_config_from_file(given["config_file"]))
     return Namespace(
         num_processes=given["num_processes"] or settings.get("num_processes") or 1,
         use_cpu=given["cpu"] or settings.get("use_cpu", False),
@@ -93,21 +91,21 @@ def launch_arguments() -> Namespace | None:
 class StopSignal:
     """SIGTERM, as a cluster sends it before it takes a machine away; all processes act on it in the same step."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self._received = False
-        several = torch.distributed.is_initialized()
-        # Of its own, on the CPU: asking must not wait for the GPU.
-        self._group = torch.distributed.new_group(backend="gloo") if several else None
+        self._group = None
+        if torch.distributed.is_initialized():
+            # Of its own, on the CPU: asking must not wait for the GPU.
+            timeout = timedelta(seconds=timeout_s)
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Note the signal instead of ending; also when it is the launcher that ended."""
+        """Note the signal instead of ending."""
 
         def note(*_: object) -> None:
             self._received = True
 
-        if launch_arguments():
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         before = signal.signal(signal.SIGTERM, note)
         try:
             yield

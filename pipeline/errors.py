@@ -1,6 +1,7 @@
 """The one exception that is a user's to fix, and how a stage ends on it."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -31,8 +32,8 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except Stopped as stop:
-            print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr)
-            sys.exit(EXIT_STOPPED)
+            print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr, flush=True)
+            os._exit(EXIT_STOPPED)  # at once: a thread may still wait for a server, and time is short
         except KeyboardInterrupt:
             print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from pipeline.config import Config
+from pipeline.distributed import names_a_lost_process
 from pipeline.errors import UserError
 from pipeline.inference import score_clips
 from pipeline.labels import CLASSES
@@ -50,7 +51,8 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
     run, model = load_run(config, run_folder)
     index, clips = open_split(config, VAL)
     located = locate(index, clips)
-    scored = score_clips(model.to(accelerator.device), located, config, accelerator)
+    with names_a_lost_process(config.execution.process_timeout_s):
+        scored = score_clips(model.to(accelerator.device), located, config, accelerator)
     by_id = {ref.clip_id: row for ref, row in zip(located, scored, strict=True)}
     nothing = np.full(len(CLASSES), np.nan)
     probabilities = np.stack([by_id.get(clip.clip_id, nothing) for clip in clips])

@@ -26,7 +26,8 @@ def score_clips(
     """
     model.eval()
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    batch_size, threads = config.recipe.training.batch_size, config.execution.decode_threads
+    training, threads = config.recipe.training, config.execution.decode_threads
+    batch_size = max(1, training.batch_size // (world * training.micro_batches))  # what fits when training, fits here
     batches = eval_batches(clips, batch_size, config.recipe.features, rank, world, threads, device.type == "cuda")
     scored: list[tuple[str, list[float]]] = []
     for batch in batches:

@@ -24,11 +24,10 @@ from pipeline.errors import UserError
 from pipeline.features import LEVELS
 from pipeline.labels import CLASSES
 from pipeline.manifest import Clip
-from pipeline.shard_files import ShardFile
+from pipeline.shard_files import ShardFile, fetched_ahead
 from pipeline.shards import Entry, Sample, ShardIndex, read_members
 
 BATCHES_AHEAD = 4
-FETCH_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,13 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        moved = {name: to_device(value, device) for name, value in tensors.items()}
         return Batch(clip_ids=self.clip_ids, **moved)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on a GPU without waiting for what the GPU still does: from pinned memory, which may be pinned already."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def locate(index: ShardIndex, clips: list[Clip]) -> list[ClipRef]:
@@ -164,20 +168,18 @@ def load(
     """Read and decode batches in order, a few ahead; `pinned` memory is what copies to a GPU without waiting."""
     memory = _memory(pinned)
     planned = list(batches)
-    readers, fetchers = ThreadPoolExecutor(threads), ThreadPoolExecutor(FETCH_THREADS)
+    readers = ThreadPoolExecutor(threads)
     try:
-        for file in dict.fromkeys(clip.file for batch in planned for clip in batch if clip.file.is_remote):
-            fetchers.submit(file.prepare)  # in the order of first use; an error is raised again when it is read
-        ahead: deque[Future[Batch]] = deque()
-        for batch in planned:
-            ahead.append(readers.submit(read_batch, batch, features, memory))
-            if len(ahead) > BATCHES_AHEAD:
+        with fetched_ahead(clip.file for batch in planned for clip in batch):
+            ahead: deque[Future[Batch]] = deque()
+            for batch in planned:
+                ahead.append(readers.submit(read_batch, batch, features, memory))
+                if len(ahead) > max(BATCHES_AHEAD, threads):
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
     finally:
-        for pool in (readers, fetchers):
-            pool.shutdown(cancel_futures=True)
+        readers.shutdown(wait=False, cancel_futures=True)
 
 
 class Memory:
@@ -196,7 +198,10 @@ class Memory:
         if self._pinned:
             return torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True)
         free = self._free.setdefault((shape, np.dtype(dtype).str), [])
-        array = free.pop() if free else np.empty(shape, dtype)
+        try:
+            array = free.pop()
+        except IndexError:
+            array = np.empty(shape, dtype)
         # The tensor's storage holds this view and no one else does: it goes when the last tensor over it goes.
         lent = array.view()
         weakref.finalize(lent, free.append, array).atexit = False

@@ -1,9 +1,11 @@
-"""What this machine offers: processor cores, the ffmpeg program, folders of which one has the use alone."""
+"""What this machine offers: processor cores, ffmpeg, folders to oneself, the process that started this one."""
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import imageio_ffmpeg
 
 from pipeline.errors import UserError
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def available_cores() -> int:
@@ -44,3 +48,23 @@ def alone_in(folder: Path, work: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def launch_command() -> list[str] | None:
+    """What follows `accelerate launch` on its command line, when that is what started this process; Linux only."""
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return None
+    names = [Path(word).name for word in words]
+    if "accelerate" in names and "launch" in words:
+        return words[words.index("launch") + 1 :]
+    if module := {"accelerate-launch", "accelerate.commands.launch"}.intersection(names):
+        return words[names.index(module.pop()) + 1 :]
+    return None
+
+
+def end_with_launcher() -> None:
+    """Have SIGTERM sent to this process when `accelerate launch` ends, which for one process does not pass it on."""
+    if launch_command() is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

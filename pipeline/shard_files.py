@@ -5,13 +5,16 @@ decodes. So a process compares each shard's SHA-256 with the index when it first
 has changed since.
 """
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +28,9 @@ from pipeline.shards import INDEX_NAME, Entry, Shard, ShardIndex, read_index
 ATTEMPTS, FIRST_PAUSE_S = 6, 0.5
 # A connection that says nothing for this long is given up; a slow one is not, however long the shard takes.
 SILENCE_S = 60.0
+FETCH_THREADS = 4
+
+Identity = tuple[int, ...]
 
 
 class ShardFile:
@@ -32,23 +38,19 @@ class ShardFile:
 
     def __init__(self, shard: Shard, folder: Path, url: str | None) -> None:
         self.shard, self.path = shard, folder / shard.name
-        self._url = None if url is None else f"{url}/{shard.name}"
-        self._checked: tuple[int, ...] | None = None
+        self.is_remote = url is not None
+        self._url = f"{url}/{shard.name}"
+        self._checked: Identity | None = None
         self._lock = threading.Lock()
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether it is fetched from a URL."""
-        return self._url is not None
 
     def read(self, entry: Entry) -> bytes:
         """A clip's byte range, of a shard that is what the index says; raises `UserError` for another one."""
         self.prepare()
-        with self.path.open("rb", buffering=0) as file:
-            if _identity(file.fileno()) != self._checked:  # replaced since it was checked
-                self._checked = None
-                return self.read(entry)
-            return os.pread(file.fileno(), entry.size, entry.offset)
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb", buffering=0) as file:
+            if _identity(file.fileno()) == self._checked:
+                return os.pread(file.fileno(), entry.size, entry.offset)
+        self._checked = None  # replaced or removed since it was checked
+        return self.read(entry)
 
     def prepare(self) -> None:
         """Have the shard here and checked; returns at once for one that is."""
@@ -57,23 +59,42 @@ class ShardFile:
         with self._lock:
             if self._checked:
                 return
-            if self._url is not None:
-                with _locked(self.path):  # one process of a machine fetches it
-                    if not self.path.exists() or _digest(self.path)[0] != self.shard.sha256:
-                        fetch(self._url, self.path, self.shard)
-            self._checked = self._check()
-
-    def _check(self) -> tuple[int, ...]:
-        try:
             found, identity = _digest(self.path)
-        except OSError as error:
-            raise UserError(f"shard {self.path} cannot be read ({error.strerror}); run the extract stage") from None
-        if found != self.shard.sha256:
-            raise UserError(
-                f"shard {self.path} is damaged: its SHA-256 begins with {found[:12]}, the index says "
-                f"{self.shard.sha256[:12]}; delete it and run the extract stage again (dvc repro --force extract)"
-            )
-        return identity
+            if found != self.shard.sha256 and self.is_remote:
+                make_folder(self.path.parent)
+                with _locked(self.path):  # one process of a machine fetches it
+                    found, identity = _digest(self.path)
+                    if found != self.shard.sha256:
+                        fetch(self._url, self.path, self.shard)
+                        found, identity = self.shard.sha256, _identity(self.path)
+            if found != self.shard.sha256:
+                raise UserError(
+                    f"shard {self.path} is {'damaged' if found else 'missing'}: its SHA-256 begins with "
+                    f"{found[:12] or 'nothing'}, the index says {self.shard.sha256[:12]}; delete it and run the "
+                    "extract stage again (dvc repro --force extract)"
+                )
+            self._checked = identity
+
+
+@contextlib.contextmanager
+def fetched_ahead(files: Iterable[ShardFile]) -> Iterator[None]:
+    """Meanwhile, fetch the remote ones of the files, in the order in which they come; what fails is left to its reader.
+
+    On threads that nobody waits for: a server that does not answer must not hold up a process that is told to stop.
+    """
+    left = deque(dict.fromkeys(file for file in files if file.is_remote))
+
+    def work() -> None:
+        with contextlib.suppress(IndexError, UserError):
+            while True:
+                left.popleft().prepare()
+
+    for _ in range(FETCH_THREADS if left else 0):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        yield
+    finally:
+        left.clear()
 
 
 def open_index(config: Config, split: str) -> ShardIndex:
@@ -91,7 +112,7 @@ def fetch(url: str, path: Path, shard: Shard | None = None) -> None:
 
     Raises `UserError` when it is not there, may not be read, or is not `shard` after `ATTEMPTS` attempts.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     problem = ""
     try:
@@ -105,6 +126,8 @@ def fetch(url: str, path: Path, shard: Shard | None = None) -> None:
             except (FileNotFoundError, PermissionError) as error:
                 raise UserError(f"{url} cannot be had ({error}); see execution.shards_url") from None
             except Exception as error:  # fsspec's back ends each have their own for a broken connection
+                if getattr(error, "errno", None) == errno.ENOSPC:
+                    raise UserError(f"no space is left in {path.parent} (execution.cache) for {url}") from None
                 problem = f"{type(error).__name__}: {error}"
             if not problem:
                 temporary.replace(path)
@@ -112,6 +135,15 @@ def fetch(url: str, path: Path, shard: Shard | None = None) -> None:
         raise UserError(f"{url} could not be fetched in {ATTEMPTS} attempts; the last one: {problem}")
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache that can be written to; raises `UserError` where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}); see execution.cache") from None
 
 
 def _wrong_bytes(path: Path, shard: Shard | None, size: int | None) -> str:
@@ -140,21 +172,27 @@ def filesystem(url: str) -> Any:
         ) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes that fetch to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Alone among the processes that fetch to `path`; what those left that were killed meanwhile is removed."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink()
         yield
 
 
-def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
-    """SHA-256 of a file, and which file it was."""
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), _identity(file.fileno())
+def _digest(path: Path) -> tuple[str, Identity]:
+    """SHA-256 of a file, and which file it was; of no file, nothing."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), _identity(file.fileno())
+    except FileNotFoundError:
+        return "", ()
+    except OSError as error:
+        raise UserError(f"shard {path} cannot be read ({error.strerror})") from None
 
 
-def _identity(descriptor: int) -> tuple[int, ...]:
-    status = os.fstat(descriptor)
+def _identity(file: int | Path) -> Identity:
+    status = os.stat(file)  # noqa: PTH116 - a descriptor has no method for it
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

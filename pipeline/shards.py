@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from pipeline.manifest import Clip, sha256_of
 FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
 INDEX_NAME = "index.json"
 TAR_BLOCK = 512
+SHARD_NAME = re.compile(r"[A-Za-z0-9_-]+\.tar")
 # Beside a shard of an unfinished run: its line of the index to be. The index replaces all of them in the end.
 RECORD_PATTERN = "*.tar.json"
 # What reading JSON that is cut off, or of another make, raises.
@@ -268,8 +270,8 @@ def read_index(folder: Path, features: Features, url: str | None = None) -> Shar
             )
     for shard in shards:
         file = folder / shard.name
-        if file.parent != folder:
-            raise UserError(f"shard index {path} names {shard.name!r}, which is not a file name; extract again")
+        if not SHARD_NAME.fullmatch(shard.name):
+            raise UserError(f"shard index {path} names {shard.name!r}, which is no shard's name; extract again")
         if url is None and (size := file.stat().st_size if file.exists() else None) != shard.bytes:
             found_size = "absent" if size is None else f"{size} bytes"
             raise UserError(

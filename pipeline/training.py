@@ -8,11 +8,12 @@ import csv
 import hashlib
 import json
 import math
-import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ class Run:
     """A training run, as far as it has come.
 
     `model` is the bare network, `trained` the same one as Accelerate wraps it, `average` its moving average, if any.
-    `history` has a row for each finished epoch; `loss_sum`, `began_s` (on the monotonic clock) and `wait_s` (for data)
-    are of the running one.
+    `changes` are those that it was resumed with. `history` has a row for each finished epoch; `loss_sum`, `began_s` (on
+    the monotonic clock) and `wait_s` (for data) are of the running one.
     """
 
     config: Config
@@ -100,6 +101,7 @@ class Run:
     began_s: float = field(default_factory=time.monotonic)
     wait_s: float = 0.0
     step: int = 0
+    changes: list[str] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -125,11 +127,12 @@ def run_training(
     with lock, names_a_lost_process(config.execution.process_timeout_s):
         run = start_run(config, accelerator, checkpoints)
         with run.stop.caught():
-            changes = restore(run, resume)
+            restore(run, resume)
             fit(run)
         if accelerator.is_main_process:
-            write_run(run_folder, run, changes)
-            shutil.rmtree(checkpoints)
+            write_run(run_folder, run)
+            remove_checkpoints(checkpoints)
+            checkpoints.rmdir()
         accelerator.wait_for_everyone()
 
 
@@ -158,7 +161,9 @@ def run_identity(config: Config, data: Data, accelerator: Accelerator) -> dict[s
         "number of processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "code": source_digest(),
-        "torch": torch.__version__,
+        **{library: version(library) for library in ("torch", "numpy", "simplejpeg")},
+        # Sums are taken in another order by another number of threads.
+        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
 
 
@@ -203,7 +208,7 @@ def start_run(config: Config, accelerator: Accelerator, checkpoints: Path) -> Ru
         trained=accelerator.prepare_model(model),
         average=average,
         optimizer=accelerator.prepare_optimizer(optimizer),
-        stop=StopSignal(),
+        stop=StopSignal(config.execution.process_timeout_s),
         loss_sum=torch.zeros((), device=accelerator.device),
     )
 
@@ -211,14 +216,18 @@ def start_run(config: Config, accelerator: Accelerator, checkpoints: Path) -> Ru
 def start_trackers(config: Config, identity: dict[str, Any], accelerator: Accelerator) -> None:
     """Tell the trackers what runs; each run has a folder of its own, which it finds again when it is resumed."""
     settings = {key: str(value) for key, value in identity.items()}
-    folder = TRACKER_LOGS / fingerprint(identity)[:12]
-    accelerator.project_configuration.set_directories(str(folder))
-    dvclive = {"dir": str(folder / "dvclive"), "save_dvc_exp": False}
-    accelerator.init_trackers(config.dataset.name, settings, {"dvclive": dvclive})
+    name = fingerprint(identity)[:12]
+    folder = TRACKER_LOGS / name
+    accelerator.project_configuration.logging_dir = str(folder)
+    resumed = {
+        "dvclive": {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "resume": True},
+        "wandb": {"id": name, "resume": "allow"},
+    }
+    accelerator.init_trackers(config.dataset.name, settings, resumed)
 
 
-def restore(run: Run, resume: Resume) -> list[str]:
-    """Put the run where its last checkpoint left it, if there is one; what has changed since, in words.
+def restore(run: Run, resume: Resume) -> None:
+    """Put the run where its last checkpoint left it, if there is one.
 
     Raises `UserError` for a checkpoint of another run, unless `resume` is `changed` (go on) or `afresh` (remove it).
     """
@@ -229,13 +238,20 @@ def restore(run: Run, resume: Resume) -> list[str]:
     last = load_checkpoint(folder)
     if len(found := set(gather_object([last.step if last else 0]))) > 1:
         raise UserError(
-            f"the processes found checkpoints of different steps, {sorted(found)}: put {folder} on a disk that "
-            "all machines share, or remove it on all of them"
+            f"the processes found checkpoints of different steps, {sorted(found)}: put {folder} on a disk that all "
+            "machines share, copy the first machine's to the others, or remove it on all of them"
         )
+    if not folder.exists():
+        print(f"warning: {folder} of the first machine is not seen here; to resume, it must be", file=sys.stderr)
     if last is None:
-        return []
+        return
     if resume == "exact":
         refuse_another_run(last, run.identity, folder)
+    if last.steps_per_epoch != run.steps_per_epoch:
+        raise UserError(
+            f"{folder} is of a run with {last.steps_per_epoch} steps an epoch, there are {run.steps_per_epoch} now: "
+            "other clips or another batch size cannot be continued with; add --resume afresh"
+        )
     try:
         run.model.load_state_dict(last.model)
         if run.average and last.average:
@@ -250,8 +266,8 @@ def restore(run: Run, resume: Resume) -> list[str]:
     sums, world = last.loss_sums, accelerator.num_processes
     own = sums[accelerator.process_index] if len(sums) == world else sum(sums) / len(sums)
     run.loss_sum.fill_(own)
+    run.changes = [*last.changes, *differences(last.identity, run.identity)]
     accelerator.print(f"going on after step {run.step}")
-    return differences(last.identity, run.identity)
 
 
 def fit(run: Run) -> None:
@@ -310,14 +326,16 @@ def optimization_step(run: Run, batches: Iterator[Batch], parts: Sequence[NDArra
         asked = time.monotonic()
         batch = next(batches)
         run.wait_s += time.monotonic() - asked
-        draws = Draws(step_generator(config.seed, run.step), settings.batch_size, part)
+        draws = Draws(step_generator(config.seed, run.step), settings.batch_size, part, accelerator.device)
         batch = augment(batch.to(accelerator.device), settings.augmentation, config.recipe.features, draws)
         is_last = number == len(parts) - 1
         with nullcontext() if is_last else accelerator.no_sync(run.trained):
             loss = F.cross_entropy(run.trained(batch), batch.labels, label_smoothing=settings.label_smoothing)
             accelerator.backward(loss / len(parts))
         mean += loss.detach() / len(parts)
-    accelerator.clip_grad_norm_(run.trained.parameters(), settings.clip_norm)
+    norm = accelerator.clip_grad_norm_(run.trained.parameters(), settings.clip_norm)
+    if accelerator.scaler is None:  # which steps over a gradient that is not finite; without one, it ends the run
+        mean += 0 * norm
     run.optimizer.step()
     run.optimizer.zero_grad()
     if run.average:
@@ -379,7 +397,9 @@ def save(run: Run) -> None:
     if accelerator.is_main_process:
         checkpoint = Checkpoint(
             identity=run.identity,
+            changes=run.changes,
             step=run.step,
+            steps_per_epoch=run.steps_per_epoch,
             history=run.history,
             loss_sums=loss_sums,
             elapsed_s=time.monotonic() - run.began_s,
@@ -426,7 +446,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def write_run(folder: Path, run: Run, changes: list[str]) -> None:
+def write_run(folder: Path, run: Run) -> None:
     """Write a finished run: the chosen and the last weights, a history row an epoch, and what they come from."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(run.best, folder / MODEL_NAME)
@@ -439,7 +459,7 @@ def write_run(folder: Path, run: Run, changes: list[str]) -> None:
         "config": run.config.model_dump(),
         "identity": run.identity,
         "fingerprint": fingerprint(run.identity),
-        "resumed_with_changes": changes,
+        "resumed_with_changes": run.changes,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "clips": {"training": len(run.data.training), "selection": len(run.data.selection)},
         "selected_on": run.config.recipe.training.select_on,

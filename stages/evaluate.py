@@ -12,7 +12,7 @@ from pipeline.evaluation import evaluate_run, write_evaluation
 @exits_with_one_sentence
 def main() -> None:
     config = load_config()
-    accelerator = start_accelerator(config)
+    accelerator = start_accelerator(config, trains=False)
     evaluation = evaluate_run(config, config.run, accelerator)
     if accelerator.is_main_process:
         write_evaluation(evaluation, config.results)

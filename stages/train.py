@@ -7,21 +7,23 @@ stopped by SIGTERM, saved; 130 Ctrl-C. (`accelerate launch` itself ends with 1 w
 """
 
 import argparse
-from typing import get_args
 
-from pipeline.checkpoint import Resume
-from pipeline.config import load_config
-from pipeline.distributed import start_accelerator
-from pipeline.errors import exits_with_one_sentence
-from pipeline.training import run_training
+from pipeline.errors import Stopped, exits_with_one_sentence
+from pipeline.machine import end_with_launcher
 
 
 @exits_with_one_sentence
 def main() -> None:
+    end_with_launcher()
+    # Only now: these take seconds, in which the launcher may be told to stop.
+    from pipeline.config import load_config
+    from pipeline.distributed import start_accelerator
+    from pipeline.training import run_training
+
     parser = argparse.ArgumentParser(prog="python -m stages.train", description="Train the model on the shards.")
     parser.add_argument(
         "--resume",
-        choices=get_args(Resume),
+        choices=("exact", "changed", "afresh"),
         default="exact",
         help="what to do with the checkpoint of an unfinished run. exact: go on if nothing changed (default); "
         "changed: go on with what changed; afresh: remove it",
@@ -29,7 +31,11 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config()
     accelerator = start_accelerator(config)
-    run_training(config, accelerator, config.run, config.checkpoints, arguments.resume)
+    try:
+        run_training(config, accelerator, config.run, config.checkpoints, arguments.resume)
+    except Stopped:
+        accelerator.end_training()  # the trackers write what they still hold
+        raise
     accelerator.end_training()
 
 

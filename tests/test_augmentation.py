@@ -27,7 +27,7 @@ def changed(config, batch):
 
     def changed(seed=0, of=batch, clips=4, rows=range(4), **settings):
         augmentation = config.recipe.training.augmentation.model_copy(update=settings)
-        draws = Draws(torch.Generator().manual_seed(seed), clips, np.array(rows))
+        draws = Draws(torch.Generator().manual_seed(seed), clips, np.array(rows), torch.device("cpu"))
         return augment(of, augmentation, config.recipe.features, draws)
 
     return changed

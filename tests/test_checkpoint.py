@@ -12,7 +12,7 @@ from pipeline.checkpoint import (
 
 def checkpoint(step):
     tensors = {"a": torch.randn(3)}
-    return Checkpoint({"seed": 0}, step, [{"epoch": 1}], [0.1], 1.0, 0.5, {}, tensors, {}, tensors, tensors)
+    return Checkpoint({"seed": 0}, [], step, 4, [{"epoch": 1}], [0.1], 1.0, 0.5, {}, tensors, {}, tensors, tensors)
 
 
 def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):

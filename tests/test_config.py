@@ -42,6 +42,12 @@ def test_a_window_longer_than_the_fft_is_refused(values):
     assert "window_length (400) must not exceed fft_size (256)" in refused(values)
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_numbers_are_finite(values, number):
+    values["recipe"]["training"]["learning_rate"] = number
+    assert "recipe.training.learning_rate" in refused(values)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="run from the repository's root"):
         load_config(tmp_path / "params.yaml")

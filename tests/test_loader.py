@@ -1,4 +1,5 @@
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -151,6 +152,20 @@ def test_resuming_at_a_batch_reads_nothing_of_what_is_skipped(refs, features, mo
     resumed = [batch.clip_ids for batch in batches_of(refs, features, 0, 1, start=1)]
     assert resumed == whole[1:]
     assert sorted(read) == sorted(clip_id for clip_ids in resumed for clip_id in clip_ids)
+
+
+def test_all_threads_decode(refs, features, monkeypatch):
+    working, most = [], []
+
+    def read(*_):
+        working.append(1)
+        most.append(len(working))
+        time.sleep(0.05)
+        working.pop()
+
+    monkeypatch.setattr(loader, "read_batch", read)
+    list(loader.load([[refs[0]]] * 40, features, 12))
+    assert max(most) == 12
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it():

@@ -1,6 +1,7 @@
 """Shards that were cut, damaged or are elsewhere; the server is a real one, on loopback, that breaks connections."""
 
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,7 +13,7 @@ from pipeline import shard_files
 from pipeline.errors import UserError
 from pipeline.loader import eval_batches, locate
 from pipeline.manifest import Clip
-from pipeline.shard_files import ShardFile, fetch, filesystem, open_index
+from pipeline.shard_files import ShardFile, fetch, fetched_ahead, filesystem, open_index
 from pipeline.shards import Sample, ShardIndex, write_index, write_shard
 
 
@@ -95,7 +96,7 @@ def test_a_shard_that_changes_after_it_was_checked_is_checked_again(index):
 
 def test_a_shard_that_is_gone_is_named(index):
     (index.folder / "val-000001.tar").unlink()
-    with pytest.raises(UserError, match=r"val-000001\.tar cannot be read .*run the extract stage"):
+    with pytest.raises(UserError, match=r"val-000001\.tar is missing.* run the extract stage"):
         read_all(index)
 
 
@@ -190,6 +191,30 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(index, config, tmp_path, s
     assert equal(read_all(open_index(there, "val")), read_all(index))
 
 
+def test_a_file_that_is_removed_from_the_cache_is_fetched_again(index, config, tmp_path, serve):
+    there = open_index(remote(config, serve(tmp_path / "made").url, tmp_path), "val")
+    (first, *_) = locate(there, clips_of(index))
+    content = first.file.read(first.entry)
+    first.file.path.unlink()
+    assert first.file.read(first.entry) == content
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(index, config, tmp_path, serve):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot be written to .*see execution\.cache"):
+        open_index(remote(config, serve(tmp_path / "made").url, tmp_path), "val")
+
+
+def test_leaving_does_not_wait_for_a_server_that_does_not_answer(index, config, tmp_path, serve):
+    server = serve(tmp_path / "made")
+    there = open_index(remote(config, server.url, tmp_path), "val")
+    server.shutdown()  # it still takes connections, and says nothing
+    began = time.monotonic()
+    with fetched_ahead(clip.file for clip in locate(there, clips_of(index))):
+        time.sleep(0.2)
+    assert time.monotonic() - began < 1
+
+
 def test_shards_are_fetched_before_they_are_needed(index, config, tmp_path, serve):
     server = serve(tmp_path / "made")
     there = open_index(remote(config, server.url, tmp_path), "val")
@@ -258,5 +283,5 @@ def test_an_index_cannot_name_files_elsewhere(index):
     write_index(replace(index, shards=[replace(index.shards[0], name="../val-000000.tar")]))
     from pipeline.shards import read_index
 
-    with pytest.raises(UserError, match=r"names '\.\./val-000000\.tar', which is not a file name"):
+    with pytest.raises(UserError, match=r"names '\.\./val-000000\.tar', which is no shard's name"):
         read_index(index.folder, index.features, "http://host/val")

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from pipeline import training
 from pipeline.checkpoint import latest_step
+from pipeline.distributed import start_accelerator
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluation import evaluate_run, load_run, write_evaluation
 from pipeline.machine import alone_in
 from pipeline.metrics import NOT_SCORED
+from pipeline.model import GroupEmotionModel
 from pipeline.report import read_predictions, render_report
 from pipeline.training import (
     HISTORY_NAME,
@@ -91,7 +93,7 @@ class Killed(BaseException):
 
 
 def interrupt(monkeypatch, step, act):
-    """Call `act` in the midst of a step: the batch has been read, the weights have not been changed."""
+    """Call `act` as a step begins."""
     original = training.learning_rate
     calls = []
 
@@ -139,7 +141,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(ready, t
     saved = []
 
     def replace(path, target):
-        if "step-" in path.name:
+        if path.suffix == ".tmp":
             saved.append(path)
             if len(saved) == 3:
                 raise Killed
@@ -214,6 +216,49 @@ def test_a_changed_run_goes_on_or_starts_afresh_when_told_so(ready, unfinished, 
     assert not equal(afresh, train(other, unfinished, resume="changed"))
     run = json.loads((unfinished / "run" / RUN_NAME).read_text())
     assert run["resumed_with_changes"] == ["recipe.training.weight_decay: 0.05 -> 0.5"]
+
+
+def test_what_a_run_was_changed_in_is_not_forgotten_when_it_is_resumed_again(ready, unfinished, monkeypatch):
+    other = changed(ready, weight_decay=0.5)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped):
+            train(other, unfinished, resume="changed")
+    train(other, unfinished)
+    run = json.loads((unfinished / "run" / RUN_NAME).read_text())
+    assert run["resumed_with_changes"] == ["recipe.training.weight_decay: 0.05 -> 0.5"]
+
+
+def test_another_number_of_steps_an_epoch_cannot_be_continued_with(ready, unfinished):
+    with pytest.raises(UserError, match="a run with 3 steps an epoch, there are 6 now"):
+        train(changed(ready, batch_size=1), unfinished, resume="changed")
+
+
+def test_fewer_epochs_than_are_done_end_the_run(ready, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped):
+            train(ready, tmp_path)
+    train(changed(ready, epochs=1), tmp_path, resume="changed")
+    assert len(history(tmp_path)) == 1
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_is_saved(ready, tmp_path, monkeypatch):
+    clip = Accelerator.clip_grad_norm_
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *a: clip(*a) * float("nan"))
+    with pytest.raises(UserError, match="the loss is nan at step 1"):
+        train(checkpointed(ready, 1), tmp_path)
+    assert latest_step(tmp_path / "checkpoints") is None
+
+
+def test_scoring_takes_no_more_clips_at_a_time_than_training(ready, tmp_path, monkeypatch):
+    sizes = []
+    original = GroupEmotionModel.forward
+    monkeypatch.setattr(
+        GroupEmotionModel, "forward", lambda self, batch: (sizes.append(len(batch.labels)), original(self, batch))[1]
+    )
+    train(changed(ready, batch_size=6, micro_batches=3, epochs=1), tmp_path)
+    assert max(sizes) == 2
 
 
 def test_a_checkpoint_of_another_network_is_named(ready, unfinished):
@@ -291,17 +336,27 @@ def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypa
         torch.testing.assert_close(scored[0].state_dict()[name], value)
 
 
-def test_a_tracker_hears_of_each_epoch(ready, tmp_path):
+def test_trackers_hear_of_each_epoch_also_when_the_run_is_resumed(ready, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = ready.model_copy(update={"execution": ready.execution.model_copy(update={"trackers": ["tensorboard"]})})
-    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir="logs")
+    trackers = {"trackers": ["tensorboard", "dvclive"]}
+    config = ready.model_copy(update={"execution": ready.execution.model_copy(update=trackers)})
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        accelerator = start_accelerator(config)
+        with pytest.raises(Stopped):
+            run_training(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+        accelerator.end_training()
+    accelerator = start_accelerator(config)
     run_training(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
     accelerator.end_training()
-    folders = {path.parent for path in Path("logs").rglob("events.out.tfevents.*") if "demo" in path.parent.name}
-    (events,) = [EventAccumulator(str(folder)).Reload() for folder in folders]
-    logged = [event.value for event in events.Scalars("train_loss")]
-    assert logged == pytest.approx([float(row["train_loss"]) for row in history(tmp_path)])
+    run = json.loads((tmp_path / "run" / RUN_NAME).read_text())
+    folder = Path("logs") / run["fingerprint"][:12]
+    expected = pytest.approx([float(row["train_loss"]) for row in history(tmp_path)], rel=1e-5)
+    assert [event.value for event in EventAccumulator(str(folder / "demo")).Reload().Scalars("train_loss")] == expected
+    with (folder / "dvclive/plots/metrics/train_loss.tsv").open(newline="") as file:
+        assert [float(row["train_loss"]) for row in csv.DictReader(file, delimiter="\t")] == expected
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
