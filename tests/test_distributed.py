@@ -240,6 +240,8 @@ def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     _, alive = psutil.wait_procs(children, timeout=60)
+    for child in alive:
+        child.kill()
     assert not alive
     assert latest_step(place.folder / "checkpoints/demo") > before
 
@@ -254,6 +256,8 @@ def test_a_launcher_that_is_stopped_at_once_takes_its_process_with_it(place):
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=10)
     _, alive = psutil.wait_procs(children, timeout=30)
+    for child in alive:
+        child.kill()
     assert not alive
 
 
