@@ -22,7 +22,7 @@ import yaml
 from pipeline import sandbox
 from pipeline.config import Config, load_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
-from pipeline.manifest import SPLITS, index_split, write_manifest
+from pipeline.manifest import SPLITS, Clip, index_split, write_manifest
 from pipeline.shards import INDEX_NAME
 
 SETTINGS = {"train_clips": 54, "val_clips": 27, "clips_per_source": 9}
@@ -60,18 +60,25 @@ def prepare(workspace: Path) -> Config:
     values = load_config().model_dump()
     values["extract"]["clips_per_shard"] = 6
     config = Config.model_validate(values)
-    (workspace / "params.yaml").write_text(yaml.safe_dump(values))
-    root, settings = workspace / config.root, config.dataset.synthesize["demo"].model_copy(update=SETTINGS)
-    clips = plan_clips(settings)
+    draw_workspace(workspace, config, SETTINGS)
+    return config
+
+
+def draw_workspace(workspace: Path, config: Config, drawn: dict[str, int]) -> dict[str, list[Clip]]:
+    """Put `config` and the demo, with the settings `drawn` instead, into a folder; gives the clips of each split."""
+    (workspace / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    root, settings = workspace / config.root, config.dataset.synthesize["demo"].model_copy(update=drawn)
+    planned = plan_clips(settings)
     for split in SPLITS:
         (root / split.capitalize()).mkdir(parents=True)
-    write_label_files(clips, root)
-    for clip in clips:
+    write_label_files(planned, root)
+    for clip in planned:
         draw_clip(clip, settings, root)
+    clips = {split: index_split(root, split)[0] for split in SPLITS}
     (workspace / config.manifests).mkdir(parents=True)
     for split in SPLITS:
-        write_manifest(index_split(root, split)[0], workspace / config.manifests / f"{split}.csv")
-    return config
+        write_manifest(clips[split], workspace / config.manifests / f"{split}.csv")
+    return clips
 
 
 def start_stage(workspace: Path) -> "subprocess.Popen[bytes]":

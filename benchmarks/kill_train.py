@@ -18,13 +18,11 @@ import time
 from pathlib import Path
 
 import psutil
-import yaml
+from kill_extract import draw_workspace
 
 from pipeline.checkpoint import latest_step
 from pipeline.config import Config, load_config
-from pipeline.demo_set import draw_clip, plan_clips, write_label_files
 from pipeline.extraction import extract_splits
-from pipeline.manifest import SPLITS, index_split, write_manifest
 from pipeline.training import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
 
 REPOSITORY = Path(__file__).parent.parent
@@ -64,18 +62,8 @@ def prepare(workspace: Path) -> Config:
     values["execution"]["checkpoint_steps"] = CHECKPOINT_STEPS
     values["extract"]["clips_per_shard"] = 6
     config = Config.model_validate(values)
-    (workspace / "params.yaml").write_text(yaml.safe_dump(values))
-    root, settings = workspace / config.root, config.dataset.synthesize["demo"].model_copy(update=DRAWN)
-    drawn = plan_clips(settings)
-    for split in SPLITS:
-        (root / split.capitalize()).mkdir(parents=True)
-    write_label_files(drawn, root)
-    for clip in drawn:
-        draw_clip(clip, settings, root)
-    clips = {split: index_split(root, split)[0] for split in SPLITS}
-    (workspace / config.manifests).mkdir(parents=True)
-    for split in SPLITS:
-        write_manifest(clips[split], workspace / config.manifests / f"{split}.csv")
+    clips = draw_workspace(workspace, config, DRAWN)
+    root = workspace / config.root
     extract_splits(clips, root, workspace / config.shards, config.recipe.features, config.extract, 2)
     return config
 

@@ -228,6 +228,13 @@ def test_a_killed_process_ends_both_machines_with_a_message_and_the_same_command
     assert "going on after step" in said[0]
 
 
+def assert_ended(processes):
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["cpu", "multi_cpu"])
 def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
@@ -239,10 +246,7 @@ def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
-    _, alive = psutil.wait_procs(children, timeout=60)
-    for child in alive:
-        child.kill()
-    assert not alive
+    assert_ended(children)
     assert latest_step(place.folder / "checkpoints/demo") > before
 
 
@@ -255,10 +259,7 @@ def test_a_launcher_that_is_stopped_at_once_takes_its_process_with_it(place):
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=10)
-    _, alive = psutil.wait_procs(children, timeout=30)
-    for child in alive:
-        child.kill()
-    assert not alive
+    assert_ended(children)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import webdataset
 
 from pipeline import shard_files
 from pipeline.errors import UserError
-from pipeline.loader import eval_batches, locate
+from pipeline.loader import eval_batches, load, locate
 from pipeline.manifest import Clip
 from pipeline.shard_files import ShardFile, fetch, fetched_ahead, filesystem, open_index
 from pipeline.shards import Sample, ShardIndex, write_index, write_shard
@@ -218,7 +218,8 @@ def test_leaving_does_not_wait_for_a_server_that_does_not_answer(index, config, 
 def test_shards_are_fetched_before_they_are_needed(index, config, tmp_path, serve):
     server = serve(tmp_path / "made")
     there = open_index(remote(config, server.url, tmp_path), "val")
-    batches = eval_batches(locate(there, clips_of(index)), 1, there.features, 0, 1, 1)
+    first, *_, last = locate(there, clips_of(index))
+    batches = load([[first]] * 50 + [[last]], there.features, 1)  # the other shard is far behind what is read ahead
     next(batches)
     deadline = threading.Event()
     for _ in range(500):
