@@ -5,7 +5,7 @@ with its unit; an unknown key, a missing one or a value of another type is refus
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +22,10 @@ class Settings(BaseModel):
     """A group of settings: immutable, no unknown keys, no silent conversion between types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Parsed = TypeVar("Parsed", bound=Settings)
+Number = TypeVar("Number", bound=Any)
 
 
 class DemoSet(Settings):
@@ -74,20 +78,54 @@ class Features(Settings):
             return 1 + samples // self.hop_length
         return max(0, 1 + (samples - self.window_length) // self.hop_length)
 
+    def hop_time_s(self, hop: Number) -> Number:
+        """Time of the middle of a hop's window, in seconds from the clip's start; `hop` is a number or many."""
+        offset = 0.0 if self.front_end == "librosa" else self.window_length / 2
+        return (hop * self.hop_length + offset) / self.sample_rate_hz
+
     @property
     def max_mel_frames(self) -> int:
         """Length, in hops, that every log-mel is padded to in a batch: that of a clip of `max_duration_s`."""
         return self.mel_frames(round(self.max_duration_s * self.sample_rate_hz))
 
 
+class Backbone(Settings):
+    """The network of one modality (`pipeline.backbones`) and where its weights are from (`pipeline.weights`)."""
+
+    name: str = Field(description="small; a network of torchvision.models.video, for video; or a network of timm")
+    weights: str = Field(description="none: random; pretrained: the published ones; or a local file of them")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(description="of the file, if it is pinned")
+    min_matched: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest share of the network's tensors that the file must fill"
+    )
+    grid: Count = Field(
+        description="parts of a picture's sides, or of the mel axis, that give a token each; 1: one token a moment"
+    )
+
+    @model_validator(mode="after")
+    def _what_is_pinned_is_read(self) -> "Backbone":
+        if self.weights == "none" and self.sha256 is not None:
+            raise ValueError("weights is none, so there is no file whose sha256 could be pinned; set sha256: null")
+        return self
+
+
+Fusion = Literal["cross_attention", "self_attention", "concat", "late", "video", "audio"]
+
+
 class Model(Settings):
     """The network (`pipeline.model`)."""
 
-    fusion: Literal["cross_attention", "video", "audio"]
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens")
+    video: Backbone
+    audio: Backbone
+    freeze_backbones: bool = Field(description="true: backbones stay as they were loaded, the rest is trained")
+    gradient_checkpointing: bool = Field(description="backbones keep less in memory and compute it again")
+    fusion: Fusion = Field(description="how the modalities meet (`pipeline.fusion`); video, audio: one of them alone")
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens in the fusion")
     heads: Count
-    layers: Count = Field(description="cross-attention blocks")
+    layers: Count = Field(description="attention blocks of the fusion, one after the other")
+    pooling: Literal["mean", "learned"] = Field(description="of a modality's tokens; learned: a weighted mean")
     dropout: Fraction
+    stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Model":
@@ -147,11 +185,20 @@ class Training(Settings):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(description="fp16 needs a GPU")
     channels_last: bool = Field(description="convolutions work on channels-last memory")
     compile: bool = Field(description="torch.compile: minutes at the start, faster steps on a GPU")
-    select_on: Literal["dev", "val"] = Field(
-        description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself"
+    select_on: Literal["dev", "val", "none"] = Field(
+        description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself; "
+        "none: the last epoch is taken, and all of train is trained on"
     )
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the train sources held out as dev")
     augmentation: Augmentation
+
+    @model_validator(mode="after")
+    def _patience_has_something_to_wait_for(self) -> "Training":
+        if self.select_on == "none" and self.patience:
+            raise ValueError(
+                f"patience ({self.patience}) needs epochs that are scored; with select_on none, set it to 0"
+            )
+        return self
 
 
 class Recipe(Settings):
@@ -194,6 +241,7 @@ class Execution(Settings):
         description="http(s):// or s3:// folder of finished shards to train on; null: what the extract stage wrote"
     )
     cache: str = Field(description="folder for the shards fetched from `shards_url`")
+    pretrained: str = Field(description="folder of the published weights that were fetched; ~ is the user's home")
     checkpoint_steps: Count = Field(description="steps from one checkpoint to the next; an epoch's end has one anyway")
     trackers: list[Literal["tensorboard", "dvclive", "mlflow", "wandb"]] = Field(
         description="where the curves are sent to while training, besides history.csv"
@@ -268,8 +316,25 @@ def load_config(path: Path = Path("params.yaml")) -> Config:
 
 def parse_config(values: Any, source: str) -> Config:
     """Check settings that are already parsed; `source` names where they are from in error messages."""
+    return _parse(Config, values, source)
+
+
+def load_recipe(name: str, folder: Path = Path("configs/recipe")) -> Recipe:
+    """One of the recipes that params.yaml can be composed of."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"there is no recipe {name}; expected one of {', '.join(recipe_names(folder))}")
+    return _parse(Recipe, yaml.safe_load(path.read_text()), str(path))
+
+
+def recipe_names(folder: Path = Path("configs/recipe")) -> list[str]:
+    """The recipes that there are."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _parse(model: type[Parsed], values: Any, source: str) -> Parsed:
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(error)}") from None
 

@@ -21,17 +21,17 @@ def build_optimizer(model: GroupEmotionModel, settings: Training) -> torch.optim
 def parameter_groups(model: GroupEmotionModel, settings: Training) -> list[dict[str, Any]]:
     """Trained parameters by learning rate and weight decay; `rate_scale` is a group's factor of the learning rate.
 
-    Backbones, fusion and head have a factor each. A backbone's last stage (`stages()`) has its full rate, each one
+    Backbones, fusion and head have a factor each. A backbone's last layer (`layers()`) has its full rate, each one
     before it `layer_decay` of the next one's. Matrices and kernels decay; biases, norms and single tokens do not.
     """
     scales = settings.rate_scales
     factors: dict[nn.Parameter, float] = {}
-    for backbone in model.backbones():
-        stages = backbone.stages()
-        for depth, stage in enumerate(stages):
-            factor = scales.backbones * settings.layer_decay ** (len(stages) - 1 - depth)
-            factors |= dict.fromkeys(stage.parameters(), factor)
-    factors |= dict.fromkeys(model.head.parameters(), scales.head)
+    for backbone in model.backbones().values():
+        layers = [layer for layer in backbone.layers() if layer]
+        for depth, layer in enumerate(layers):
+            factor = scales.backbones * settings.layer_decay ** (len(layers) - 1 - depth)
+            factors |= dict.fromkeys(layer, factor)
+    factors |= dict.fromkeys(model.fusion.heads.parameters(), scales.head)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:

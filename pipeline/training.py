@@ -62,6 +62,7 @@ from pipeline.progress import Progress
 from pipeline.provenance import environment, source_digest
 from pipeline.shard_files import open_index
 from pipeline.shards import INDEX_NAME, ShardIndex
+from pipeline.weights import Report, load_weights
 
 MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
 HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
@@ -71,7 +72,7 @@ TRACKED_STEPS = 10  # a tracker hears of every tenth step: reading the loss wait
 
 @dataclass(frozen=True)
 class Data:
-    """The clips that are trained on, those that choose the epoch, and the SHA-256 of what names them all."""
+    """The clips that are trained on, those that choose the epoch, if any, and the SHA-256 of what names them all."""
 
     training: list[ClipRef]
     selection: list[ClipRef]
@@ -82,9 +83,10 @@ class Data:
 class Run:
     """A training run, as far as it has come.
 
-    `model` is the bare network, `trained` the same one as Accelerate wraps it, `average` its moving average, if any.
-    `changes` are those that it was resumed with. `history` has a row for each finished epoch; `loss_sum`, `began_s` (on
-    the monotonic clock) and `wait_s` (for data) are of the running one.
+    `pretrained` says what of which file the backbones started from. `model` is the bare network, `trained` the same one
+    as Accelerate wraps it, `average` its moving average, if any. `changes` are those that it was resumed with.
+    `history` has a row for each finished epoch; `loss_sum`, `began_s` (on the monotonic clock) and `wait_s` (for data)
+    are of the running one.
     """
 
     config: Config
@@ -92,6 +94,7 @@ class Run:
     checkpoints: Path
     data: Data
     identity: dict[str, Any]
+    pretrained: dict[str, Report]
     model: GroupEmotionModel
     trained: nn.Module
     average: AveragedModel | None
@@ -143,9 +146,13 @@ def load_data(config: Config) -> Data:
     digests = {f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in indexes.items()}
     digests |= {f"the manifest of {split}": sha256_of(config.manifests / f"{split}.csv") for split in SPLITS}
     train = locate(*indexes[TRAIN])
-    if settings.select_on == "val":
-        return Data(train, locate(*indexes[VAL]), digests)
-    return Data(*hold_out_sources(train, settings.dev_fraction, config.seed), digests)
+    match settings.select_on:
+        case "val":
+            return Data(train, locate(*indexes[VAL]), digests)
+        case "none":
+            return Data(train, [], digests)
+        case _:
+            return Data(*hold_out_sources(train, settings.dev_fraction, config.seed), digests)
 
 
 def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:
@@ -153,15 +160,16 @@ def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:
     return open_index(config, split), read_manifest(config.manifests, split)
 
 
-def run_identity(config: Config, data: Data, accelerator: Accelerator) -> dict[str, Any]:
+def run_identity(config: Config, data: Data, pretrained: dict[str, Report], accelerator: Accelerator) -> dict[str, Any]:
     """All that the weights follow from, flat; a checkpoint of anything else is not continued."""
     return {
         **flatten({"recipe": config.recipe.model_dump(), "seed": config.seed}),
         **data.digests,
+        **{f"the pretrained weights of {name}": report.sha256 for name, report in pretrained.items()},
         "number of processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "code": source_digest(),
-        **{library: version(library) for library in ("torch", "numpy", "simplejpeg")},
+        **{library: version(library) for library in ("torch", "torchvision", "timm", "numpy", "simplejpeg")},
         # Sums are taken in another order by another number of threads.
         "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
     }
@@ -184,14 +192,16 @@ def start_run(config: Config, accelerator: Accelerator, checkpoints: Path) -> Ru
     """A run before its first step; refuses processes that differ in settings, data or code."""
     settings = config.recipe.training
     data = load_data(config)
-    identity = run_identity(config, data, accelerator)
+    torch.manual_seed(config.seed)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    pretrained = load_pretrained(model, config, accelerator)
+    identity = run_identity(config, data, pretrained, accelerator)
     for rank, other in enumerate(gather_object([identity])):
         if changes := differences(identity, other):
             raise UserError(f"process {rank} runs something else than this one: {'; '.join(changes)}")
-    torch.manual_seed(config.seed)
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features).to(accelerator.device)
+    model.to(accelerator.device)
     if settings.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(model)
     share_batch_norm(model, accelerator.device, accelerator.num_processes)
     average = moving_average(model, settings.ema_decay)
     optimizer = build_optimizer(model, settings)
@@ -204,6 +214,7 @@ def start_run(config: Config, accelerator: Accelerator, checkpoints: Path) -> Ru
         checkpoints=checkpoints,
         data=data,
         identity=identity,
+        pretrained=pretrained,
         model=model,
         trained=accelerator.prepare_model(model),
         average=average,
@@ -211,6 +222,26 @@ def start_run(config: Config, accelerator: Accelerator, checkpoints: Path) -> Ru
         stop=StopSignal(config.execution.process_timeout_s),
         loss_sum=torch.zeros((), device=accelerator.device),
     )
+
+
+def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accelerator) -> dict[str, Report]:
+    """Put the weights that the recipe asks for into the backbones; a machine's first process fetches the missing."""
+    reports: dict[str, Report] = {}
+    with accelerator.local_main_process_first():
+        for name, network in model.backbones().items():
+            settings = getattr(config.recipe.model, name)
+            if report := load_weights(network, settings, Path(config.execution.pretrained)):
+                accelerator.print(f"{name}: {report}")
+                reports[name] = report
+    return reports
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay the kernels of convolutions out with their channels last, in pictures and in clips."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
 
 
 def start_trackers(config: Config, identity: dict[str, Any], accelerator: Accelerator) -> None:
@@ -360,15 +391,18 @@ def _number(text: str) -> int:
 
 
 def finish_epoch(run: Run) -> None:
-    """Score the selecting clips, and add the epoch to the history; keep the weights if it is the best so far."""
+    """Score the selecting clips, if any, and add the epoch to the history; keep the weights if it is the best yet."""
     config, settings, accelerator = run.config, run.config.recipe.training, run.accelerator
     train_s = time.monotonic() - run.began_s
-    probabilities = score_clips(run.scored, run.data.selection, config, accelerator)
+    measured = {}
+    if run.data.selection:
+        probabilities = score_clips(run.scored, run.data.selection, config, accelerator)
+        measured = selection_measures(run.data.selection, probabilities)
     row = {
         "epoch": len(run.history) + 1,
         "step": run.step,
         "train_loss": mean_loss(run) / run.steps_per_epoch,
-        **selection_measures(run.data.selection, probabilities),
+        **measured,
         "learning_rate": learning_rate(run.step - 1, settings.epochs * run.steps_per_epoch, settings),
         "seconds": round(time.monotonic() - run.began_s, 2),
         "data_wait_share": round(run.wait_s / train_s, 4),
@@ -432,7 +466,9 @@ def selection_measures(clips: Sequence[ClipRef], probabilities: NDArray[Any]) ->
 
 
 def best_row(history: list[dict[str, float]]) -> dict[str, float]:
-    """The chosen epoch: highest accuracy on the selecting split, lowest log loss among those."""
+    """The chosen epoch: highest accuracy on the selecting split, lowest log loss among those; the last without one."""
+    if "selection_accuracy" not in history[-1]:
+        return history[-1]
     return max(history, key=lambda row: (row["selection_accuracy"], -row["selection_log_loss"]))
 
 
@@ -461,6 +497,8 @@ def write_run(folder: Path, run: Run) -> None:
         "fingerprint": fingerprint(run.identity),
         "resumed_with_changes": run.changes,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "pretrained": {name: vars(report) for name, report in run.pretrained.items()},
+        "interfaces": {name: vars(network.interface) for name, network in run.model.backbones().items()},
         "clips": {"training": len(run.data.training), "selection": len(run.data.selection)},
         "selected_on": run.config.recipe.training.select_on,
         "selected_epoch": best_row(run.history)["epoch"],

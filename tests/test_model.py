@@ -1,10 +1,13 @@
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
 
+from pipeline.config import Fusion
+from pipeline.fusion import time_encoding
 from pipeline.loader import Batch
-from pipeline.model import GroupEmotionModel, time_encoding
+from pipeline.model import GroupEmotionModel
 
 
 @pytest.fixture
@@ -23,16 +26,17 @@ def rows(batch, chosen):
     return Batch(clip_ids=[batch.clip_ids[i] for i in chosen], **tensors)
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "video", "audio"])
-def test_every_parameter_is_trained_through_the_fusion(fusion, build, batch):
-    model = build(fusion=fusion).train()
+@pytest.mark.parametrize("pooling", ["mean", "learned"])
+@pytest.mark.parametrize("fusion", get_args(Fusion))
+def test_every_parameter_is_trained_through_the_fusion(fusion, pooling, build, batch):
+    model = build(fusion=fusion, pooling=pooling).train()
     model(batch).square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # Adding a constant to all keys changes no softmax: the key's part of this bias has no effect by construction.
     assert [name for name in idle if not name.endswith("in_proj_bias")] == []
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "audio"])
+@pytest.mark.parametrize("fusion", [fusion for fusion in get_args(Fusion) if fusion != "video"])
 def test_a_batch_in_which_no_clip_has_sound_gives_no_nan(fusion, build, batch):
     model = build(fusion=fusion).train()
     silent = rows(batch, [3, 3])
@@ -42,7 +46,7 @@ def test_a_batch_in_which_no_clip_has_sound_gives_no_nan(fusion, build, batch):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "video"])
+@pytest.mark.parametrize("fusion", [fusion for fusion in get_args(Fusion) if fusion != "audio"])
 def test_a_batch_in_which_no_clip_has_video_gives_no_nan(fusion, build, batch):
     model = build(fusion=fusion).train()
     blind = dataclasses.replace(batch, has_video=torch.zeros(4, dtype=torch.bool))
@@ -62,9 +66,8 @@ def test_what_a_clip_without_video_shows_does_not_matter(build, batch):
 
 
 def test_tokens_behind_the_end_of_the_sound_are_masked(build, batch):
-    _, padding = build().audio_tokens(batch)
-    sounding = [1 + -(-int(hops) // 16) for hops in batch.mel_frames]  # 1: the summary token, which is always there
-    assert (~padding).sum(dim=1).tolist() == sounding
+    padding = build().tokens(batch)["audio"].padding
+    assert (~padding).sum(dim=1).tolist() == [-(-int(hops) // 16) for hops in batch.mel_frames]
 
 
 def test_a_clips_logits_do_not_depend_on_its_batch(build, batch):

@@ -27,22 +27,27 @@ def rated(config):
 
 
 def test_every_parameter_is_trained_at_the_rate_of_its_part(rated):
-    assert rated["head.2.weight"][0] == 10.0
-    assert rated["layers.0.video_to_audio.attention.in_proj_weight"][0] == 2.0
-    assert rated["video.summary"][0] == 2.0
-    assert rated["video_network.project.2.weight"][0] == 0.1
+    assert rated["fusion.heads.0.2.weight"][0] == 10.0
+    assert rated["fusion.layers.0.video_to_audio.attention.in_proj_weight"][0] == 2.0
+    assert rated["fusion.entrances.video.summary"][0] == 2.0
+    assert rated["networks.video.network.2.0.weight"][0] == 0.1
 
 
 def test_a_backbones_early_layers_learn_more_slowly(rated):
-    rates = [rated[f"video_network.layers.{depth}.0.weight"][0] for depth in range(3)]
-    assert rates == pytest.approx([0.1 / 8, 0.1 / 4, 0.1 / 2])
-    assert rated["audio_network.layers.0.0.weight"][0] == pytest.approx(0.1 / 16)
+    rates = [rated[f"networks.video.network.{depth}.0.weight"][0] for depth in range(3)]
+    assert rates == pytest.approx([0.1 / 4, 0.1 / 2, 0.1])
+    assert rated["networks.audio.network.0.0.weight"][0] == pytest.approx(0.1 / 8)
 
 
 def test_only_matrices_and_kernels_decay(rated, config):
     decay = config.recipe.training.weight_decay
-    assert rated["head.2.weight"][1] == rated["video_network.layers.0.0.weight"][1] == decay
-    assert rated["head.2.bias"][1] == rated["video.summary"][1] == rated["audio.norm.weight"][1] == 0.0
+    assert rated["fusion.heads.0.2.weight"][1] == rated["networks.video.network.0.0.weight"][1] == decay
+    assert (
+        rated["fusion.heads.0.2.bias"][1]
+        == rated["fusion.entrances.video.summary"][1]
+        == rated["fusion.entrances.audio.norm.weight"][1]
+        == 0.0
+    )
 
 
 def test_no_parameter_is_left_out(config):

@@ -1,0 +1,179 @@
+"""The paper's claims where data is at hand: end to end against frozen, cross-attention against simpler fusions.
+
+`.venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12] [--seeds 0 1 2]`
+trains every variant with every seed on sets in VGAF's layout and prints their validation accuracy, and JSON. Small
+networks start from weights that they learn first, on drawn clips with another label, sign(v - a) instead of sign(v + a)
+(`pipeline/demo_set.py`); recipes with published weights start from those. All variants but `from_scratch` start alike.
+The epoch is chosen as the recipe says, by default on sources held out of train.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import scipy.stats
+import torch
+from kill_extract import draw_workspace
+
+from pipeline.config import Config, Recipe, load_config, load_recipe
+from pipeline.demo_set import plan_clips, write_label_files
+from pipeline.distributed import start_accelerator
+from pipeline.evaluation import evaluate_run
+from pipeline.extraction import extract_splits
+from pipeline.machine import available_cores
+from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
+from pipeline.training import MODEL_NAME, run_training
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "end_to_end": {},  # cross-attention, all layers trained
+    "frozen": {"freeze_backbones": True},
+    "concat": {"fusion": "concat"},
+    "late": {"fusion": "late"},
+    "video": {"fusion": "video"},
+    "audio": {"fusion": "audio"},
+    "from_scratch": {},
+}
+REPOSITORY = Path(__file__).parent.parent
+PRETRAINING = {"seed": 1000, "train_clips": 360, "val_clips": 9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A training: in which folder, of what, with which seed."""
+
+    folder: Path
+    recipe: Recipe
+    data: str
+    variant: str
+    seed: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("sets", nargs="+", metavar="name=folder", help="sets in VGAF's layout")
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe)
+    if arguments.epochs:
+        recipe = changed(recipe, training={"epochs": arguments.epochs})
+    sets = dict(each.split("=", 1) for each in arguments.sets)
+    workers = 1 if torch.cuda.is_available() else available_cores()
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for name, root in sets.items():
+            prepare(Path(folder, name), name, Path(root).absolute(), recipe)
+        started = recipe if recipe.model.video.weights != "none" else pretrained(Path(folder), recipe, pool)
+        tasks = [
+            Task(Path(folder, data), of_variant(variant, recipe, started), data, variant, seed)
+            for data in sets
+            for seed in arguments.seeds
+            for variant in arguments.variants
+        ]
+        scores: dict[str, dict[str, list[float]]] = {}
+        for task, accuracy in zip(tasks, pool.map(validation_accuracy, tasks), strict=True):
+            scores.setdefault(task.data, {}).setdefault(task.variant, []).append(accuracy)
+            print(f"{task.data}, {task.variant}, seed {task.seed}: {accuracy:.4f}", flush=True)
+    summaries = {
+        data: {variant: summary(values, arguments.seeds) for variant, values in of_set.items()}
+        for data, of_set in scores.items()
+    }
+    for data, of_set in summaries.items():
+        print(f"\n{data:12}   mean     sd   95% interval of the mean over {len(arguments.seeds)} seeds")
+        for variant, row in of_set.items():
+            print(f"{variant:12}  {row['mean']:.3f}  {row['sd']:.3f}   {row['low']:.3f} to {row['high']:.3f}")
+    print(json.dumps(summaries))
+
+
+def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
+    """The recipe with some settings of some groups changed, and checked again."""
+    values = recipe.model_dump()
+    for group, settings in groups.items():
+        values[group] |= settings
+    return Recipe.model_validate(values)
+
+
+def of_variant(variant: str, scratch: Recipe, started: Recipe) -> Recipe:
+    """The recipe of a variant."""
+    if variant == "from_scratch":
+        none = {name: getattr(scratch.model, name).model_dump() for name in ("video", "audio")}
+        return changed(scratch, model={name: each | {"weights": "none", "sha256": None} for name, each in none.items()})
+    return changed(started, model=VARIANTS[variant])
+
+
+def settings_of(name: str, root: Path, recipe: Recipe, seed: int) -> Config:
+    """The project's settings for a data set, a recipe and a seed."""
+    values = load_config(REPOSITORY / "params.yaml").model_dump()
+    values |= {"dataset": {"name": name, "root": str(root), "synthesize": {}}, "recipe": recipe.model_dump()}
+    return Config.model_validate(values | {"seed": seed})
+
+
+def prepare(folder: Path, name: str, root: Path, recipe: Recipe) -> None:
+    """Index and extract a set into a folder of its own."""
+    config = settings_of(name, root, recipe, 0)
+    indexed = {split: index_split(root, split) for split in SPLITS}
+    clips = {split: found for split, (found, _) in indexed.items()}
+    (folder / config.manifests).mkdir(parents=True)
+    for split in SPLITS:
+        write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
+    write_summary({split: summary for split, (_, summary) in indexed.items()}, [], folder / config.manifests)
+    shards = folder / config.shards
+    extract_splits(clips, root, shards, config.recipe.features, config.extract, available_cores())
+
+
+def pretrained(folder: Path, recipe: Recipe, pool: ProcessPoolExecutor) -> Recipe:
+    """The recipe with backbones that start from what they learn on drawn clips with other labels."""
+    drawn = folder / "drawn"
+    drawn.mkdir()
+    config = load_config(REPOSITORY / "params.yaml")
+    draw_workspace(drawn, config, PRETRAINING)
+    clips = plan_clips(config.dataset.synthesize["demo"].model_copy(update=PRETRAINING))
+    opposite = [dataclasses.replace(clip, audio_valence=-clip.audio_valence) for clip in clips]
+    write_label_files(opposite, drawn / config.root)
+    own = changed(recipe, training={"select_on": "none", "patience": 0})
+    prepare(folder / "pretraining", "pretraining", (drawn / config.root).absolute(), own)
+    task = Task(folder / "pretraining", own, "pretraining", "kept", 0)
+    pool.submit(validation_accuracy, task).result()
+    weights = {"weights": str(folder / "pretraining/kept" / MODEL_NAME)}
+    each = {name: getattr(recipe.model, name).model_dump() | weights for name in ("video", "audio")}
+    return changed(recipe, model=each)
+
+
+def validation_accuracy(task: Task) -> float:
+    """Train in a process of its own, one of as many as there are cores, and score the validation split."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    os.chdir(task.folder)
+    # The progress of several trainings at once would be of no use.
+    with (
+        Path(os.devnull).open("w") as nothing,
+        contextlib.redirect_stderr(nothing),
+        tempfile.TemporaryDirectory(dir=".") as temporary,
+    ):
+        config = settings_of(task.data, Path(), task.recipe, task.seed)
+        run = Path("kept") if task.variant == "kept" else Path(temporary, "run")
+        accelerator = start_accelerator(config)
+        run_training(config, accelerator, run, Path(temporary, "checkpoints"))
+        return float(evaluate_run(config, run, accelerator).metrics["accuracy"])
+
+
+def summary(values: list[float], seeds: list[int]) -> dict[str, Any]:
+    """Mean, deviation and Student's interval of the mean over the seeds."""
+    deviation = stdev(values) if len(values) > 1 else math.nan
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
+    figures = {"mean": mean(values), "sd": deviation, "low": mean(values) - half, "high": mean(values) + half}
+    return {key: round(float(value), 4) for key, value in figures.items()} | {"n": len(values), "seeds": seeds}
+
+
+if __name__ == "__main__":
+    main()

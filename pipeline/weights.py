@@ -1,0 +1,181 @@
+"""Pretrained weights: fetched once, read without running code (P19), fitted to a network, with a report of what fitted.
+
+A file is safetensors or a state dict; wrappings (`state_dict`, `model`, ...) and prefixes (`module.`, `backbone.`, ...)
+are found, not asked for.
+"""
+
+import re
+import urllib.error
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.backbones import Backbone, Published
+from pipeline.config import Backbone as Settings
+from pipeline.errors import UserError
+from pipeline.manifest import sha256_of
+
+# Under what training code files the weights, the smoothed ones first: timm, Lightning, detectron2, MAE and others.
+WRAPPINGS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")  # torch's files carry the start of their SHA-256
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What of a file went into a network; keys are the network's own, but for `unexpected`, which are the file's."""
+
+    file: str
+    sha256: str
+    matched: list[str]
+    reshaped: dict[str, str]
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        filled = len(self.matched) + len(self.reshaped)
+        parts = [f"{filled} of {filled + len(self.missing)} tensors from {self.file}"]
+        for name in ("reshaped", "missing", "unexpected"):
+            keys = getattr(self, name)
+            if keys:
+                shown = [f"{key} {keys[key]}" if isinstance(keys, dict) else key for key in sorted(keys)[:4]]
+                parts.append(f"{len(keys)} {name}: {', '.join(shown)}{', ...' if len(keys) > 4 else ''}")
+        return "; ".join(parts)
+
+
+def load_weights(backbone: Backbone, settings: Settings, folder: Path) -> Report | None:
+    """Put the weights that `settings` ask for into the backbone's network; None if they ask for none.
+
+    Published ones are fetched into `folder`, unless they are there. Raises `UserError` for a file that is missing, not
+    the pinned one, not made of tensors alone, or not this network's.
+    """
+    if (path := find(settings, backbone.published, folder)) is None:
+        return None
+    digest = sha256_of(path)
+    if settings.sha256 not in (None, digest):
+        raise UserError(
+            f"{path} has the SHA-256 {digest}, but {settings.sha256} is pinned: fetch it again, or unpin it"
+        )
+    report = fit(backbone, read_tensors(path), path, digest)
+    share = 1 - len(report.missing) / max(1, len(backbone.network.state_dict()))
+    if share < settings.min_matched:
+        raise UserError(f"weights of {settings.name}: only {report}; expected {settings.min_matched:.0%} or more")
+    return report
+
+
+def find(settings: Settings, published: Published, folder: Path) -> Path | None:
+    """The file that `settings` ask for, fetched into `folder` if it is a published one that is not there yet."""
+    if settings.weights == "none":
+        return None
+    if settings.weights == "pretrained":
+        return fetch(settings.name, published, folder)
+    path = Path(settings.weights).expanduser()
+    if not path.is_file():
+        raise UserError(f"weights are to be read from {path}, which is no file; expected none, pretrained or a file")
+    return path
+
+
+def fit(backbone: Backbone, published: dict[str, Tensor], path: Path, sha256: str) -> Report:
+    """Put published tensors into the backbone's network, those of other sizes as its `adapt` makes them fit."""
+    own = backbone.network.state_dict()
+    named = without_prefix(published, own)
+    adapted = backbone.adapt(named)
+    fitting = {key: value for key, value in adapted.items() if key in own and value.shape == own[key].shape}
+    backbone.network.load_state_dict(fitting, strict=False)
+    reshaped = {
+        key: f"{tuple(named[key].shape)} -> {tuple(value.shape)}"
+        for key, value in fitting.items()
+        if key in named and named[key].shape != value.shape
+    }
+    return Report(
+        file=str(path),
+        sha256=sha256,
+        matched=sorted(fitting.keys() - reshaped.keys()),
+        reshaped=reshaped,
+        missing=sorted(own.keys() - fitting.keys()),
+        unexpected=sorted(adapted.keys() - fitting.keys()),
+    )
+
+
+def without_prefix(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under that prefix, of those before the network's own keys, under which most of them fit."""
+    fitting: Counter[str] = Counter()
+    named: Counter[str] = Counter()
+    for key, tensor in tensors.items():
+        parts = key.split(".")
+        for depth in range(len(parts)):
+            if (rest := ".".join(parts[depth:])) in own:
+                prefix = ".".join([*parts[:depth], ""])
+                named[prefix] += 1
+                fitting[prefix] += tensor.shape == own[rest].shape
+    if not named:
+        return tensors
+    prefix = max(named, key=lambda prefix: (fitting[prefix], named[prefix], -len(prefix)))
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU; raises `UserError` for one that holds code or no tensors."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path} is not a safetensors file: {error}") from None
+    if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+        raise UserError(f"{path} is a TorchScript program, which is code: save its state_dict() and give that")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).splitlines() or ["empty"])[0].removesuffix(".")
+        raise UserError(
+            f"{path} holds more than tensors, such as a whole module, or is damaged ({reason}): reading it could run "
+            "code; save its state_dict(), or safetensors, and give that"
+        ) from None
+    found = content if isinstance(content, dict) else {}
+    while wrapped := [found[name] for name in WRAPPINGS if isinstance(found.get(name), dict)]:
+        found = wrapped[0]
+    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name, but {str(content)[:100]}; expected a state dict")
+    return tensors
+
+
+def fetch(name: str, published: Published, folder: Path) -> Path:
+    """The file of a network's published weights, in a folder of its own in `folder`; downloaded if it is not there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+
+    place = folder.expanduser() / name.rpartition("/")[2]
+    there = [path for path in sorted(place.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth", ".pt")]
+    if there:
+        return there[0]
+    if not (published.repository or published.url):
+        raise UserError(f"no weights are published for {name}; set weights to none or to a local file")
+    source = f"{HUB_FILES[0]} of {published.repository}" if published.repository else str(published.url)
+    try:
+        if published.url and not published.repository:
+            place.mkdir(parents=True, exist_ok=True)
+            path = place / published.url.rpartition("/")[2]
+            prefix = HASH_IN_NAME.search(path.name)
+            torch.hub.download_url_to_file(published.url, str(path), hash_prefix=prefix and prefix[1])
+            return path
+        for file in HUB_FILES:
+            try:
+                return Path(hf_hub_download(str(published.repository), file, local_dir=place))
+            except RemoteEntryNotFoundError:
+                continue
+    except (OSError, HfHubHTTPError, urllib.error.URLError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source} could not be fetched ({reason}). Run python -m stages.fetch_weights on a machine with a "
+            f"network, or fetch the file by hand, and put it into {place}"
+        ) from None
+    raise UserError(f"{published.repository} has none of {', '.join(HUB_FILES)}; set weights to a local file")
