@@ -22,7 +22,7 @@ def parameter_groups(model: GroupEmotionModel, settings: Training) -> list[dict[
     """Trained parameters by learning rate and weight decay; `rate_scale` is a group's factor of the learning rate.
 
     Backbones, fusion and head have a factor each. A backbone's last layer (`layers()`) has its full rate, each one
-    before it `layer_decay` of the next one's. Matrices and kernels decay; biases, norms and single tokens do not.
+    before it `layer_decay` of the next one's. Matrices and kernels decay; biases, norms, tokens and positions do not.
     """
     scales = settings.rate_scales
     factors: dict[nn.Parameter, float] = {}
@@ -33,10 +33,10 @@ def parameter_groups(model: GroupEmotionModel, settings: Training) -> list[dict[
             factors |= dict.fromkeys(layer, factor)
     factors |= dict.fromkeys(model.fusion.heads.parameters(), scales.head)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             factor = factors.get(parameter, scales.fusion)
-            decay = settings.weight_decay if parameter.dim() >= 2 else 0.0
+            decay = settings.weight_decay if name.endswith("weight") and parameter.dim() >= 2 else 0.0
             empty = {"params": [], "weight_decay": decay, SCALE: factor}
             groups.setdefault((factor, decay), empty)["params"].append(parameter)
     return list(groups.values())

@@ -62,13 +62,15 @@ def read_predictions(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def draw_curves(axes: Axes, history: list[dict[str, float]], split: str, chosen_epoch: float) -> None:
-    """Training loss and the accuracy that chose the epoch, over the epochs."""
+    """Training loss and, where there is one, the accuracy that chose the epoch, over the epochs."""
     epochs = [row["epoch"] for row in history]
-    accuracy_axes = axes.twinx()
     axes.plot(epochs, [row["train_loss"] for row in history], color=SERIES[0])
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("training loss (nats)", color=SERIES[0])
+    if "selection_accuracy" not in history[0]:
+        return
+    accuracy_axes = axes.twinx()
     accuracy_axes.plot(epochs, [row["selection_accuracy"] for row in history], color=SERIES[1])
     accuracy_axes.set_ylabel(f"accuracy on {split}", color=SERIES[1])
     accuracy_axes.set_ylim(0, 1.02)

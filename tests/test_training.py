@@ -4,20 +4,23 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline import training
 from pipeline.checkpoint import latest_step
+from pipeline.config import Fusion, Model
 from pipeline.distributed import start_accelerator
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluation import evaluate_run, load_run, write_evaluation
 from pipeline.machine import alone_in
+from pipeline.manifest import sha256_of
 from pipeline.metrics import NOT_SCORED
 from pipeline.model import GroupEmotionModel
 from pipeline.report import read_predictions, render_report
@@ -402,6 +405,87 @@ def test_dev_is_held_out_of_train_and_val_chooses_nothing(ready):
     assert held
     assert not kept & held
     assert all("train" in ref.file.path.name for ref in data.selection)
+
+
+def test_with_nothing_to_choose_on_all_of_train_is_trained_on_and_the_last_epoch_kept(ready, tmp_path):
+    config = changed(ready, select_on="none")
+    assert len(training.load_data(config).training) == 9
+    weights = train(config, tmp_path)
+    assert all(torch.equal(value, weights[f"last.{name}"]) for name, value in weights.items() if "last." not in name)
+    record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
+    assert (record["selected_on"], record["selected_epoch"], record["clips"]["selection"]) == ("none", 2, 0)
+    evaluation = evaluate_run(config, tmp_path / "run", Accelerator(cpu=True))
+    write_evaluation(evaluation, tmp_path / "results")
+    page = render_report(tmp_path / "results", tmp_path / "run")
+    assert "No epoch was chosen" in page
+    assert page.count("<svg") == 2
+
+
+def with_backbones(config, model=(), **settings):
+    """The same settings with other ones of both backbones, and of recipe.model."""
+    values = config.recipe.model.model_dump() | dict(model)
+    values |= {name: values[name] | settings for name in ("video", "audio")}
+    recipe = config.recipe.model_copy(update={"model": Model.model_validate(values)})
+    return config.model_copy(update={"recipe": recipe})
+
+
+@pytest.fixture
+def pretrained(ready, tmp_path_factory):
+    """The weights of a finished run."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    train(ready, folder)
+    return folder / "run" / MODEL_NAME
+
+
+def test_training_starts_from_the_weights_of_a_file_and_says_so(ready, pretrained, tmp_path, capsys):
+    config = with_backbones(ready, weights=str(pretrained))
+    run = training.start_run(config, Accelerator(cpu=True), tmp_path / "checkpoints")
+    given = load_file(pretrained)
+    backbones = [name for name in given if name.startswith("networks.")]
+    assert len(backbones) == 21
+    assert all(torch.equal(run.model.state_dict()[name], given[name]) for name in backbones)
+    assert "video: 9 of 9 tensors from" in capsys.readouterr().out
+    train(config, tmp_path)
+    record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
+    assert record["pretrained"]["audio"]["sha256"] == sha256_of(pretrained)
+    assert len(record["pretrained"]["audio"]["matched"]) == 12
+    assert record["identity"]["the pretrained weights of video"] == sha256_of(pretrained)
+
+
+def test_other_pretrained_weights_are_another_run(ready, pretrained, tmp_path, monkeypatch):
+    config = with_backbones(checkpointed(ready, 1), weights=str(pretrained))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, kill)
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    save_file({name: value + 1 for name, value in load_file(pretrained).items()}, pretrained)
+    with pytest.raises(UserError, match="the pretrained weights of video"):
+        train(config, tmp_path)
+
+
+def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pretrained, tmp_path):
+    config = with_backbones(ready, {"freeze_backbones": True}, weights=str(pretrained))
+    weights, given = train(config, tmp_path), load_file(pretrained)
+    moved = {name for name in given if not torch.equal(weights[name], given[name])}
+    assert moved
+    assert all(name.startswith("fusion.") for name in moved)
+
+
+def test_frozen_batch_norms_keep_their_statistics(ready, features):
+    model = with_backbones(ready, {"freeze_backbones": True, "fusion": "audio"}, name="resnet18").recipe.model
+    network = GroupEmotionModel(model, features).train()
+    before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+    network.backbones()["audio"](torch.randn(2, features.mel_bins, features.max_mel_frames))
+    assert before
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_every_fusion_trains_and_is_scored(ready, tmp_path):
+    for fusion in get_args(Fusion):
+        config = with_backbones(changed(ready, epochs=1), {"fusion": fusion})
+        train(config, tmp_path / fusion)
+        evaluation = evaluate_run(config, tmp_path / fusion / "run", Accelerator(cpu=True))
+        assert evaluation.metrics["scored"] == 8
 
 
 def test_a_run_that_diverges_is_no_result(ready, tmp_path):
