@@ -67,6 +67,7 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
             **measures(labels, predictions, probabilities),
             "seed": run["config"]["seed"],
             "selected_on": run["selected_on"],
+            "selection_accuracy": run["selection_accuracy"],
             "label_sha256": summary[VAL]["label_sha256"],
             "code_version": run["code_version"],
         },

@@ -502,6 +502,7 @@ def write_run(folder: Path, run: Run) -> None:
         "clips": {"training": len(run.data.training), "selection": len(run.data.selection)},
         "selected_on": run.config.recipe.training.select_on,
         "selected_epoch": best_row(run.history)["epoch"],
+        "selection_accuracy": best_row(run.history).get("selection_accuracy"),
         "seconds": round(sum(row["seconds"] for row in run.history), 1),
         "processes": run.accelerator.num_processes,
         "device": device_name(run.accelerator.device),

@@ -1,0 +1,51 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+SPACE = {"recipe.model.dropout": {"low": 0.0, "high": 0.5, "log": False}, "recipe.model.layers": [1, 2]}
+
+
+@pytest.fixture
+def place(workspace, tmp_path):
+    """Data and settings in a folder of their own, and a small space to search."""
+    folder, config = workspace
+    shutil.copytree(folder / "data_manifests", tmp_path / "data_manifests")
+    shutil.copytree(folder / "data/shards", tmp_path / "data/shards")
+    values = config.model_dump()
+    values["recipe"]["training"]["epochs"] = 1
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/search.yaml").write_text(yaml.safe_dump(SPACE))
+    return tmp_path
+
+
+def search(place, trials):
+    command = [sys.executable, "-m", "stages.search", "--trials", str(trials)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=place, env={"PYTHONPATH": str(REPOSITORY)})
+
+
+def test_a_search_goes_on_where_it_was_and_ends_in_a_command(place):
+    first = search(place, 1)
+    assert first.returncode == 0, first.stderr
+    assert "best of 1 trials" in first.stdout
+    second = search(place, 1)
+    best, command = second.stdout.strip().splitlines()[-2:]
+    assert best.startswith("best of 2 trials: ")
+    assert best.endswith(" on dev")
+    assert command.startswith("dvc exp run -S recipe.model.dropout=0.")
+    assert "-S recipe.model.layers=" in command
+    assert not (place / "runs/demo").exists()
+
+
+@pytest.mark.parametrize("split", ["val", "none"])
+def test_a_search_without_held_out_sources_is_refused(place, split):
+    values = yaml.safe_load((place / "params.yaml").read_text())
+    values["recipe"]["training"]["select_on"] = split
+    (place / "params.yaml").write_text(yaml.safe_dump(values))
+    said = search(place, 1)
+    assert said.returncode == 2
+    assert f"recipe.training.select_on is {split}; a search needs dev" in said.stderr

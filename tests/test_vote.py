@@ -1,0 +1,53 @@
+import io
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+from pipeline.errors import UserError
+from pipeline.vote import parse_predictions, vote
+
+HEADER = "clip_id,source_id,label,prediction,positive,neutral,negative\n"
+A = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n1_2,1,neutral,positive,0.5,0.4,0.1\n2_1,2,negative,quarantined,,,\n"
+B = HEADER + "1_1,1,positive,neutral,0.4,0.5,0.1\n1_2,1,neutral,neutral,0.1,0.9,0.0\n2_1,2,negative,quarantined,,,\n"
+
+
+def parsed(**files):
+    return [parse_predictions(name, io.StringIO(text)) for name, text in files.items()]
+
+
+def test_the_soft_vote_is_of_the_mean_probabilities_and_a_quarantined_clip_is_wrong():
+    result = vote(parsed(a=A, b=B))
+    assert result["runs"] == {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3)}
+    # .5 and .45 of positive and neutral for the first, .3 and .65 for the second: both right; the third is not scored.
+    assert result["soft_vote"] == pytest.approx(2 / 3)
+    assert result["clips"] == 3
+    assert result["soft_vote_low"] < 2 / 3 < result["soft_vote_high"]
+
+
+def test_mean_and_deviation_are_over_the_runs():
+    result = vote(parsed(a=A, b=B, c=B.replace("0.4,0.5,0.1", "0.6,0.3,0.1")))
+    accuracies = list(result["runs"].values())
+    assert accuracies == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert result["mean"] == pytest.approx(statistics.mean(accuracies))
+    assert result["sd"] == pytest.approx(statistics.stdev(accuracies))
+
+
+@pytest.mark.parametrize("change", [("1_2", "9_9"), ("1_2,1,neutral", "1_2,1,negative")])
+def test_runs_on_other_clips_or_labels_do_not_vote_together(change):
+    with pytest.raises(UserError, match="b and a are not about the same clips"):
+        vote(parsed(a=A, b=B.replace(*change)))
+
+
+def test_the_command_reads_files_and_says_what_it_cannot_find(tmp_path):
+    (tmp_path / "a.csv").write_text(A)
+    command = [sys.executable, "-m", "stages.vote", str(tmp_path / "a.csv")]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert json.loads(said.stdout)["sd"] is None
+    said = subprocess.run([*command, "no-such-experiment"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: no-such-experiment is neither a file nor an experiment")
+    assert "Traceback" not in said.stderr
