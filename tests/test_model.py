@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline.config import Fusion
+from pipeline.config import Backbone, Fusion
 from pipeline.fusion import time_encoding
 from pipeline.loader import Batch
 from pipeline.model import GroupEmotionModel
@@ -14,9 +14,9 @@ from pipeline.model import GroupEmotionModel
 def build(config):
     def build(**changes):
         torch.manual_seed(0)
-        settings = config.recipe.model.model_copy(update=changes)
-        return GroupEmotionModel(settings, config.recipe.features).eval()
+        return GroupEmotionModel(build.settings(**changes), config.recipe.features).eval()
 
+    build.settings = lambda **changes: config.recipe.model.model_copy(update=changes)
     return build
 
 
@@ -101,3 +101,22 @@ def test_times_are_encoded_in_seconds_and_told_apart():
     assert encoded.shape == (4, 32)
     torch.testing.assert_close(encoded[2], encoded[3])
     assert (encoded[0] - encoded[1]).norm() > 0.1
+
+
+def test_a_token_stands_for_the_mean_time_of_its_hops_and_frames(build, batch, features):
+    tokens = build().tokens(batch)
+    assert tokens["audio"].times_s[:2].tolist() == pytest.approx([0.075, 0.235])  # hops 0 to 15, 16 to 31, of 10 ms
+    torch.testing.assert_close(tokens["video"].times_s, batch.frame_times_s)
+    clip_network = features.model_copy(update={"frames": 8})
+    video = {"name": "swin3d_t", "weights": "none", "sha256": None, "min_matched": 0.9, "grid": 1}
+    settings = build.settings(fusion="video", video=Backbone(**video))
+    eight = dataclasses.replace(
+        batch, frames=torch.zeros(4, 8, 3, 32, 32), frame_times_s=torch.arange(8.0).expand(4, 8).contiguous()
+    )
+    times_s = GroupEmotionModel(settings, clip_network).tokens(eight)["video"].times_s
+    assert times_s[0].tolist() == [0.5, 2.5, 4.5, 6.5]
+
+
+def test_kaldis_hops_are_in_the_middle_of_their_window(features):
+    kaldi = features.model_copy(update={"front_end": "kaldi"})
+    assert [front.hop_time_s(3) for front in (features, kaldi)] == pytest.approx([0.03, 0.0425])
