@@ -1,6 +1,7 @@
 import pytest
+from conftest import REPOSITORY
 
-from pipeline.config import load_config, parse_config
+from pipeline.config import load_config, load_recipe, parse_config
 from pipeline.errors import UserError
 
 
@@ -35,6 +36,21 @@ def test_a_value_out_of_range_is_named(values):
 def test_heads_that_do_not_divide_the_width_are_refused(values):
     values["recipe"]["model"]["heads"] = 5
     assert "heads (5) must divide width" in refused(values)
+
+
+def test_patience_without_epochs_that_are_scored_is_refused(values):
+    values["recipe"]["training"] |= {"select_on": "none", "patience": 3}
+    assert "patience (3) needs epochs that are scored" in refused(values)
+
+
+def test_a_pinned_file_that_is_not_read_is_refused(values):
+    values["recipe"]["model"]["video"]["sha256"] = "0" * 64
+    assert "weights is none, so there is no file" in refused(values)
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(UserError, match="there is no recipe papr; expected one of demo, paper, small, strong"):
+        load_recipe("papr", REPOSITORY / "configs/recipe")
 
 
 def test_a_window_longer_than_the_fft_is_refused(values):

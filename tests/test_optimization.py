@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.model import GroupEmotionModel
-from pipeline.optimization import build_optimizer, learning_rate, set_learning_rate
+from pipeline.optimization import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 
 
 def test_the_learning_rate_rises_then_falls_to_zero(config):
@@ -48,6 +48,20 @@ def test_only_matrices_and_kernels_decay(rated, config):
         == rated["fusion.entrances.audio.norm.weight"][1]
         == 0.0
     )
+
+
+def test_tokens_and_positions_of_a_transformer_do_not_decay(config):
+    video = config.recipe.model.video.model_copy(update={"name": "vit_tiny_patch16_224", "grid": 2})
+    settings = config.recipe.model.model_copy(update={"video": video})
+    model = GroupEmotionModel(settings, config.recipe.features)
+    groups = parameter_groups(model, config.recipe.training)
+    decayed = {parameter for group in groups for parameter in group["params"] if group["weight_decay"]}
+    named = dict(model.named_parameters())
+    network = "networks.video.network"
+    for name in (f"{network}.pos_embed", f"{network}.cls_token", "fusion.entrances.video.places"):
+        assert named[name].dim() >= 2
+        assert named[name] not in decayed
+    assert named[f"{network}.blocks.0.attn.qkv.weight"] in decayed
 
 
 def test_no_parameter_is_left_out(config):
