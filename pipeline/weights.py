@@ -87,7 +87,10 @@ def fit(backbone: Backbone, published: dict[str, Tensor], path: Path, sha256: st
     """Put published tensors into the backbone's network, those of other sizes as its `adapt` makes them fit."""
     own = backbone.network.state_dict()
     named = without_prefix(published, own)
-    adapted = backbone.adapt(named)
+    try:
+        adapted = backbone.adapt(named)
+    except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path} is not of this network: its tensors cannot be made to fit ({error!r})") from None
     fitting = {key: value for key, value in adapted.items() if key in own and value.shape == own[key].shape}
     backbone.network.load_state_dict(fitting, strict=False)
     reshaped = {

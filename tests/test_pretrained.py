@@ -174,6 +174,12 @@ def test_a_picture_network_hears_the_sum_of_its_colour_channels(build, features)
     assert tokens.shape[1:] == network.interface.gives
 
 
+def test_tensors_that_cannot_be_made_to_fit_are_refused_with_a_sentence(build):
+    network = build("video", "vit_tiny_patch16_224", frames=4, frame_size_px=64)
+    with pytest.raises(UserError, match=r"w\.pth is not of this network"):
+        fit(network, {"pos_embed": torch.zeros(7), "cls_token": torch.zeros(1, 1, 192)}, "w.pth", "")
+
+
 @torch.no_grad()
 def test_an_audio_transformer_keeps_the_positions_of_the_first_seconds(build):
     network = build("audio", HUB + AUDIOMAE, front_end="kaldi", mel_bins=128)
