@@ -103,6 +103,17 @@ def test_times_are_encoded_in_seconds_and_told_apart():
     assert (encoded[0] - encoded[1]).norm() > 0.1
 
 
+def test_gradient_checkpointing_is_the_backbones_own_and_changes_no_gradient(build, batch):
+    gradients = []
+    for again in (False, True):
+        model = build(gradient_checkpointing=again, dropout=0.0).train()
+        assert [network.recomputes for network in model.backbones().values()] == [again, again]
+        model(batch).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
 def test_a_token_stands_for_the_mean_time_of_its_hops_and_frames(build, batch, features):
     tokens = build().tokens(batch)
     assert tokens["audio"].times_s[:2].tolist() == pytest.approx([0.075, 0.235])  # hops 0 to 15, 16 to 31, of 10 ms
