@@ -44,7 +44,8 @@ class GroupEmotionModel(nn.Module):
         given = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
         self.fusion = Fusion(settings, given, len(CLASSES))
         for network in self.backbones().values():
-            network.requires_grad_(not self.frozen)
+            if self.frozen:
+                network.requires_grad_(False)
             if settings.gradient_checkpointing:
                 network.recompute()
 

@@ -30,6 +30,7 @@ class TimmBackbone(Backbone):
     def __init__(self, settings: Settings, architecture: str, **arguments: Any) -> None:
         super().__init__()
         self.network = timm_network(settings.name, architecture, **arguments)
+        self.name = settings.name
         self.prefix_tokens = getattr(self.network, "num_prefix_tokens", 0)
         published = self.network.pretrained_cfg
         self.published = Published(published.get("url") or None, published.get("hf_hub_id") or None)
@@ -57,8 +58,35 @@ class TimmBackbone(Backbone):
         return weights
 
     def recompute(self) -> None:
-        """Keep less in memory for the gradient, block by block."""
-        self.network.set_grad_checkpointing(True)
+        """Keep less in memory for the gradient, block by block; raises `UserError` where timm cannot."""
+        try:
+            self.network.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise UserError(
+                f"timm cannot recompute {self.name}: set gradient_checkpointing to false ({error})"
+            ) from None
+
+    @torch.enable_grad()
+    def try_out(self, values: Tensor) -> None:
+        """Refuse a network that does not give what is stated for `values`, or whose layers timm does not know.
+
+        Not all of timm's networks lay out their features in one of the usual ways. Parameters that the tokens do not
+        depend on are not trained: a gradient that never comes would stop several processes.
+        """
+        self.eval()
+        try:
+            self.layers()
+            tokens = self(values)
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{self.name} cannot be used here: {' '.join(str(error).split())}; take another") from None
+        if tokens.shape[2:] != self.interface.gives[1:]:
+            found, stated = tuple(tokens.shape[2:]), self.interface.gives[1:]
+            raise UserError(f"{self.name} cannot be used here: it gives tokens of {found} and states {stated}")
+        parameters = list(self.parameters())
+        gradients = torch.autograd.grad(tokens.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.train()
 
     def drop_head(self) -> None:
         """Remove the layers behind the last features, where these are used as they are."""
@@ -123,6 +151,7 @@ class FrameNetwork(TimmBackbone):
         width = self.network.head_hidden_size if self.grid == 1 else self.network.num_features
         gives = (features.frames, self.grid**2, width)
         self.interface = Interface((features.frames, size, size), norms["mean"], norms["std"], gives, 1)
+        self.try_out(torch.zeros(1, 1, 3, size, size))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, N, 3, H, W), RGB in 0..255 -> tokens (B, N, grid * grid, D)."""
@@ -191,6 +220,7 @@ class SpectrogramNetwork(TimmBackbone):
         stride = self.network.feature_info[-1]["reduction"]
         gives = (padded // stride, self.grid, self.network.num_features)
         self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride)
+        self.try_out(torch.zeros(1, bins, hops))
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, mel_bins, T) -> tokens (B, time, grid, D)."""

@@ -153,6 +153,31 @@ def test_what_timm_cannot_make_is_said_in_a_sentence(build, monkeypatch):
         build("video", "hf_hub:somebody/net")
 
 
+@pytest.mark.parametrize(("modality", "name", "grid"), [
+    ("video", "levit_128", 2),  # its features are in no place that we know
+    ("audio", "mixer_s16_224", 1),
+    ("video", "caformer_s18", 1),  # timm does not say which of its layers come first
+    ("video", "selecsls60", 2),  # gives another width than it states
+])  # fmt: skip
+def test_a_network_that_does_not_work_like_the_others_is_refused_when_it_is_built(modality, name, grid, build):
+    with pytest.raises(UserError, match=f"{name} cannot be used here: "):
+        build(modality, name, grid)
+
+
+def test_a_network_that_cannot_recompute_says_so(build):
+    with pytest.raises(UserError, match="timm cannot recompute vgg11: set gradient_checkpointing to false"):
+        build("video", "vgg11").recompute()
+
+
+@pytest.mark.parametrize(("modality", "name"), [("audio", "vgg11"), ("audio", "convnext_atto"), ("audio", "resnet18")])
+def test_what_is_trained_has_a_gradient(modality, name, build, features):
+    """Several processes would wait for one that never comes."""
+    network = build(modality, name).train()
+    network(torch.randn(2, features.mel_bins, features.max_mel_frames)).sum().backward()
+    assert [key for key, value in network.named_parameters() if value.requires_grad and value.grad is None] == []
+    assert sum(value.requires_grad for value in network.parameters()) > 10
+
+
 def test_the_small_network_has_one_token_a_moment(build):
     with pytest.raises(UserError, match=r"video\.grid is 2, but the small network takes 1"):
         build("video", "small", grid=2)
