@@ -40,8 +40,9 @@ def main() -> None:
         storage=f"sqlite:///{store}",
         load_if_exists=True,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
     )
+    # Not the seed alone: a study that goes on would draw the trials again that it has.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     study.optimize(
         lambda trial: held_out_accuracy(config, {key: draw(trial, key, of) for key, of in space.items()}),
         n_trials=arguments.trials,

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 
+import optuna
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -39,6 +40,8 @@ def test_a_search_goes_on_where_it_was_and_ends_in_a_command(place):
     assert command.startswith("dvc exp run -S recipe.model.dropout=0.")
     assert "-S recipe.model.layers=" in command
     assert not (place / "runs/demo").exists()
+    study = optuna.load_study(study_name="demo", storage=f"sqlite:///{place}/runs/search/demo.db")
+    assert study.trials[0].params != study.trials[1].params
 
 
 @pytest.mark.parametrize("split", ["val", "none"])
