@@ -2,9 +2,10 @@
 
 `.venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12] [--seeds 0 1 2]`
 trains every variant with every seed on sets in VGAF's layout and prints their validation accuracy, and JSON. Small
-networks start from weights that they learn first, on drawn clips with another label, sign(v - a) instead of sign(v + a)
-(`pipeline/demo_set.py`); recipes with published weights start from those. All variants but `from_scratch` start alike.
-The epoch is chosen as the recipe says, by default on sources held out of train.
+networks start from weights that they learn first with each seed, on other drawn clips with another label: the sign of
+|v| - |a| instead of v + a (`pipeline/demo_set.py`), so whether there is an expression, not which. Recipes with
+published weights start from those. All variants of a seed but `from_scratch` start alike. The epoch is chosen as the
+recipe says, by default on sources held out of train.
 """
 
 import argparse
@@ -43,7 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "from_scratch": {},
 }
 REPOSITORY = Path(__file__).parent.parent
-PRETRAINING = {"seed": 1000, "train_clips": 360, "val_clips": 9}
+PRETRAINING = {"seed": 1000, "train_clips": 360, "val_clips": 90}
+MODALITIES = ("video", "audio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,13 @@ def main() -> None:
     workers = 1 if torch.cuda.is_available() else available_cores()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for name, root in sets.items():
-            prepare(Path(folder, name), name, Path(root).absolute(), recipe)
-        started = recipe if recipe.model.video.weights != "none" else pretrained(Path(folder), recipe, pool)
+            prepare(Path(folder, "sets", name), name, Path(root).absolute(), recipe)
+        if recipe.model.video.weights == "none":
+            started = pretrained(Path(folder), recipe, arguments.seeds, pool)
+        else:
+            started = dict.fromkeys(arguments.seeds, recipe)
         tasks = [
-            Task(Path(folder, data), of_variant(variant, recipe, started), data, variant, seed)
+            Task(Path(folder, "sets", data), of_variant(variant, started[seed]), data, variant, seed)
             for data in sets
             for seed in arguments.seeds
             for variant in arguments.variants
@@ -91,7 +96,8 @@ def main() -> None:
     for data, of_set in summaries.items():
         print(f"\n{data:12}   mean     sd   95% interval of the mean over {len(arguments.seeds)} seeds")
         for variant, row in of_set.items():
-            print(f"{variant:12}  {row['mean']:.3f}  {row['sd']:.3f}   {row['low']:.3f} to {row['high']:.3f}")
+            spread = "" if row["sd"] is None else f"  {row['sd']:.3f}   {row['low']:.3f} to {row['high']:.3f}"
+            print(f"{variant:12}  {row['mean']:.3f}{spread}")
     print(json.dumps(summaries))
 
 
@@ -103,12 +109,16 @@ def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def of_variant(variant: str, scratch: Recipe, started: Recipe) -> Recipe:
+def from_weights(recipe: Recipe, weights: str) -> Recipe:
+    """The recipe with both backbones starting from the same file, or from none."""
+    start = {"weights": weights, "sha256": None}
+    return changed(recipe, model={name: getattr(recipe.model, name).model_dump() | start for name in MODALITIES})
+
+
+def of_variant(variant: str, started: Recipe) -> Recipe:
     """The recipe of a variant."""
-    if variant == "from_scratch":
-        none = {name: getattr(scratch.model, name).model_dump() for name in ("video", "audio")}
-        return changed(scratch, model={name: each | {"weights": "none", "sha256": None} for name, each in none.items()})
-    return changed(started, model=VARIANTS[variant])
+    recipe = from_weights(started, "none") if variant == "from_scratch" else started
+    return changed(recipe, model=VARIANTS[variant])
 
 
 def settings_of(name: str, root: Path, recipe: Recipe, seed: int) -> Config:
@@ -131,22 +141,29 @@ def prepare(folder: Path, name: str, root: Path, recipe: Recipe) -> None:
     extract_splits(clips, root, shards, config.recipe.features, config.extract, available_cores())
 
 
-def pretrained(folder: Path, recipe: Recipe, pool: ProcessPoolExecutor) -> Recipe:
-    """The recipe with backbones that start from what they learn on drawn clips with other labels."""
+def pretrained(folder: Path, recipe: Recipe, seeds: list[int], pool: ProcessPoolExecutor) -> dict[int, Recipe]:
+    """For each seed, the recipe with backbones that start from what they learn on drawn clips with another label."""
     drawn = folder / "drawn"
     drawn.mkdir()
     config = load_config(REPOSITORY / "params.yaml")
     draw_workspace(drawn, config, PRETRAINING)
     clips = plan_clips(config.dataset.synthesize["demo"].model_copy(update=PRETRAINING))
-    opposite = [dataclasses.replace(clip, audio_valence=-clip.audio_valence) for clip in clips]
-    write_label_files(opposite, drawn / config.root)
+    whether = [
+        dataclasses.replace(clip, visual_valence=abs(clip.visual_valence), audio_valence=-abs(clip.audio_valence))
+        for clip in clips
+    ]
+    write_label_files(whether, drawn / config.root)
     own = changed(recipe, training={"select_on": "none", "patience": 0})
     prepare(folder / "pretraining", "pretraining", (drawn / config.root).absolute(), own)
-    task = Task(folder / "pretraining", own, "pretraining", "kept", 0)
-    pool.submit(validation_accuracy, task).result()
-    weights = {"weights": str(folder / "pretraining/kept" / MODEL_NAME)}
-    each = {name: getattr(recipe.model, name).model_dump() | weights for name in ("video", "audio")}
-    return changed(recipe, model=each)
+    tasks = [Task(folder / "pretraining", own, "pretraining", "kept", seed) for seed in seeds]
+    for seed, accuracy in zip(seeds, pool.map(validation_accuracy, tasks), strict=True):
+        print(f"pretraining, seed {seed}: {accuracy:.4f}", flush=True)
+    return {seed: from_weights(recipe, str(folder / "pretraining" / kept(seed) / MODEL_NAME)) for seed in seeds}
+
+
+def kept(seed: int) -> str:
+    """The folder of a pretraining's run."""
+    return f"kept-{seed}"
 
 
 def validation_accuracy(task: Task) -> float:
@@ -161,18 +178,20 @@ def validation_accuracy(task: Task) -> float:
         tempfile.TemporaryDirectory(dir=".") as temporary,
     ):
         config = settings_of(task.data, Path(), task.recipe, task.seed)
-        run = Path("kept") if task.variant == "kept" else Path(temporary, "run")
+        run = Path(kept(task.seed)) if task.variant == "kept" else Path(temporary, "run")
         accelerator = start_accelerator(config)
         run_training(config, accelerator, run, Path(temporary, "checkpoints"))
         return float(evaluate_run(config, run, accelerator).metrics["accuracy"])
 
 
 def summary(values: list[float], seeds: list[int]) -> dict[str, Any]:
-    """Mean, deviation and Student's interval of the mean over the seeds."""
-    deviation = stdev(values) if len(values) > 1 else math.nan
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
-    figures = {"mean": mean(values), "sd": deviation, "low": mean(values) - half, "high": mean(values) + half}
-    return {key: round(float(value), 4) for key, value in figures.items()} | {"n": len(values), "seeds": seeds}
+    """Mean, deviation and Student's interval of the mean over the seeds; None for what one seed does not tell."""
+    row: dict[str, Any] = {"mean": round(mean(values), 4), "sd": None, "low": None, "high": None}
+    if len(values) > 1:
+        half = scipy.stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+        spread = {"sd": stdev(values), "low": mean(values) - half, "high": mean(values) + half}
+        row |= {key: round(float(value), 4) for key, value in spread.items()}
+    return row | {"n": len(values), "seeds": seeds}
 
 
 if __name__ == "__main__":

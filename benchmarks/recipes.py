@@ -1,10 +1,11 @@
 """What each recipe costs: parameters, FLOPs a clip, memory at its batch size, time of a training on VGAF.
 
 `.venv/bin/python benchmarks/recipes.py [recipe ...]` prints a table and JSON. Calculated without weights or data, on
-PyTorch's meta device: a multiplication and an addition are two FLOPs. Memory: weights, gradients, Adam's two moments
-and the moving average in fp32, and what a step's forward pass keeps for the gradient (half of its fp32 size in bf16).
-Time: three forward passes a training clip (four where blocks are recomputed) on VGAF's train clips but the tenth that
-is held out, at a sustained rate that you give; nothing but the networks' arithmetic, no early stop.
+tensors that are shapes alone: a multiplication and an addition are two FLOPs. Memory: weights, gradients, Adam's two
+moments and the moving average in fp32, what a step's forward pass keeps for the gradient at the recipe's precision, and
+the block that is being computed again, where blocks are. Time: three forward passes a training clip (four where blocks
+are recomputed) on VGAF's train clips but the tenth that is held out, at a sustained rate that you give; nothing but the
+networks' arithmetic, no early stop.
 """
 
 import argparse
@@ -13,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import Recipe, load_recipe, recipe_names
+from pipeline.config import Features, Recipe, load_recipe, recipe_names
 from pipeline.loader import Batch
 from pipeline.model import GroupEmotionModel
 
@@ -44,14 +46,11 @@ def cost(recipe: Recipe, tflops: float) -> dict[str, Any]:
     settings = recipe.training
     with torch.device("meta"):
         model = GroupEmotionModel(recipe.model, recipe.features).train()
-        batch = one_clip(recipe)
-        with FlopCounterMode(display=False) as counter:
-            model(batch)
-        activations = kept_for_the_gradient(model, batch)
+        clip = empty_clips(recipe.features, 1)
+    with FlopCounterMode(display=False) as counter:
+        model(clip)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     bytes_a_parameter = 4 * (5 if settings.ema_decay else 4)
-    share = 1.0 if settings.mixed_precision == "no" else 0.5
-    at_once = settings.batch_size // settings.micro_batches
     gflops = counter.get_total_flops() / 1e9
     clips = settings.epochs * VGAF_TRAIN_CLIPS * (1.0 if settings.select_on == "none" else 0.9)
     passes = 4 if recipe.model.gradient_checkpointing else 3
@@ -59,38 +58,61 @@ def cost(recipe: Recipe, tflops: float) -> dict[str, Any]:
         "parameters": parameters,
         "gflops": round(gflops, 2),
         "batch_size": settings.batch_size,
-        "memory_gb": round((parameters * bytes_a_parameter + at_once * activations * share) / 1e9, 2),
+        "memory_gb": round((parameters * bytes_a_parameter + activation_bytes(recipe)) / 1e9, 2),
         "minutes": round(clips * passes * gflops / (tflops * 1e3) / 60, 1),
     }
 
 
-def one_clip(recipe: Recipe) -> Batch:
-    """A batch of one clip of full length; on the meta device, shapes alone."""
-    features = recipe.features
+def empty_clips(features: Features, count: int) -> Batch:
+    """A batch of clips of full length, for its shapes."""
+    size = features.frame_size_px
     return Batch(
-        clip_ids=["1_1"],
-        frames=torch.zeros(1, features.frames, 3, features.frame_size_px, features.frame_size_px),
-        frame_times_s=torch.zeros(1, features.frames),
-        has_video=torch.ones(1, dtype=torch.bool),
-        log_mel=torch.zeros(1, features.mel_bins, features.max_mel_frames),
-        mel_frames=torch.ones(1, dtype=torch.int64),
-        labels=torch.zeros(1, dtype=torch.int64),
+        clip_ids=["1_1"] * count,
+        frames=torch.zeros(count, features.frames, 3, size, size),
+        frame_times_s=torch.zeros(count, features.frames),
+        has_video=torch.ones(count, dtype=torch.bool),
+        log_mel=torch.zeros(count, features.mel_bins, features.max_mel_frames),
+        mel_frames=torch.ones(count, dtype=torch.int64),
+        labels=torch.zeros(count, dtype=torch.int64),
     )
 
 
-def kept_for_the_gradient(model: GroupEmotionModel, batch: Batch) -> int:
-    """Bytes that a forward pass keeps beside the weights, each tensor's memory once."""
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+def activation_bytes(recipe: Recipe) -> float:
+    """What the forward pass of a step keeps, and the largest part of it that is computed again at once."""
+    recomputes = recipe.model.gradient_checkpointing
+    model = GroupEmotionModel(recipe.model, recipe.features).train()
+    kept = kept_for_the_gradient(model, recipe)
+    if not recomputes:
+        return kept
+    everything = GroupEmotionModel(recipe.model.model_copy(update={"gradient_checkpointing": False}), recipe.features)
+    blocks = sum(len(network.layers()) for network in model.backbones().values())
+    return kept + (kept_for_the_gradient(everything.train(), recipe) - kept) / blocks
+
+
+def kept_for_the_gradient(model: GroupEmotionModel, recipe: Recipe) -> int:
+    """Bytes that the forward pass of a step keeps, each tensor's memory once.
+
+    From one clip and from two: what they share, such as weights in lower precision, does not grow with the batch.
+    """
+    settings = recipe.training
+    one, two = (kept_of(model, recipe, clips) for clips in (1, 2))
+    return one + (settings.batch_size // settings.micro_batches - 1) * (two - one)
+
+
+def kept_of(model: GroupEmotionModel, recipe: Recipe, clips: int) -> int:
+    low = recipe.training.mixed_precision != "no"
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in weights:
-            kept[storage] = tensor  # held, so that its memory is not taken for another's
+        kept[tensor.untyped_storage()._cdata] = tensor  # held, so that its memory is not taken for another's
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = model(batch)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.autocast("cpu", torch.bfloat16, enabled=low),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        logits = model(empty_clips(recipe.features, clips))
     size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del logits
     return size

@@ -24,15 +24,17 @@ class Interface:
     """What a network takes and gives.
 
     takes: (frames, height, width), or (mel_bins, hops) of the padded log-mel. mean and deviation normalise it: per
-    channel of RGB in 0..1, or in the unit of the log-mel. gives: tokens (time, space, D) for a clip; a token in time
-    stands for `stride` frames or hops.
+    channel of RGB in 0..1, or in the unit of the log-mel. gives: tokens (time, space, D) for a clip. The i-th token in
+    time is centred on the frame or hop number `stride * i + offset`: padded convolutions have an offset of 0, patches
+    one of (stride - 1) / 2.
     """
 
     takes: tuple[int, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     gives: tuple[int, int, int]
-    stride: int
+    stride: int = 1
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,7 @@ class SmallFrameNetwork(SmallBackbone):
         self.network = convolutions(3, (32, 7, 4), (64, 3, 2), (128, 3, 2))
         self.pool = nn.AdaptiveMaxPool2d(2)
         size = features.frame_size_px
-        self.interface = Interface(
-            (features.frames, size, size), (0.5,) * 3, (0.5,) * 3, (features.frames, 1, 128 * 4), 1
-        )
+        self.interface = Interface((features.frames, size, size), (0.5,) * 3, (0.5,) * 3, (features.frames, 1, 128 * 4))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, N, 3, H, W), RGB in 0..255 -> tokens (B, N, 1, 512)."""

@@ -128,6 +128,13 @@ class Model(Settings):
     stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
 
     @model_validator(mode="after")
+    def _what_is_frozen_has_learnt(self) -> "Model":
+        used = {"video": [self.video], "audio": [self.audio]}.get(self.fusion, [self.video, self.audio])
+        if self.freeze_backbones and any(backbone.weights == "none" for backbone in used):
+            raise ValueError("freeze_backbones is true and weights is none: random networks would never learn")
+        return self
+
+    @model_validator(mode="after")
     def _heads_divide_width(self) -> "Model":
         if self.width % self.heads:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")

@@ -134,7 +134,7 @@ class Pooling(nn.Module):
 
     def __init__(self, width: int, kind: str) -> None:
         super().__init__()
-        self.score = nn.Linear(width, 1) if kind == "learned" else None
+        self.score = nn.Linear(width, 1, bias=False) if kind == "learned" else None
 
     def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
         """Tokens (B, T, D), padding (B, T) -> (B, D)."""

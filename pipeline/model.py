@@ -7,7 +7,7 @@ Its abstract fixes no more than that; depth, width, positions and pooling are th
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones import Backbone, SmallFrameNetwork, SmallSpectrogramNetwork
+from pipeline.backbones import Backbone, Interface, SmallFrameNetwork, SmallSpectrogramNetwork
 from pipeline.config import Backbone as Settings
 from pipeline.config import Features, Model
 from pipeline.errors import UserError
@@ -71,13 +71,21 @@ class GroupEmotionModel(nn.Module):
         return {name: makers[name](network, batch) for name, network in self.backbones().items()}
 
     def _video(self, network: Backbone, batch: Batch) -> Tokens:
-        """A token's time is the mean of its frames'; all of a clip without video is padding."""
-        times_s = batch.frame_times_s.view(len(batch.clip_ids), -1, network.interface.stride).mean(dim=-1)
-        return Tokens(network(batch.frames), times_s, ~batch.has_video[:, None].expand(times_s.shape))
+        """A token's time is that of the frame it is centred on, or between two; without video all is padding."""
+        values, frames = network(batch.frames), network.interface.takes[0]
+        centres = token_centres(network.interface, values)
+        before, after = centres.floor().long(), centres.ceil().long().clamp(max=frames - 1)
+        times_s = (batch.frame_times_s[:, before] + batch.frame_times_s[:, after]) / 2
+        return Tokens(values, times_s, ~batch.has_video[:, None].expand(times_s.shape))
 
     def _audio(self, network: Backbone, batch: Batch) -> Tokens:
-        """A token's time is the mean of its hops'; it is padding if its first hop is past the clip's end."""
-        values, stride = network(batch.log_mel), network.interface.stride
-        first_hops = stride * torch.arange(values.shape[1], device=values.device)
-        times_s = self.features.hop_time_s(first_hops + (stride - 1) / 2)
-        return Tokens(values, times_s, first_hops >= batch.mel_frames[:, None])
+        """A token's time is that of the hop it is centred on; it is padding if its first hop is past the clip's end."""
+        values = network(batch.log_mel)
+        centres = token_centres(network.interface, values)
+        first_hops = centres - network.interface.offset
+        return Tokens(values, self.features.hop_time_s(centres), first_hops >= batch.mel_frames[:, None])
+
+
+def token_centres(interface: Interface, values: Tensor) -> Tensor:
+    """Frame or hop on which each of the tokens (B, time, space, D) is centred: (time,)."""
+    return interface.stride * torch.arange(values.shape[1], device=values.device) + interface.offset

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.features import LEVELS
 
 HUB = "hf_hub:"
+PICTURE_STRIDE = 32  # what the sides of a picture are a multiple of, for most networks
 
 
 class TimmBackbone(Backbone):
@@ -50,11 +51,12 @@ class TimmBackbone(Backbone):
         # timm keeps beside a network the function that turns what is published of it into what it is now.
         convert = getattr(sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None)
         weights = convert(weights, self.network) if convert else weights
-        first = self.network.pretrained_cfg.get("first_conv")
-        kernels = f"{first}.weight"
-        if isinstance(first, str) and kernels in weights:
-            channels = self.network.get_parameter(kernels).shape[1]
-            weights = weights | {kernels: adapt_input_conv(channels, weights[kernels])}
+        first = self.network.pretrained_cfg.get("first_conv") or ()
+        for name in (first,) if isinstance(first, str) else first:
+            kernels = f"{name}.weight"
+            if kernels in weights:
+                channels = self.network.get_parameter(kernels).shape[1]
+                weights = weights | {kernels: adapt_input_conv(channels, weights[kernels])}
         return weights
 
     def recompute(self) -> None:
@@ -65,28 +67,6 @@ class TimmBackbone(Backbone):
             raise UserError(
                 f"timm cannot recompute {self.name}: set gradient_checkpointing to false ({error})"
             ) from None
-
-    @torch.enable_grad()
-    def try_out(self, values: Tensor) -> None:
-        """Refuse a network that does not give what is stated for `values`, or whose layers timm does not know.
-
-        Not all of timm's networks lay out their features in one of the usual ways. Parameters that the tokens do not
-        depend on are not trained: a gradient that never comes would stop several processes.
-        """
-        self.eval()
-        try:
-            self.layers()
-            tokens = self(values)
-        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{self.name} cannot be used here: {' '.join(str(error).split())}; take another") from None
-        if tokens.shape[2:] != self.interface.gives[1:]:
-            found, stated = tuple(tokens.shape[2:]), self.interface.gives[1:]
-            raise UserError(f"{self.name} cannot be used here: it gives tokens of {found} and states {stated}")
-        parameters = list(self.parameters())
-        gradients = torch.autograd.grad(tokens.sum(), parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.requires_grad_(gradient is not None)
-        self.train()
 
     def drop_head(self) -> None:
         """Remove the layers behind the last features, where these are used as they are."""
@@ -102,12 +82,51 @@ class TimmBackbone(Backbone):
         return features.permute(0, 3, 1, 2) if getattr(self.network, "output_fmt", None) == "NHWC" else features
 
 
+@torch.enable_grad()
+def try_out(network: Backbone, name: str) -> None:
+    """Refuse a network that does not give what its interface states, or whose layers are not known.
+
+    Not all networks lay out their features in one of the usual ways. Parameters that the tokens do not depend on are
+    not trained: a gradient that never comes would stop several processes. Only shapes are computed, no values.
+    """
+    network.eval()
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    shapes = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors.items()}
+    trained = {key: shapes[key].requires_grad_() for key, value in network.named_parameters() if value.requires_grad}
+    interface = network.interface
+    clip = torch.empty(1, *interface.takes, device="meta")
+    clip = clip.unsqueeze(2).expand(-1, -1, 3, -1, -1) if clip.dim() == 4 else clip
+    try:
+        network.layers()
+        tokens = torch.func.functional_call(network, shapes, (clip,))
+        gradients = torch.autograd.grad(tokens.sum(), list(trained.values()), allow_unused=True)
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be used with these settings: {' '.join(str(error).split())}") from None
+    if tokens.shape[1:] != interface.gives:
+        found = tuple(tokens.shape[1:])
+        raise UserError(f"{name} cannot be used with these settings: it gives {found} and states {interface.gives}")
+    for key, gradient in zip(trained, gradients, strict=True):
+        network.get_parameter(key).requires_grad_(gradient is not None)
+    network.train()
+
+
+def in_parts(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Maps (B, D, ..., h, w) -> the means of their parts (B, D, ..., rows, columns)."""
+    height, width = maps.shape[-2:]
+    if rows > height or columns > width:
+        raise ValueError(f"grid asks for {rows} x {columns} parts of its map, which is {height} x {width}")
+    parts: Tensor = F.adaptive_avg_pool2d(maps.flatten(1, -3), (rows, columns))
+    return parts.view(*maps.shape[:-2], rows, columns)
+
+
 def timm_network(name: str, architecture: str, **arguments: Any) -> Any:
     """timm's network without its classifier; raises `UserError` for one that timm does not have or cannot build."""
     import timm
 
     known = architecture.startswith(HUB) or timm.is_model(architecture)
     if not known:
+        if "/" in architecture:
+            raise UserError(f"there is no network {name}; one of Hugging Face's is named {HUB}owner/name")
         close = difflib.get_close_matches(architecture, [*CLIP_NETWORKS, *timm.list_models()], 3)
         raise UserError(f"there is no network {name}; close to it: {', '.join(close) or 'none'} (timm.list_models())")
     try:
@@ -122,11 +141,30 @@ def timm_settings(name: str) -> Any:
 
     if name.startswith(HUB):
         return None  # stated where its weights are
-    architecture, _, tag = name.partition(".")
+    architecture, dot, tag = name.partition(".")
     tags = timm.list_pretrained(f"{architecture}.*")
-    if tag and tags and name not in tags:
+    if dot and tags and name not in tags:
         raise UserError(f"timm has no weights {tag} of {architecture}; it has {', '.join(tags)}")
     return timm.get_pretrained_cfg(name)
+
+
+def padded_to(multiple: int, length: int) -> int:
+    """The next multiple."""
+    return -(-length // multiple) * multiple
+
+
+def patch_of(network: nn.Module) -> int:
+    """Side of the patches, without overlap, that a network cuts its input into; 1 for one that pads and convolves."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return int(first.stride[0]) if first is not None and first.kernel_size == first.stride else 1
+
+
+def require_multiple(name: str, features: Features, key: str, of: int) -> None:
+    """Raise `UserError` for a feature setting of which the network `name` would cut something off."""
+    if (found := getattr(features, key)) % of:
+        raise UserError(
+            f"recipe.features.{key} is {found}, but {name} takes a multiple of {of}: set it to {padded_to(of, found)}"
+        )
 
 
 class FrameNetwork(TimmBackbone):
@@ -142,6 +180,7 @@ class FrameNetwork(TimmBackbone):
         if fixed and settings.weights != "none":
             require(f"{settings.name} with weights", features, frame_size_px=stated.input_size[-1])
         super().__init__(settings, settings.name, **({"img_size": size} if fixed else {}))
+        require_multiple(settings.name, features, "frame_size_px", patch_of(self.network))
         self.grid = settings.grid
         if self.grid > 1:
             self.drop_head()
@@ -150,8 +189,8 @@ class FrameNetwork(TimmBackbone):
             self.register_buffer(key, torch.tensor(values).view(3, 1, 1) * 255, persistent=False)
         width = self.network.head_hidden_size if self.grid == 1 else self.network.num_features
         gives = (features.frames, self.grid**2, width)
-        self.interface = Interface((features.frames, size, size), norms["mean"], norms["std"], gives, 1)
-        self.try_out(torch.zeros(1, 1, 3, size, size))
+        self.interface = Interface((features.frames, size, size), norms["mean"], norms["std"], gives)
+        try_out(self, settings.name)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, N, 3, H, W), RGB in 0..255 -> tokens (B, N, grid * grid, D)."""
@@ -159,7 +198,7 @@ class FrameNetwork(TimmBackbone):
         if self.grid == 1:
             tokens = self.network.forward_head(self.network.forward_features(pictures), pre_logits=True).unsqueeze(1)
         else:
-            tokens = F.adaptive_avg_pool2d(self.feature_map(pictures), self.grid).flatten(2).transpose(1, 2)
+            tokens = in_parts(self.feature_map(pictures), self.grid, self.grid).flatten(2).transpose(1, 2)
         return tokens.unflatten(0, frames.shape[:2])
 
 
@@ -171,6 +210,7 @@ class AudioTransformer:
     repository: str
     patch: int  # hops and mel bins of a token
     mel_bins: int
+    most_hops: int
     deviations: float  # what the bank's deviation is multiplied with before it divides
 
     @property
@@ -182,15 +222,7 @@ class AudioTransformer:
 
 # AudioMAE ViT-B/16 (arXiv 2207.06405), on AudioSet-2M and then on AudioSet-20k; the settings of its model card.
 AUDIOMAE = "gaunernst/vit_base_patch16_1024_128.audiomae_as2m_ft_as20k"
-AUDIO_TRANSFORMERS = {HUB + AUDIOMAE: AudioTransformer("vit_base_patch16_224", AUDIOMAE, 16, 128, 2.0)}
-
-
-PICTURE_STRIDE = 32  # what the sides of a picture are a multiple of, for most networks
-
-
-def padded_to(multiple: int, length: int) -> int:
-    """The next multiple."""
-    return -(-length // multiple) * multiple
+AUDIO_TRANSFORMERS = {HUB + AUDIOMAE: AudioTransformer("vit_base_patch16_224", AUDIOMAE, 16, 128, 1024, 2.0)}
 
 
 class SpectrogramNetwork(TimmBackbone):
@@ -200,12 +232,19 @@ class SpectrogramNetwork(TimmBackbone):
     """
 
     def __init__(self, settings: Settings, features: Features) -> None:
+        if settings.name in CLIP_NETWORKS:
+            raise UserError(f"{settings.name} is a network for frames; for audio take small, or one of timm's")
         transformer = AUDIO_TRANSFORMERS.get(settings.name)
         self.time_first = transformer is not None
         self.levels = LEVELS[features.front_end]
         bins, hops = features.mel_bins, features.max_mel_frames
         if transformer:
             require(settings.name, features, **transformer.front_end)
+            if hops > transformer.most_hops:
+                raise UserError(
+                    f"recipe.features.max_duration_s is {features.max_duration_s}, {hops} hops, but {settings.name} "
+                    f"takes {transformer.most_hops}: set it to {int(features.hop_time_s(transformer.most_hops))}.0"
+                )
             padded, deviation = padded_to(transformer.patch, hops), transformer.deviations * self.levels.deviation
             size = {"img_size": (padded, bins)}
             super().__init__(settings, transformer.architecture, in_chans=1, global_pool="avg", **size)
@@ -219,8 +258,11 @@ class SpectrogramNetwork(TimmBackbone):
         self.grid, self.missing = settings.grid, padded - hops
         stride = self.network.feature_info[-1]["reduction"]
         gives = (padded // stride, self.grid, self.network.num_features)
-        self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride)
-        self.try_out(torch.zeros(1, bins, hops))
+        patch = patch_of(self.network)
+        require_multiple(settings.name, features, "mel_bins", patch)
+        offset = (stride - 1) / 2 if patch > 1 else 0.0
+        self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride, offset)
+        try_out(self, settings.name)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, mel_bins, T) -> tokens (B, time, grid, D)."""
@@ -229,7 +271,7 @@ class SpectrogramNetwork(TimmBackbone):
         maps = (
             self.feature_map(picture.transpose(2, 3)).transpose(2, 3) if self.time_first else self.feature_map(picture)
         )
-        tokens = F.adaptive_avg_pool2d(maps, (self.grid, maps.shape[-1])).permute(0, 3, 2, 1)
+        tokens = in_parts(maps, self.grid, maps.shape[-1]).permute(0, 3, 2, 1)
         # A transformer that was trained on the mean of its tokens has its last norm behind that.
         return self.network.fc_norm(tokens) if hasattr(self.network, "fc_norm") else tokens
 
@@ -251,6 +293,7 @@ class ClipArchitecture:
     dim: int
     stride: int  # frames a token
     size_px: int
+    offset: float = 0.0  # as in `Interface`
     channels_last: bool = False  # in what the modules give
     frames: int | None = None  # where positions are learnt, hence the numbers of frames and pixels fixed
 
@@ -259,12 +302,12 @@ CLIP_NETWORKS = {
     "r2plus1d_18": ClipArchitecture(
         lambda net: [net.stem, net.layer1, net.layer2, net.layer3, net.layer4], dim=512, stride=8, size_px=112
     ),
-    "s3d": ClipArchitecture(lambda net: net.features, dim=1024, stride=8, size_px=224),
+    "s3d": ClipArchitecture(lambda net: net.features, dim=1024, stride=8, size_px=224, offset=2.0),
     "swin3d_t": ClipArchitecture(
-        lambda net: [net.patch_embed, net.pos_drop, *net.features, net.norm], 768, 2, 224, channels_last=True
+        lambda net: [net.patch_embed, net.pos_drop, *net.features, net.norm], 768, 2, 224, 0.5, channels_last=True
     ),
     "mvit_v2_s": ClipArchitecture(
-        lambda net: [net.conv_proj, net.pos_encoding, *net.blocks, net.norm], 768, 2, 224, True, frames=16
+        lambda net: [net.conv_proj, net.pos_encoding, *net.blocks, net.norm], 768, 2, 224, channels_last=True, frames=16
     ),
 }
 
@@ -283,11 +326,7 @@ class ClipNetwork(Backbone):
         name, self.grid = settings.name, settings.grid
         self.architecture = architecture = CLIP_NETWORKS[name]
         size, frames = features.frame_size_px, features.frames
-        if frames % architecture.stride:
-            raise UserError(
-                f"recipe.features.frames is {frames}, but {name} takes a multiple of {architecture.stride}: set it to "
-                f"{padded_to(architecture.stride, frames)}"
-            )
+        require_multiple(name, features, "frames", architecture.stride)
         if architecture.frames:
             require(name, features, frames=architecture.frames, frame_size_px=architecture.size_px)
         self.network = get_model(name, weights=None)
@@ -301,7 +340,9 @@ class ClipNetwork(Backbone):
             self.register_buffer(key, torch.tensor(values).view(3, 1, 1, 1) * 255, persistent=False)
         gives = (frames // architecture.stride, self.grid**2, architecture.dim)
         takes = (frames, size, size)
-        self.interface = Interface(takes, tuple(stated.mean), tuple(stated.std), gives, architecture.stride)
+        norms = tuple(stated.mean), tuple(stated.std)
+        self.interface = Interface(takes, *norms, gives, architecture.stride, architecture.offset)
+        try_out(self, name)
 
     def layers(self) -> list[list[nn.Parameter]]:
         """A layer a module."""
@@ -314,8 +355,7 @@ class ClipNetwork(Backbone):
         maps = self.in_turn(parts, pictures)
         if self.architecture.channels_last:
             maps = maps.permute(0, 4, 1, 2, 3)
-        pooled = F.adaptive_avg_pool3d(maps, (maps.shape[2], self.grid, self.grid))
-        return pooled.flatten(3).permute(0, 2, 3, 1)
+        return in_parts(maps, self.grid, self.grid).flatten(3).permute(0, 2, 3, 1)
 
 
 def _mvit(network: Any) -> list[Callable[[Any], Any]]:

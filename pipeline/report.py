@@ -33,7 +33,7 @@ def render_report(results: Path, run_folder: Path) -> str:
     provenance = json.loads((results / "provenance.json").read_text())
     labels, predictions = read_predictions(results / "predictions.csv")
     with (run_folder / "history.csv").open(newline="") as file:
-        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        history = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     measured = per_class(labels, predictions, len(CLASSES))
     return environment.from_string(TEMPLATE.read_text()).render(
@@ -68,10 +68,11 @@ def draw_curves(axes: Axes, history: list[dict[str, float]], split: str, chosen_
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("training loss (nats)", color=SERIES[0])
-    if "selection_accuracy" not in history[0]:
+    accuracies = [row["selection_accuracy"] for row in history]
+    if np.isnan(accuracies).all():
         return
     accuracy_axes = axes.twinx()
-    accuracy_axes.plot(epochs, [row["selection_accuracy"] for row in history], color=SERIES[1])
+    accuracy_axes.plot(epochs, accuracies, color=SERIES[1])
     accuracy_axes.set_ylabel(f"accuracy on {split}", color=SERIES[1])
     accuracy_axes.set_ylim(0, 1.02)
     axes.axvline(chosen_epoch, color=INK, linewidth=0.8, linestyle=":")

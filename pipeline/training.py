@@ -66,6 +66,11 @@ from pipeline.weights import Report, load_weights
 
 MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
 HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
+# The measures stay empty for an epoch that was not scored.
+HISTORY_COLUMNS = (
+    *("epoch", "step", "train_loss", "selection_accuracy", "selection_log_loss"),
+    *("learning_rate", "seconds", "data_wait_share"),
+)
 TRAIN, VAL = SPLITS
 TRACKED_STEPS = 10  # a tracker hears of every tenth step: reading the loss waits for the GPU
 
@@ -469,7 +474,8 @@ def best_row(history: list[dict[str, float]]) -> dict[str, float]:
     """The chosen epoch: highest accuracy on the selecting split, lowest log loss among those; the last without one."""
     if "selection_accuracy" not in history[-1]:
         return history[-1]
-    return max(history, key=lambda row: (row["selection_accuracy"], -row["selection_log_loss"]))
+    scored = [row for row in history if "selection_accuracy" in row]
+    return max(scored, key=lambda row: (row["selection_accuracy"], -row["selection_log_loss"]))
 
 
 def ran_out_of_patience(history: list[dict[str, float]], patience: int) -> bool:
@@ -488,7 +494,7 @@ def write_run(folder: Path, run: Run) -> None:
     save_file(run.best, folder / MODEL_NAME)
     save_file(weights_of(run.scored), folder / LAST_MODEL_NAME)
     with (folder / HISTORY_NAME).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(run.history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(run.history)
     record = {

@@ -26,13 +26,16 @@ class Predictions:
 
 def parse_predictions(name: str, lines: Iterable[str]) -> Predictions:
     """What a predictions.csv holds."""
-    rows = list(csv.DictReader(lines))
-    return Predictions(
-        name=name,
-        clip_ids=[row["clip_id"] for row in rows],
-        labels=np.array([CLASSES.index(row["label"]) for row in rows]),
-        probabilities=np.array([[float(row[label] or "nan") for label in CLASSES] for row in rows]),
-    )
+    try:
+        rows = list(csv.DictReader(lines))
+        return Predictions(
+            name=name,
+            clip_ids=[row["clip_id"] for row in rows],
+            labels=np.array([CLASSES.index(row["label"]) for row in rows]),
+            probabilities=np.array([[float(row[label] or "nan") for label in CLASSES] for row in rows]).reshape(-1, 3),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name} is not a predictions.csv that evaluate wrote ({error!r})") from None
 
 
 def classes_of(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -47,6 +50,10 @@ def vote(runs: list[Predictions]) -> dict[str, Any]:
     Over all clips, quarantined ones counting as wrong. Raises `UserError` for runs on other clips or labels.
     """
     first = runs[0]
+    if not first.clip_ids:
+        raise UserError(f"{first.name} holds no clips")
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError("the same run is named twice; each has one vote")
     for run in runs:
         if run.clip_ids != first.clip_ids or not np.array_equal(run.labels, first.labels):
             raise UserError(f"{run.name} and {first.name} are not about the same clips with the same labels")

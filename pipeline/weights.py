@@ -5,7 +5,6 @@ are found, not asked for.
 """
 
 import re
-import urllib.error
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -24,8 +23,10 @@ from pipeline.errors import UserError
 from pipeline.manifest import sha256_of
 
 # Under what training code files the weights, the smoothed ones first: timm, Lightning, detectron2, MAE and others.
+DEEPEST = 3  # wrappings in each other
 WRAPPINGS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")  # torch's files carry the start of their SHA-256
+COUNTER = "num_batches_tracked"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -39,6 +40,12 @@ class Report:
     reshaped: dict[str, str]
     missing: list[str]
     unexpected: list[str]
+
+    @property
+    def share(self) -> float:
+        """Of the network's tensors that the file filled."""
+        filled = len(self.matched) + len(self.reshaped)
+        return filled / (filled + len(self.missing))
 
     def __str__(self) -> str:
         filled = len(self.matched) + len(self.reshaped)
@@ -57,39 +64,50 @@ def load_weights(backbone: Backbone, settings: Settings, folder: Path) -> Report
     Published ones are fetched into `folder`, unless they are there. Raises `UserError` for a file that is missing, not
     the pinned one, not made of tensors alone, or not this network's.
     """
-    if (path := find(settings, backbone.published, folder)) is None:
+    if (found := find(settings, backbone.published, folder)) is None:
         return None
-    digest = sha256_of(path)
-    if settings.sha256 not in (None, digest):
-        raise UserError(
-            f"{path} has the SHA-256 {digest}, but {settings.sha256} is pinned: fetch it again, or unpin it"
-        )
+    path, digest = found
     report = fit(backbone, read_tensors(path), path, digest)
-    share = 1 - len(report.missing) / max(1, len(backbone.network.state_dict()))
-    if share < settings.min_matched:
+    if report.share < settings.min_matched:
         raise UserError(f"weights of {settings.name}: only {report}; expected {settings.min_matched:.0%} or more")
     return report
 
 
-def find(settings: Settings, published: Published, folder: Path) -> Path | None:
-    """The file that `settings` ask for, fetched into `folder` if it is a published one that is not there yet."""
+def find(settings: Settings, published: Published, folder: Path) -> tuple[Path, str] | None:
+    """The file that `settings` ask for and its SHA-256; None if they ask for none.
+
+    A published file is fetched into `folder`, unless it is there. Raises `UserError` for a file that is not the pinned
+    one, or not the one that its name says.
+    """
     if settings.weights == "none":
         return None
     if settings.weights == "pretrained":
-        return fetch(settings.name, published, folder)
-    path = Path(settings.weights).expanduser()
+        path = fetch(settings.name, published, folder)
+        in_name = HASH_IN_NAME.search(path.name)
+    else:
+        path, in_name = Path(settings.weights).expanduser(), None
     if not path.is_file():
         raise UserError(f"weights are to be read from {path}, which is no file; expected none, pretrained or a file")
-    return path
+    digest = sha256_of(path)
+    if in_name and not digest.startswith(in_name[1]):
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is {digest}, not {in_name[1]}...; remove it and fetch it again"
+        )
+    if settings.sha256 not in (None, digest):
+        raise UserError(
+            f"{path} has the SHA-256 {digest}, but {settings.sha256} is pinned: fetch it again, or unpin it"
+        )
+    return path, digest
 
 
 def fit(backbone: Backbone, published: dict[str, Tensor], path: Path, sha256: str) -> Report:
     """Put published tensors into the backbone's network, those of other sizes as its `adapt` makes them fit."""
-    own = backbone.network.state_dict()
-    named = without_prefix(published, own)
+    # BatchNorm's counters of batches are no weights; older files do not have them.
+    own = {key: value for key, value in backbone.network.state_dict().items() if not key.endswith(COUNTER)}
+    named = without_prefix({key: value for key, value in published.items() if not key.endswith(COUNTER)}, own)
     try:
         adapted = backbone.adapt(named)
-    except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a library's code, on a file of which nothing is known
         raise UserError(f"{path} is not of this network: its tensors cannot be made to fit ({error!r})") from None
     fitting = {key: value for key, value in adapted.items() if key in own and value.shape == own[key].shape}
     backbone.network.load_state_dict(fitting, strict=False)
@@ -132,19 +150,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path} is not a safetensors file: {error}") from None
-    if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise UserError(f"{path} is a TorchScript program, which is code: save its state_dict() and give that")
     try:
+        if zipfile.is_zipfile(path) and any("constants.pkl" in name for name in zipfile.ZipFile(path).namelist()):
+            raise UserError(f"{path} is a TorchScript program, which is code: save its state_dict() and give that")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or ["empty"])[0].removesuffix(".")
+    except UserError:
+        raise
+    except UnpicklingError:  # its own text advises to switch the protection off
         raise UserError(
-            f"{path} holds more than tensors, such as a whole module, or is damaged ({reason}): reading it could run "
-            "code; save its state_dict(), or safetensors, and give that"
+            f"{path} is no file of tensors alone: it holds other objects, such as a whole module, which could run "
+            "code, or is something else altogether; save its state_dict(), or safetensors, and give that"
         ) from None
+    except Exception as error:  # a damaged file fails in many ways
+        raise UserError(f"{path} is damaged, or not a file of weights ({error!r})") from None
     found = content if isinstance(content, dict) else {}
-    while wrapped := [found[name] for name in WRAPPINGS if isinstance(found.get(name), dict)]:
-        found = wrapped[0]
+    for _ in range(DEEPEST):
+        found = next((found[name] for name in WRAPPINGS if isinstance(found.get(name), dict)), found)
     tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name, but {str(content)[:100]}; expected a state dict")
@@ -153,29 +174,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def fetch(name: str, published: Published, folder: Path) -> Path:
     """The file of a network's published weights, in a folder of its own in `folder`; downloaded if it is not there."""
+    import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 
-    place = folder.expanduser() / name.rpartition("/")[2]
-    there = [path for path in sorted(place.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth", ".pt")]
-    if there:
-        return there[0]
+    place = folder.expanduser() / name.removeprefix("hf_hub:").replace("/", "--")
     if not (published.repository or published.url):
         raise UserError(f"no weights are published for {name}; set weights to none or to a local file")
+    names = HUB_FILES if published.repository else (str(published.url).rpartition("/")[2],)
+    if there := [place / file for file in names if (place / file).is_file()]:
+        return there[0]
     source = f"{HUB_FILES[0]} of {published.repository}" if published.repository else str(published.url)
     try:
         if published.url and not published.repository:
             place.mkdir(parents=True, exist_ok=True)
-            path = place / published.url.rpartition("/")[2]
-            prefix = HASH_IN_NAME.search(path.name)
-            torch.hub.download_url_to_file(published.url, str(path), hash_prefix=prefix and prefix[1])
+            path = place / names[0]
+            torch.hub.download_url_to_file(published.url, str(path))
             return path
         for file in HUB_FILES:
             try:
                 return Path(hf_hub_download(str(published.repository), file, local_dir=place))
             except RemoteEntryNotFoundError:
                 continue
-    except (OSError, HfHubHTTPError, urllib.error.URLError, RuntimeError) as error:
+    except (OSError, HfHubHTTPError, httpx.HTTPError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source} could not be fetched ({reason}). Run python -m stages.fetch_weights on a machine with a "

@@ -24,7 +24,6 @@ def main() -> None:
 def fetch_for(recipe: Recipe, folder: Path) -> None:
     import torch
 
-    from pipeline.manifest import sha256_of
     from pipeline.model import GroupEmotionModel
     from pipeline.weights import find
 
@@ -34,8 +33,9 @@ def fetch_for(recipe: Recipe, folder: Path) -> None:
         settings, interface = getattr(recipe.model, modality), network.interface
         takes, gives = (" x ".join(map(str, sizes)) for sizes in (interface.takes, interface.gives))
         print(f"{recipe.name}, {modality}: {settings.name} takes {takes}, gives tokens of {gives} (time x space x D)")
-        if path := find(settings, network.published, folder):
-            print(f"  {path}, {path.stat().st_size / 1e6:.0f} MB, SHA-256 {sha256_of(path)}")
+        if found := find(settings, network.published, folder):
+            path, sha256 = found
+            print(f"  {path}, {path.stat().st_size / 1e6:.0f} MB, SHA-256 {sha256}")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def test_a_pinned_file_that_is_not_read_is_refused(values):
     assert "weights is none, so there is no file" in refused(values)
 
 
+def test_frozen_networks_that_start_from_nothing_are_refused(values):
+    values["recipe"]["model"] |= {"freeze_backbones": True}
+    assert "random networks would never learn" in refused(values)
+    values["recipe"]["model"]["audio"]["weights"] = "w.pth"
+    values["recipe"]["model"]["fusion"] = "audio"  # what is not used may be random
+    parse_config(values, "params.yaml")
+
+
 def test_a_recipe_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(UserError, match="there is no recipe papr; expected one of demo, paper, small, strong"):
         load_recipe("papr", REPOSITORY / "configs/recipe")

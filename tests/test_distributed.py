@@ -332,6 +332,7 @@ def test_batch_norm_is_shared_or_refused():
     share_batch_norm(shared := build(), torch.device("cuda"), 2)
     assert isinstance(shared[1][0], nn.SyncBatchNorm)
     share_batch_norm(nn.Sequential(nn.GroupNorm(2, 4)), torch.device("cpu"), 2)
+    share_batch_norm(build().requires_grad_(False), torch.device("cpu"), 2)  # frozen: it has no statistics to share
 
 
 def with_settings(config, execution=None, **training):

@@ -114,9 +114,13 @@ def test_gradient_checkpointing_is_the_backbones_own_and_changes_no_gradient(bui
         torch.testing.assert_close(kept, recomputed)
 
 
-def test_a_token_stands_for_the_mean_time_of_its_hops_and_frames(build, batch, features):
+def test_a_token_has_the_time_that_it_is_centred_on(build, batch, features):
     tokens = build().tokens(batch)
-    assert tokens["audio"].times_s[:2].tolist() == pytest.approx([0.075, 0.235])  # hops 0 to 15, 16 to 31, of 10 ms
+    assert tokens["audio"].times_s[:2].tolist() == pytest.approx([0.0, 0.16])  # hops 0 and 16, of 10 ms
+    vit = {"name": "vit_tiny_patch16_224", "weights": "none", "sha256": None, "min_matched": 0.9, "grid": 1}
+    heard = GroupEmotionModel(build.settings(fusion="audio", audio=Backbone(**vit)), features).tokens(batch)["audio"]
+    assert heard.times_s[:2].tolist() == pytest.approx([0.075, 0.235])  # between hops 7 and 8, 23 and 24
+    assert (~heard.padding).sum(dim=1).tolist() == [-(-int(hops) // 16) for hops in batch.mel_frames]
     torch.testing.assert_close(tokens["video"].times_s, batch.frame_times_s)
     clip_network = features.model_copy(update={"frames": 8})
     video = {"name": "swin3d_t", "weights": "none", "sha256": None, "min_matched": 0.9, "grid": 1}

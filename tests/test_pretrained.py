@@ -99,14 +99,11 @@ def test_a_clip_networks_tokens_average_to_what_torchvision_pools(name, frames, 
     assert tokens.shape[1:] == network.interface.gives == (frames // network.interface.stride, 4, expected.shape[1])
 
 
-@pytest.mark.parametrize(("name", "frames", "size"), [("s3d", 16, 64), ("mvit_v2_s", 16, 224)])
-def test_every_clip_network_gives_tokens_of_the_shape_that_it_states(name, frames, size, features):
+@pytest.mark.parametrize(("name", "tokens"), [("s3d", (2, 49, 1024)), ("mvit_v2_s", (8, 49, 768))])
+def test_every_clip_network_gives_tokens_of_the_shape_that_it_states(name, tokens, build):
     with torch.device("meta"):  # shapes alone: 64 GFLOPs of mvit_v2_s would take seconds
-        features = features.model_copy(update={"frames": frames, "frame_size_px": size})
-        network = build_backbone("video", settings(name, grid=7), features)
-        tokens = network(torch.zeros(1, frames, 3, size, size))
-    assert tokens.shape[1:] == network.interface.gives
-    assert network.interface.gives[:2] == (frames // network.interface.stride, 49)
+        network = build("video", name, grid=7, frames=16, frame_size_px=224)
+        assert network(torch.zeros(1, 16, 3, 224, 224)).shape[1:] == network.interface.gives == tokens
 
 
 @torch.no_grad()
@@ -128,16 +125,34 @@ def test_mvit_computes_what_torchvision_computes(build):
     ("r2plus1d_18", {"frames": 12}, "frames is 12, but r2plus1d_18 takes a multiple of 8: set it to 16"),
     ("mvit_v2_s", {"frames": 8, "frame_size_px": 224}, "frames is 8, but mvit_v2_s takes 16"),
     ("mvit_v2_s", {"frames": 16, "frame_size_px": 112}, "frame_size_px is 112, but mvit_v2_s takes 224"),
+    ("s3d", {"frames": 16, "frame_size_px": 16}, "s3d cannot be used with these settings: Given input size"),
+    ("r2plus1d_18", {"frames": 16, "frame_size_px": 64, "grid": 7}, "7 x 7 parts of its map, which is 4 x 4"),
+    ("resnet18", {"frame_size_px": 96, "grid": 4}, "4 x 4 parts of its map, which is 3 x 3"),
+    ("vit_tiny_patch16_224", {"frame_size_px": 100}, "frame_size_px is 100, but vit_tiny_patch16_224 takes a multiple "
+     "of 16: set it to 112"),
 ])  # fmt: skip
-def test_a_clip_network_refuses_what_does_not_fit(name, given, said, build):
+def test_a_network_for_frames_refuses_what_does_not_fit(name, given, said, build):
     with pytest.raises(UserError, match=re.escape(said)):
         build("video", name, **given)
+
+
+@pytest.mark.parametrize(("name", "given", "said"), [
+    ("vit_tiny_patch16_224", {"mel_bins": 100}, "mel_bins is 100, but vit_tiny_patch16_224 takes a multiple of 16: set "
+     "it to 112"),
+    ("resnet18", {"grid": 3}, "which is 2 x 18"),
+    ("r2plus1d_18", {}, "r2plus1d_18 is a network for frames; for audio take small, or one of timm's"),
+])  # fmt: skip
+def test_a_network_for_sound_refuses_what_does_not_fit(name, given, said, build):
+    with pytest.raises(UserError, match=re.escape(said)):
+        build("audio", name, **given)
 
 
 @pytest.mark.parametrize(("modality", "name", "said"), [
     ("video", "r2plus1d_81", "there is no network r2plus1d_81; close to it: r2plus1d_18"),
     ("audio", "resnet18_", "close to it: resnet18"),
     ("video", "resnet18.nobody", "no weights nobody of resnet18; it has resnet18.a1_in1k"),
+    ("video", "resnet18.", "no weights  of resnet18; it has resnet18.a1_in1k"),
+    ("video", "timm/resnet18.a1_in1k", "one of Hugging Face's is named hf_hub:owner/name"),
 ])  # fmt: skip
 def test_a_wrong_name_is_refused_with_the_right_ones(modality, name, said, build):
     with pytest.raises(UserError, match=re.escape(said)):
@@ -160,7 +175,7 @@ def test_what_timm_cannot_make_is_said_in_a_sentence(build, monkeypatch):
     ("video", "selecsls60", 2),  # gives another width than it states
 ])  # fmt: skip
 def test_a_network_that_does_not_work_like_the_others_is_refused_when_it_is_built(modality, name, grid, build):
-    with pytest.raises(UserError, match=f"{name} cannot be used here: "):
+    with pytest.raises(UserError, match=f"{name} cannot be used with these settings: "):
         build(modality, name, grid)
 
 
@@ -199,6 +214,46 @@ def test_a_picture_network_hears_the_sum_of_its_colour_channels(build, features)
     assert tokens.shape[1:] == network.interface.gives
 
 
+@torch.no_grad()
+def test_a_network_with_two_first_convolutions_hears_with_both(build):
+    network = build("audio", "mobileone_s0")
+    report = filled(network, timm.create_model("mobileone_s0"))
+    assert report.missing == []
+    assert {"stem.conv_kxk.0.conv.weight", "stem.conv_scale.conv.weight"} <= report.reshaped.keys()
+
+
+@pytest.mark.parametrize(("modality", "name", "given", "offset"), [
+    ("audio", "small", {}, 0.0),
+    ("audio", "resnet18", {}, 0.0),  # padded convolutions centre a token on the first of its hops
+    ("audio", "convnext_atto", {}, 15.5),  # patches, on the middle of them
+    ("audio", "vit_tiny_patch16_224", {}, 7.5),
+    ("audio", HUB + AUDIOMAE, {"front_end": "kaldi", "mel_bins": 128}, 7.5),
+    ("video", "resnet18", {"frame_size_px": 64}, 0.0),
+    ("video", "r2plus1d_18", {"frames": 16, "frame_size_px": 64}, 0.0),
+    ("video", "s3d", {"frames": 16, "frame_size_px": 64}, 2.0),  # its last pooling is not padded
+    ("video", "swin3d_t", {"frames": 4, "frame_size_px": 64}, 0.5),
+    ("video", "mvit_v2_s", {"frames": 16, "frame_size_px": 224}, 0.0),
+])  # fmt: skip
+def test_a_network_states_where_its_tokens_are_centred(modality, name, given, offset, build):
+    with torch.device("meta"):
+        assert build(modality, name, **given).interface.offset == offset
+
+
+@pytest.mark.parametrize("name", ["small", "vit_tiny_patch16_224", "resnet18"])
+def test_a_token_looks_at_where_it_is_centred(name, build, features):
+    """The centre of what a token in the midst of the sound depends on, by the gradient."""
+    network = build("audio", name)
+    log_mel = torch.randn(1, features.mel_bins, features.max_mel_frames) * 20 - 40
+    log_mel.requires_grad_()
+    interface, token = network.interface, network.interface.gives[0] // 2
+    if name.startswith("vit"):  # before its tokens attend to each other
+        network.network.blocks = torch.nn.Identity()
+    (gradient,) = torch.autograd.grad(network(log_mel)[0, token].sum(), log_mel)
+    weight = gradient.square().sum(dim=(0, 1))
+    centre = (weight * torch.arange(len(weight))).sum() / weight.sum()
+    assert centre == pytest.approx(interface.stride * token + interface.offset, abs=interface.stride / 4)
+
+
 def test_tensors_that_cannot_be_made_to_fit_are_refused_with_a_sentence(build):
     network = build("video", "vit_tiny_patch16_224", frames=4, frame_size_px=64)
     with pytest.raises(UserError, match=r"w\.pth is not of this network"):
@@ -230,6 +285,7 @@ def test_an_audio_transformer_keeps_the_positions_of_the_first_seconds(build):
     ({"front_end": "kaldi", "mel_bins": 64}, "mel_bins is 64, but"),
     ({"front_end": "kaldi", "mel_bins": 128, "hop_length": 320}, "hop_length is 320, but"),
     ({"front_end": "kaldi", "mel_bins": 128, "sample_rate_hz": 44100}, "takes 16000: set it to 16000"),
+    ({"front_end": "kaldi", "mel_bins": 128, "max_duration_s": 20.0}, "1998 hops, but hf_hub:gaunernst/"),
 ])  # fmt: skip
 def test_an_audio_transformer_refuses_what_it_was_not_trained_on(given, said, build):
     with pytest.raises(UserError, match=re.escape(said)):

@@ -40,8 +40,37 @@ def test_a_search_goes_on_where_it_was_and_ends_in_a_command(place):
     assert command.startswith("dvc exp run -S recipe.model.dropout=0.")
     assert "-S recipe.model.layers=" in command
     assert not (place / "runs/demo").exists()
-    study = optuna.load_study(study_name="demo", storage=f"sqlite:///{place}/runs/search/demo.db")
+    (study,) = studies(place)
     assert study.trials[0].params != study.trials[1].params
+
+
+def studies(place):
+    storage = f"sqlite:///{place}/runs/search/demo.db"
+    return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+
+
+def test_other_settings_or_another_space_are_another_study(place):
+    space = {"recipe.model.layers": [1]}
+    for change in ({}, {"recipe.training.label_smoothing": [0.0]}):
+        (place / "configs/search.yaml").write_text(yaml.safe_dump(space | change))
+        assert search(place, 1).returncode == 0
+    assert [len(study.trials) for study in studies(place)] == [1, 1]
+
+
+@pytest.mark.parametrize(("space", "said"), [
+    ("recipe.model.dropout: {low: 0.0}", "configs/search.yaml is not a space to search"),
+    ("recipe.model.dropuot: [0.1]", "unknown key recipe.model.dropuot"),
+    ("recipe.modle.dropout: [0.1]", "unknown key recipe.modle"),
+    ("recipe.model.dropout: {low: 0.0, high: 1.5, log: false}", "recipe.model.dropout is 1.5"),
+    ("recipe.model.layers: []", "configs/search.yaml is not a space to search"),
+    ("[", "configs/search.yaml is not a space to search"),
+])  # fmt: skip
+def test_a_wrong_space_is_refused_with_a_sentence(place, space, said):
+    (place / "configs/search.yaml").write_text(space)
+    refused = search(place, 1)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("split", ["val", "none"])

@@ -396,6 +396,8 @@ def test_the_epoch_is_chosen_by_accuracy_then_log_loss():
     rows = [(1, 0.8, 0.5), (2, 0.9, 0.6), (3, 0.9, 0.4), (4, 0.7, 0.1)]
     history = [{"epoch": e, "selection_accuracy": a, "selection_log_loss": loss} for e, a, loss in rows]
     assert best_row(history)["epoch"] == 3
+    assert best_row([{"epoch": 0}, *history])["epoch"] == 3  # the first one was not scored
+    assert best_row([*history, {"epoch": 5}])["epoch"] == 5  # it is no longer scored
 
 
 def test_dev_is_held_out_of_train_and_val_chooses_nothing(ready):
@@ -472,7 +474,8 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
 
 
 def test_frozen_batch_norms_keep_their_statistics(ready, features):
-    model = with_backbones(ready, {"freeze_backbones": True, "fusion": "audio"}, name="resnet18").recipe.model
+    frozen = {"freeze_backbones": True, "fusion": "audio"}
+    model = with_backbones(ready, frozen, name="resnet18", weights="resnet18.pth").recipe.model
     network = GroupEmotionModel(model, features).train()
     before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
     network.backbones()["audio"](torch.randn(2, features.mel_bins, features.max_mel_frames))

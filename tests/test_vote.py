@@ -42,6 +42,17 @@ def test_runs_on_other_clips_or_labels_do_not_vote_together(change):
         vote(parsed(a=A, b=B.replace(*change)))
 
 
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", HEADER + "1_1,1,happy,positive,0.6,0.4,0.0\n", A[:70], "\x00"])
+def test_what_evaluate_did_not_write_is_refused(text):
+    with pytest.raises(UserError, match=r"a is not a predictions\.csv|a holds no clips"):
+        vote(parsed(a=text))
+
+
+def test_a_run_has_one_vote():
+    with pytest.raises(UserError, match="the same run is named twice"):
+        vote([*parsed(a=A), *parsed(a=A)])
+
+
 def test_the_command_reads_files_and_says_what_it_cannot_find(tmp_path):
     (tmp_path / "a.csv").write_text(A)
     command = [sys.executable, "-m", "stages.vote", str(tmp_path / "a.csv")]
