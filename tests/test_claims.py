@@ -35,6 +35,8 @@ def test_a_summary_has_the_interval_of_the_mean_or_says_that_it_has_none():
 
 @pytest.mark.slow
 def test_the_benchmark_runs_from_pretraining_to_the_table(drawn_root, monkeypatch, capsys):
+    small = claims.changed(load_recipe("demo"), training={"batch_size": 2})
+    monkeypatch.setattr(claims, "load_recipe", lambda name: small)
     monkeypatch.setattr(claims, "PRETRAINING", claims.PRETRAINING | {"train_clips": 9, "val_clips": 9})
     options = ["--epochs", "1", "--seeds", "3", "--variants", "frozen"]
     monkeypatch.setattr(sys, "argv", ["claims.py", f"drawn={drawn_root}", *options])
