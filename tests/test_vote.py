@@ -3,12 +3,14 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
 from pipeline.errors import UserError
 from pipeline.vote import parse_predictions, vote
+from stages.vote import read
 
 HEADER = "clip_id,source_id,label,prediction,positive,neutral,negative\n"
 A = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n1_2,1,neutral,positive,0.5,0.4,0.1\n2_1,2,negative,quarantined,,,\n"
@@ -51,6 +53,24 @@ def test_what_evaluate_did_not_write_is_refused(text):
 def test_a_run_has_one_vote():
     with pytest.raises(UserError, match="the same run is named twice"):
         vote([*parsed(a=A), *parsed(a=A)])
+
+
+def test_experiments_are_read_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.test")
+        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet")
+    subprocess.run([Path(sys.executable).with_name("dvc"), "init", "--quiet"], check=True)
+    (tmp_path / "results").mkdir()
+    for name, text in {"exp-a": A, "exp-b": B}.items():
+        (tmp_path / "results/predictions.csv").write_text(text)
+        git("add", "--all")
+        git("commit", "--quiet", "--message", name)
+        git("branch", name)
+    assert vote([read("exp-a"), read("exp-b")])["soft_vote"] == pytest.approx(2 / 3)
 
 
 def test_the_command_reads_files_and_says_what_it_cannot_find(tmp_path):
