@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,38 @@ from pipeline.errors import UserError
 from pipeline.inference import score_clips
 from pipeline.labels import CLASSES
 from pipeline.loader import locate
-from pipeline.manifest import SPLITS, Clip, read_summary
-from pipeline.metrics import NOT_SCORED, accuracy, accuracy_interval, log_loss, per_class
+from pipeline.manifest import SPLITS, read_summary
+from pipeline.metrics import (
+    NOT_SCORED,
+    accuracy,
+    accuracy_interval,
+    bootstrap_intervals,
+    calibration_error,
+    log_loss,
+    per_class,
+    reliability,
+)
 from pipeline.model import GroupEmotionModel
+from pipeline.predictions import Predictions, write_predictions
 from pipeline.shard_files import open_index
 from pipeline.training import MODEL_NAME, RUN_NAME, VAL, open_split
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
-QUARANTINED = "quarantined"
+PER_CLASS_NAME, RELIABILITY_NAME = "per_class.csv", "reliability.csv"
+# arXiv 2111.05890, on VGAF's validation split. It is no multiple of 1/766, so it was not computed over all clips once.
+PAPER_ACCURACY = 0.6037
+VGAF_VAL_CLIPS, VGAF_VAL_SOURCES = 766, 65
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A clip's probabilities are NaN, and its prediction `NOT_SCORED`, where it was quarantined.
+    """A run's predictions for the validation split, what is measured on them, and what they come from."""
 
-    probabilities (clips, classes), predictions (clips,), in the order of `clips`.
-    """
-
-    clips: list[Clip]
-    probabilities: NDArray[np.float64]
-    predictions: NDArray[np.int64]
+    predictions: Predictions
     metrics: dict[str, Any]
+    per_class: list[dict[str, Any]]
+    reliability: list[dict[str, Any]]
     provenance: dict[str, Any]
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Each clip's class, as an index in `CLASSES`: (clips,)."""
-        return np.array([CLASSES.index(clip.label) for clip in self.clips])
 
 
 def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> Evaluation:
@@ -55,22 +61,28 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
         scored = score_clips(model.to(accelerator.device), located, config, accelerator)
     by_id = {ref.clip_id: row for ref, row in zip(located, scored, strict=True)}
     nothing = np.full(len(CLASSES), np.nan)
-    probabilities = np.stack([by_id.get(clip.clip_id, nothing) for clip in clips])
-    predictions = np.array([by_id[clip.clip_id].argmax() if clip.clip_id in by_id else NOT_SCORED for clip in clips])
-    labels = np.array([CLASSES.index(clip.label) for clip in clips])
+    predictions = Predictions(
+        clip_ids=[clip.clip_id for clip in clips],
+        source_ids=[clip.source_id for clip in clips],
+        labels=np.array([CLASSES.index(clip.label) for clip in clips]),
+        predictions=np.array([by_id[clip.clip_id].argmax() if clip.clip_id in by_id else NOT_SCORED for clip in clips]),
+        probabilities=np.stack([by_id.get(clip.clip_id, nothing) for clip in clips]),
+    )
     summary = read_summary(config.manifests)
+    measures, classes = measured(predictions)
     return Evaluation(
-        clips=clips,
-        probabilities=probabilities,
         predictions=predictions,
         metrics={
-            **measures(labels, predictions, probabilities),
+            **measures,
+            **against_the_paper(config, summary[VAL], measures),
             "seed": run["config"]["seed"],
             "selected_on": run["selected_on"],
             "selection_accuracy": run["selection_accuracy"],
             "label_sha256": summary[VAL]["label_sha256"],
             "code_version": run["code_version"],
         },
+        per_class=classes,
+        reliability=reliability_rows(predictions),
         provenance={"data": summary, "quarantined": quarantined_rows(config), "run": run},
     )
 
@@ -81,25 +93,72 @@ def quarantined_rows(config: Config) -> list[dict[str, str]]:
     return [{"split": split, **vars(row)} for split, index in indexes.items() for row in index.quarantined]
 
 
-def measures(
+def measured(predictions: Predictions) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measures over all clips, and a row of them a class; each with a 95% interval, `..._low` to `..._high`.
+
+    A clip that was not scored counts as wrong; log loss and calibration error are over the scored ones. Accuracy has
+    Wilson's interval, which takes clips as independent, and like all others (`accuracy_sources_...`) that over sources.
+    None stands for what is not defined.
+    """
+    labels, answers = predictions.labels, predictions.predictions
+    found = scores(labels, answers, predictions.probabilities)
+    intervals = bootstrap_intervals(
+        lambda clips: scores(labels[clips], answers[clips], predictions.probabilities[clips]), predictions.source_ids
+    )
+    intervals["accuracy_sources"] = intervals["accuracy"]
+    intervals["accuracy"] = accuracy_interval(int((labels == answers).sum()), len(labels))
+    bounds = {
+        f"{key}_{end}": value
+        for key, pair in intervals.items()
+        for end, value in zip(("low", "high"), pair, strict=True)
+    }
+    table = {key: None if math.isnan(value) else value for key, value in {**found, **bounds}.items()}
+    scored = answers != NOT_SCORED
+    measures = {key: value for key, value in table.items() if "." not in key}
+    measures |= {"clips": len(labels), "scored": int(scored.sum()), "quarantined_share": float(1 - scored.mean())}
+    classes = [
+        {"class": name, "clips": int((labels == i).sum())}
+        | {key.partition(".")[2]: value for key, value in table.items() if key.startswith(f"{name}.")}
+        for i, name in enumerate(CLASSES)
+    ]
+    return measures, classes
+
+
+def scores(
     labels: NDArray[np.int64], predictions: NDArray[np.int64], probabilities: NDArray[np.float64]
-) -> dict[str, Any]:
-    """Measures over all clips, a clip that was not scored counting as wrong; the log loss is over the scored ones."""
-    scored = predictions != NOT_SCORED
-    correct = int((labels == predictions).sum())
-    low, high = accuracy_interval(correct, len(labels))
+) -> dict[str, float]:
+    """Measures of clips, those of a class as `class.measure`; NaN for what is not defined."""
     classes = per_class(labels, predictions, len(CLASSES))
+    scored = predictions != NOT_SCORED
+    likelihoods = labels[scored], probabilities[scored]
     return {
         "accuracy": accuracy(labels, predictions),
-        "accuracy_low": low,
-        "accuracy_high": high,
         "balanced_accuracy": float(classes["recall"][np.isin(range(len(CLASSES)), labels)].mean()),
         "macro_f1": float(classes["f1"].mean()),
-        "log_loss": log_loss(labels[scored], probabilities[scored]) if scored.any() else None,
-        "clips": len(labels),
-        "scored": int(scored.sum()),
-        "quarantined_share": float(1 - scored.mean()),
+        "log_loss": log_loss(*likelihoods) if scored.any() else math.nan,
+        "calibration_error": calibration_error(*likelihoods) if scored.any() else math.nan,
+        **{f"{CLASSES[i]}.{name}": float(values[i]) for name, values in classes.items() for i in range(len(CLASSES))},
     }
+
+
+def reliability_rows(predictions: Predictions) -> list[dict[str, Any]]:
+    """A row for each bin of the reliability diagram."""
+    scored = predictions.predictions != NOT_SCORED
+    bins = reliability(predictions.labels[scored], predictions.probabilities[scored])
+    return [
+        dict(zip(bins, row, strict=True)) for row in zip(*(values.tolist() for values in bins.values()), strict=True)
+    ]
+
+
+def against_the_paper(config: Config, summary: dict[str, Any], measures: dict[str, Any]) -> dict[str, Any]:
+    """Whether the paper's accuracy is reached, by the interval: within or below it.
+
+    Only where the validation split has as many clips and sources as VGAF's; label files differ (`label_sha256`).
+    """
+    drawn = bool(config.dataset.synthesize)
+    if drawn or (summary["clips"], summary["sources"]) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
+        return {"reproduced": "not applicable"}
+    return {"reproduced": bool(measures["accuracy_high"] >= PAPER_ACCURACY)}
 
 
 def load_run(config: Config, folder: Path) -> tuple[dict[str, Any], GroupEmotionModel]:
@@ -123,15 +182,13 @@ def load_run(config: Config, folder: Path) -> tuple[dict[str, Any], GroupEmotion
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write the measures, a row a clip, and what they come from."""
+    """Write the measures, a row a clip, a class and a bin, and what they come from."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_NAME).write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
-    (folder / PROVENANCE_NAME).write_text(json.dumps(evaluation.provenance, indent=2) + "\n")
-    with (folder / PREDICTIONS_NAME).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["clip_id", "source_id", "label", "prediction", *CLASSES])
-        rows = zip(evaluation.clips, evaluation.predictions, evaluation.probabilities, strict=True)
-        for clip, prediction, probabilities in rows:
-            name = QUARANTINED if prediction == NOT_SCORED else CLASSES[prediction]
-            shown = ["" if np.isnan(p) else f"{p:.6f}" for p in probabilities]
-            writer.writerow([clip.clip_id, clip.source_id, clip.label, name, *shown])
+    for name, record in ((METRICS_NAME, evaluation.metrics), (PROVENANCE_NAME, evaluation.provenance)):
+        (folder / name).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    write_predictions(evaluation.predictions, folder / PREDICTIONS_NAME)
+    for name, rows in ((PER_CLASS_NAME, evaluation.per_class), (RELIABILITY_NAME, evaluation.reliability)):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ["confidence"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)

@@ -4,12 +4,16 @@ Classes are indices in `CLASSES`. A clip that was not scored (quarantined) has t
 no class, so it counts as wrong wherever clips are counted (P14).
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 NOT_SCORED = -1
 CONFIDENCE = 0.95
+RELIABILITY_BINS = 15  # as usual since Guo et al. 2017 (arXiv 1706.04599)
+BOOTSTRAP_DRAWS = 2000
 
 
 def accuracy(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
@@ -49,6 +53,65 @@ def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> f
     """Mean negative log-probability, in nats, of the label, over the clips that were scored."""
     chosen = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(chosen, np.finfo(np.float64).tiny, None)).mean())
+
+
+def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The scored clips by the probability of their prediction, in bins of equal width: confidence, accuracy, clips.
+
+    Confidence and accuracy are means over the clips of a bin; bins without clips are left out.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    clips = np.bincount(bins, minlength=RELIABILITY_BINS)
+    sums = {
+        "confidence": np.bincount(bins, confidence, RELIABILITY_BINS),
+        "accuracy": np.bincount(bins, right, RELIABILITY_BINS),
+    }
+    filled = clips > 0
+    return {name: values[filled] / clips[filled] for name, values in sums.items()} | {
+        "clips": clips[filled].astype(float)
+    }
+
+
+def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Expected calibration error: the mean over the scored clips of |accuracy - confidence| of their bin."""
+    bins = reliability(labels, probabilities)
+    return float(np.average(np.abs(bins["accuracy"] - bins["confidence"]), weights=bins["clips"]))
+
+
+def bootstrap_intervals(
+    measure: Callable[[NDArray[np.int64]], dict[str, float]], sources: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """95% percentile intervals of what `measure` gives for the indices of clips.
+
+    Whole sources are drawn with replacement, since clips that were cut from one video are not independent; from the
+    same seed, so that a result is the same each time. NaN for a set of a single source.
+    """
+    names, source_of = np.unique(np.asarray(sources), return_inverse=True)
+    clips_of = [np.flatnonzero(source_of == source) for source in range(len(names))]
+    rng = np.random.default_rng(0)
+    draws = [
+        measure(np.concatenate([clips_of[source] for source in rng.integers(len(names), size=len(names))]))
+        for _ in range(BOOTSTRAP_DRAWS if len(names) > 1 else 0)
+    ]
+    return {key: _interval(np.array([draw[key] for draw in draws])) for key in measure(np.arange(len(sources)))}
+
+
+def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:
+    """p of McNemar's exact test that two runs, each right or wrong on the same clips, are equally accurate."""
+    only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95% of the values that are defined; NaN without any."""
+    defined = values[~np.isnan(values)]
+    if len(defined) == 0:
+        return np.nan, np.nan
+    low, high = np.quantile(defined, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return float(low), float(high)
 
 
 def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:

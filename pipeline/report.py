@@ -17,12 +17,37 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.labels import CLASSES
-from pipeline.metrics import NOT_SCORED, confusion_matrix, per_class
+from pipeline.metrics import BOOTSTRAP_DRAWS, confusion_matrix
+from pipeline.predictions import parse_predictions
 
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
 SERIES = ("#2a7fb8", "#d9622b")
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+MEASURES = {
+    "accuracy": "Accuracy (interval of Wilson, clips independent)",
+    "accuracy_sources": "Accuracy (interval over sources)",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+    "log_loss": "Log loss (nats)",
+    "calibration_error": "Expected calibration error",
+}
+# Accuracy on VGAF's validation split in percent, as published; by single models and by ensembles alike.
+LITERATURE = [
+    ("majority class", "about 39", ""),
+    ("organisers' baseline, 2019", "52.1", "video; 50.2 with audio"),
+    ("hslrock, 2020", "55.2", "two ResNet-18, openSMILE"),
+    ("Evtodienko, 2021 (arXiv 2111.05890)", "60.37", "end to end, cross-modal attention: what is reproduced here"),
+    ("VGAFNet, 2021", "61.61", "faces, scene, audio"),
+    ("Wang et al., 2020", "63.25", "K-injection network"),
+    ("Fusical, 2020", "64.0", "four modalities, frozen"),
+    ("CLIP B/16, frozen", "68.25", "15 whole frames, no sound"),
+    ("Savchenko, 2022", "70.23", "faces"),
+    ("Sun et al., 2020", "71.93", "14 models"),
+    ("gerhyperg, 2026", "76.21", "mean of five seeds, deviation 1.32; epoch chosen on a part of train"),
+    ("Augusma et al., 2023", "79.24", "CLIP L/14 and a mel CNN, cross-attention; winner of EmotiW 2023"),
+    ("VE-MD, 2026", "82.25", "the highest that is known"),
+]
 
 
 def render_report(results: Path, run_folder: Path) -> str:
@@ -31,37 +56,42 @@ def render_report(results: Path, run_folder: Path) -> str:
         raise UserError(f"{missing[0]} is missing; run the train and evaluate stages (dvc repro evaluate)")
     metrics = json.loads((results / "metrics.json").read_text())
     provenance = json.loads((results / "provenance.json").read_text())
-    labels, predictions = read_predictions(results / "predictions.csv")
-    with (run_folder / "history.csv").open(newline="") as file:
-        history = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    with (results / "predictions.csv").open(newline="") as file:
+        predictions = parse_predictions(str(results / "predictions.csv"), file)
+    history = read_table(run_folder / "history.csv")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    measured = per_class(labels, predictions, len(CLASSES))
+    matrix = confusion_matrix(predictions.labels, predictions.predictions, len(CLASSES))
     return environment.from_string(TEMPLATE.read_text()).render(
         metrics=metrics,
         run=provenance["run"],
         data=provenance["data"],
         quarantined=provenance["quarantined"],
-        classes=[
-            {"name": name, "clips": int((labels == i).sum()), **{key: values[i] for key, values in measured.items()}}
-            for i, name in enumerate(CLASSES)
-        ],
+        classes=read_table(results / "per_class.csv"),
+        measures=MEASURES,
+        literature=LITERATURE,
+        bootstrap_draws=BOOTSTRAP_DRAWS,
         curves=svg(
             lambda axes: draw_curves(axes, history, metrics["selected_on"], provenance["run"]["selected_epoch"])
         ),
-        confusion=svg(lambda axes: draw_confusion(axes, confusion_matrix(labels, predictions, len(CLASSES)))),
+        confusion=svg(lambda axes: draw_confusion(axes, matrix)),
+        reliability=svg(lambda axes: draw_reliability(axes, read_table(results / "reliability.csv"))),
     )
 
 
-def read_predictions(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Labels and predictions of a predictions.csv, as indices in `CLASSES`; `NOT_SCORED` for quarantined clips."""
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file, numbers as numbers, None where nothing is stated."""
+
+    def value(text: str) -> Any:
+        try:
+            return float(text) if text else None
+        except ValueError:
+            return text
+
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    index = {name: i for i, name in enumerate(CLASSES)}
-    labels = np.array([index[row["label"]] for row in rows])
-    return labels, np.array([index.get(row["prediction"], NOT_SCORED) for row in rows])
+        return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
-def draw_curves(axes: Axes, history: list[dict[str, float]], split: str, chosen_epoch: float) -> None:
+def draw_curves(axes: Axes, history: list[dict[str, Any]], split: str, chosen_epoch: float) -> None:
     """Training loss and, where there is one, the accuracy that chose the epoch, over the epochs."""
     epochs = [row["epoch"] for row in history]
     axes.plot(epochs, [row["train_loss"] for row in history], color=SERIES[0])
@@ -69,10 +99,10 @@ def draw_curves(axes: Axes, history: list[dict[str, float]], split: str, chosen_
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("training loss (nats)", color=SERIES[0])
     accuracies = [row["selection_accuracy"] for row in history]
-    if np.isnan(accuracies).all():
+    if accuracies == [None] * len(history):
         return
     accuracy_axes = axes.twinx()
-    accuracy_axes.plot(epochs, accuracies, color=SERIES[1])
+    accuracy_axes.plot(epochs, np.array(accuracies, float), color=SERIES[1])  # None becomes NaN, a gap
     accuracy_axes.set_ylabel(f"accuracy on {split}", color=SERIES[1])
     accuracy_axes.set_ylim(0, 1.02)
     axes.axvline(chosen_epoch, color=INK, linewidth=0.8, linestyle=":")
@@ -91,6 +121,24 @@ def draw_confusion(axes: Axes, matrix: NDArray[np.int64]) -> None:
     axes.set_yticks(range(len(CLASSES)), CLASSES, rotation=90, va="center")
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
+
+
+def draw_reliability(axes: Axes, bins: list[dict[str, Any]]) -> None:
+    """Accuracy over confidence, a dot a bin, its area by the bin's clips; on the diagonal, both are equal."""
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    clips = np.array([row["clips"] for row in bins])
+    axes.scatter(
+        [row["confidence"] for row in bins],
+        [row["accuracy"] for row in bins],
+        s=20 + 300 * clips / max(1, clips.sum(initial=0)),
+        color=SERIES[0],
+        clip_on=False,
+        zorder=3,
+    )
+    axes.set_xlim(1 / len(CLASSES), 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
 
 
 def svg(draw: Callable[[Axes], Any]) -> str:
