@@ -32,7 +32,8 @@ from pipeline.evaluation import evaluate_run
 from pipeline.extraction import extract_splits
 from pipeline.machine import available_cores
 from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
-from pipeline.training import MODEL_NAME, run_training
+from pipeline.runs import MODEL_NAME
+from pipeline.training import run_training
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "end_to_end": {},  # cross-attention, all layers trained

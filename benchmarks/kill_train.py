@@ -23,7 +23,7 @@ from kill_extract import draw_workspace
 from pipeline.checkpoint import latest_step
 from pipeline.config import Config, load_config
 from pipeline.extraction import extract_splits
-from pipeline.training import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.runs import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
 
 REPOSITORY = Path(__file__).parent.parent
 DRAWN = {"train_clips": 54, "val_clips": 9, "clips_per_source": 9}

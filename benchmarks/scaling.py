@@ -17,7 +17,7 @@ from statistics import median
 import yaml
 
 from pipeline.config import load_config
-from pipeline.training import HISTORY_NAME
+from pipeline.runs import HISTORY_NAME
 
 REPOSITORY = Path(__file__).parent.parent
 EPOCHS = 4

@@ -24,15 +24,8 @@ from pipeline.distributed import start_accelerator
 from pipeline.loader import Batch, split_step, train_batches
 from pipeline.model import GroupEmotionModel
 from pipeline.optimization import learning_rate, parameter_groups
-from pipeline.training import (
-    HISTORY_NAME,
-    Run,
-    optimization_step,
-    plan_of_epoch,
-    run_training,
-    start_run,
-    step_generator,
-)
+from pipeline.runs import HISTORY_NAME
+from pipeline.training import Run, optimization_step, plan_of_epoch, run_training, start_run, step_generator
 
 BATCHES = 8
 WAITING_EPOCHS = 3

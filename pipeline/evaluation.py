@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from pipeline.config import Config
 from pipeline.distributed import names_a_lost_process
@@ -31,8 +30,9 @@ from pipeline.metrics import (
 )
 from pipeline.model import GroupEmotionModel
 from pipeline.predictions import Predictions, write_predictions
+from pipeline.runs import RUN_NAME, open_run
 from pipeline.shard_files import open_index
-from pipeline.training import MODEL_NAME, RUN_NAME, VAL, open_split
+from pipeline.training import VAL, open_split
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
 PER_CLASS_NAME, RELIABILITY_NAME = "per_class.csv", "reliability.csv"
@@ -163,22 +163,14 @@ def against_the_paper(config: Config, summary: dict[str, Any], measures: dict[st
 
 def load_run(config: Config, folder: Path) -> tuple[dict[str, Any], GroupEmotionModel]:
     """A finished run's record and its model; refuses one of another recipe, seed or data set."""
-    path = folder / RUN_NAME
-    try:
-        run: dict[str, Any] = json.loads(path.read_text())
-        weights = load_file(folder / MODEL_NAME)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename or folder / MODEL_NAME} is missing; run the train stage (dvc repro train)"
-        ) from None
+    made_with, record, model = open_run(folder)
     for key in ("recipe", "seed", "dataset"):
-        if run["config"][key] != config.model_dump()[key]:
+        if getattr(made_with, key) != getattr(config, key):
             raise UserError(
-                f"{path} is of a run with another {key} than params.yaml says; run the train stage (dvc repro train)"
+                f"{folder / RUN_NAME} is of a run with another {key} than params.yaml says; "
+                "run the train stage (dvc repro train)"
             )
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
-    model.load_state_dict(weights)
-    return run, model
+    return record, model
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:

@@ -26,7 +26,7 @@ from pipeline.machine import alone_in, ffmpeg_version
 from pipeline.manifest import Clip, sha256_of
 from pipeline.media import MediaError
 from pipeline.progress import Progress
-from pipeline.sandbox import Sandbox
+from pipeline.sandbox import ClipMedia, Sandbox
 from pipeline.shards import Quarantined, Sample, Shard, ShardIndex, finished_shards, is_intact, write_index, write_shard
 
 # What a shard's bytes follow from, besides the clips and the settings.
@@ -182,7 +182,11 @@ def map_clips(task: ShardTask, sandbox: Sandbox) -> Iterator[Sample | Quarantine
 
 def extract_clip(path: Path, clip_id: str, features: Features, limits: Extract, sandbox: Sandbox) -> Sample:
     """What a model sees of a clip; raises `MediaError` when it cannot be had."""
-    clip = sandbox.read_clip(path, features, limits)
+    return sample_of(clip_id, sandbox.read_clip(path, features, limits), features)
+
+
+def sample_of(clip_id: str, clip: ClipMedia, features: Features) -> Sample:
+    """What a model sees of what was read of a clip."""
     return Sample(
         clip_id=clip_id,
         duration_s=clip.duration_s,

@@ -152,7 +152,8 @@ class Fusion(nn.Module):
 
     def __init__(self, settings: Model, given: Mapping[str, tuple[int, int]], classes: int) -> None:
         super().__init__()
-        self.used, self.is_late, width = modalities(settings.fusion), settings.fusion == "late", settings.width
+        self.kind, self.used, width = settings.fusion, modalities(settings.fusion), settings.width
+        self.is_late = self.kind == "late"
         self.entrances = nn.ModuleDict({name: Entrance(given[name][1], given[name][0], width) for name in self.used})
         layer = CrossAttention if settings.fusion == "cross_attention" else SelfAttention
         count = settings.layers if settings.fusion in ATTENDING else 0

@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.labels import CLASSES
-from pipeline.loader import ClipRef, eval_batches
+from pipeline.loader import Batch, ClipRef, eval_batches
 
 
 @torch.no_grad()
@@ -31,9 +31,7 @@ def score_clips(
     batches = eval_batches(clips, batch_size, config.recipe.features, rank, world, threads, device.type == "cuda")
     scored: list[tuple[str, list[float]]] = []
     for batch in batches:
-        with accelerator.autocast():
-            probabilities = model(batch.to(device)).double().softmax(dim=-1)
-        scored += zip(batch.clip_ids, probabilities.tolist(), strict=True)
+        scored += zip(batch.clip_ids, probabilities_of(model, batch.to(device), accelerator).tolist(), strict=True)
     gathered = gather_object(scored)
     by_id = dict(gathered)
     if len(gathered) != len(clips) or by_id.keys() != {clip.clip_id for clip in clips}:
@@ -42,3 +40,11 @@ def score_clips(
     if not np.isfinite(probabilities).all():
         raise UserError("the model gives NaN: the training diverged; lower training.learning_rate")
     return probabilities
+
+
+@torch.no_grad()
+def probabilities_of(model: nn.Module, batch: Batch, accelerator: Accelerator) -> NDArray[np.float64]:
+    """Class probabilities (clips, classes) of a batch on the accelerator's device, at the accelerator's precision."""
+    with accelerator.autocast():
+        logits: Tensor = model(batch)
+    return np.asarray(logits.double().softmax(dim=-1).cpu().numpy())

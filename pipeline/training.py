@@ -60,12 +60,11 @@ from pipeline.model import GroupEmotionModel
 from pipeline.optimization import build_optimizer, learning_rate, moving_average, set_learning_rate
 from pipeline.progress import Progress
 from pipeline.provenance import environment, source_digest
+from pipeline.runs import HISTORY_NAME, LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
 from pipeline.shard_files import open_index
 from pipeline.shards import INDEX_NAME, ShardIndex
 from pipeline.weights import Report, load_weights
 
-MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
-HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
 # The measures stay empty for an epoch that was not scored.
 HISTORY_COLUMNS = (
     *("epoch", "step", "train_loss", "selection_accuracy", "selection_log_loss"),

@@ -17,7 +17,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline.config import Config, Settings, load_config, parse_config
 from pipeline.distributed import start_accelerator
 from pipeline.errors import UserError, exits_with_one_sentence
-from pipeline.training import RUN_NAME, run_training
+from pipeline.runs import RUN_NAME
+from pipeline.training import run_training
 
 SPACE = Path("configs/search.yaml")
 

@@ -22,15 +22,8 @@ from pipeline.machine import alone_in
 from pipeline.manifest import sha256_of
 from pipeline.model import GroupEmotionModel
 from pipeline.report import render_report
-from pipeline.training import (
-    HISTORY_NAME,
-    LAST_MODEL_NAME,
-    MODEL_NAME,
-    RUN_NAME,
-    best_row,
-    ran_out_of_patience,
-    run_training,
-)
+from pipeline.runs import HISTORY_NAME, LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.training import best_row, ran_out_of_patience, run_training
 
 
 @pytest.fixture

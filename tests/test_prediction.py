@@ -1,0 +1,147 @@
+"""`python -m stages.predict`: the same answer as evaluation gives, a row for every file, a picture of what mattered."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import REPOSITORY
+
+from pipeline.errors import UserError
+from pipeline.evaluation import evaluate_run
+from pipeline.explanation import attention_over_time, explain, one_modality_alone
+from pipeline.labels import CLASSES
+from pipeline.model import GroupEmotionModel
+from pipeline.prediction import NoPrediction, Prediction, files_of, predict
+from pipeline.runs import RUN_NAME, open_run
+from pipeline.training import run_training
+
+
+@pytest.fixture(scope="module")
+def run(workspace, tmp_path_factory):
+    """Folder of a short run, and its evaluation. Read only."""
+    root, config = workspace
+    folder = tmp_path_factory.mktemp("run")
+    with contextlib.chdir(root):
+        run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
+        return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
+
+
+@pytest.fixture
+def predicted(run):
+    """Predicts files with the run."""
+    config, _, model = open_run(run[0])
+    return lambda *files: list(predict(files, model, config, Accelerator(cpu=True)))
+
+
+def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(run, workspace, predicted):
+    evaluation = run[1].predictions
+    files = [workspace[0] / f"data/demo/Val/{clip_id}.mp4" for clip_id in evaluation.clip_ids]
+    for found, expected in zip(predicted(*files), evaluation.probabilities, strict=True):
+        if np.isnan(expected).any():
+            assert isinstance(found, NoPrediction)
+            assert found.reason == "unreadable"
+        else:
+            np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+
+
+def test_a_folder_stands_for_the_videos_in_it(tmp_path):
+    for name in ("b.mp4", "a.MKV", "notes.txt", "deep/er/c.webm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = files_of([tmp_path / "notes.txt", tmp_path])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "notes.txt",
+        "a.MKV",
+        "b.mp4",
+        "deep/er/c.webm",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no video"):
+        files_of([tmp_path / "empty"])
+
+
+def stage(*arguments):
+    command = [sys.executable, "-m", "stages.predict", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_the_command_has_a_row_for_every_file_and_an_exit_code_that_says_whether_all_were_used(run, one_clip, tmp_path):
+    shutil.copy(one_clip, tmp_path / "clip.mp4")
+    done = stage(tmp_path, "--run", run[0], "--output", tmp_path / "p.jsonl", "--explain", tmp_path / "pictures")
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, (tmp_path / "p.jsonl").read_text().splitlines())
+    assert row["file"] == str(tmp_path / "clip.mp4")
+    assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].get)
+    assert list(row["probabilities"]) == list(CLASSES)
+    assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert cv2.imread(str(tmp_path / "pictures/0000-clip.png")).shape[1] > 1000
+
+    (tmp_path / "damaged.mp4").write_text("not a video")
+    done = stage(tmp_path, tmp_path / "nowhere.mp4", "--run", run[0], "--output", tmp_path / "p.jsonl")
+    assert done.returncode == 3, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [row.get("reason") for row in rows] == [None, "unreadable", "inaccessible"]
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_a_run_that_is_not_there_is_said_in_a_sentence(tmp_path):
+    done = stage(tmp_path / "clip.mp4", "--run", tmp_path)
+    assert done.returncode == 2
+    assert f"{RUN_NAME} is missing; run the train stage" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_modality_alone_sees_nothing_of_the_other(run, predicted, one_clip):
+    _, _, model = open_run(run[0])
+    (found,) = predicted(one_clip)
+    other = {
+        "video": dataclasses.replace(found.batch, log_mel=torch.zeros_like(found.batch.log_mel)),
+        "audio": dataclasses.replace(found.batch, frames=torch.zeros_like(found.batch.frames)),
+    }
+    alone = one_modality_alone(model.eval(), found.batch, Accelerator(cpu=True))
+    for name, batch in other.items():
+        changed = one_modality_alone(model, batch, Accelerator(cpu=True))
+        np.testing.assert_array_equal(changed[name], alone[name])
+        assert not np.array_equal(
+            changed["video" if name == "audio" else "audio"], alone["video" if name == "audio" else "audio"]
+        )
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "self_attention", "concat"])
+def test_attention_is_that_to_the_tokens_of_each_modality_over_time(fusion, config, predicted, one_clip):
+    (found,) = predicted(one_clip)
+    settings = config.recipe.model.model_copy(update={"fusion": fusion})
+    torch.manual_seed(0)
+    model = GroupEmotionModel(settings, config.recipe.features).eval()
+    curves = attention_over_time(model, found.batch)
+    if fusion == "concat":
+        assert curves == {}
+    else:
+        assert curves["video"][0].tolist() == pytest.approx(found.media.frame_times_s, abs=1e-5)
+        times_s, _ = curves["audio"]
+        assert len(times_s) == -(-int(found.batch.mel_frames[0]) // 16)
+        assert times_s[-1] <= found.media.duration_s
+        total = sum(shares.sum() for _, shares in curves.values())
+        assert 0.5 < total < (2 if fusion == "cross_attention" else 1)  # the rest goes to the summary tokens
+    changed = config.model_copy(update={"recipe": config.recipe.model_copy(update={"model": settings})})
+    assert explain(found, model, changed, Accelerator(cpu=True)).startswith(b"\x89PNG")
+
+
+def test_a_clip_without_sound_is_explained_too(run, workspace, predicted):
+    config, _, model = open_run(run[0])
+    clips = sorted((workspace[0] / "data/demo").glob("*/*.mp4"))
+    silent = [found for found in predicted(*clips) if isinstance(found, Prediction) and found.media.waveform is None]
+    assert silent
+    assert len(attention_over_time(model.eval(), silent[0].batch)["audio"][0]) == 0
+    assert explain(silent[0], model, config, Accelerator(cpu=True)).startswith(b"\x89PNG")
