@@ -1,0 +1,51 @@
+"""Answer the challenge's test split with a trained model.
+
+`python -m stages.submit data/vgaf/Test --run runs/vgaf [--output submission.zip] [--unreadable neutral]`: a zip with a
+text file a clip. Every clip needs an answer: one that cannot be read gets the class that you name, or none is written.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipeline.errors import UserError, exits_with_one_sentence
+from pipeline.labels import CLASSES
+
+
+@exits_with_one_sentence
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.submit", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the test split's clips, Test_<n>.mp4")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--output", type=Path, default=Path("submission.zip"), help="the zip (submission.zip)")
+    parser.add_argument("--unreadable", choices=CLASSES, help="answer for clips that cannot be read")
+    arguments = parser.parse_args()
+
+    from pipeline.distributed import start_accelerator
+    from pipeline.prediction import NoPrediction, predict
+    from pipeline.runs import open_run
+    from pipeline.submission import check_submission, clips_to_answer, write_submission
+
+    files = clips_to_answer(arguments.folder)
+    config, _, model = open_run(arguments.run)
+    answers: dict[str, str] = {}
+    for found in predict(files, model, config, start_accelerator(config, trains=False)):
+        if isinstance(found, NoPrediction):
+            if arguments.unreadable is None:
+                raise UserError(
+                    f"{found.path} cannot be used ({found.reason}: {found.detail}); name --unreadable a class"
+                )
+            print(f"{found.path}: {found.reason}, answered with {arguments.unreadable}")
+            answers[found.path.stem] = arguments.unreadable
+        else:
+            answers[found.path.stem] = found.label
+    write_submission(answers, arguments.output)
+    check_submission(arguments.output, [path.stem for path in files])
+    print(f"{arguments.output}: {len(answers)} answers, {', '.join(counted(answers))}")
+
+
+def counted(answers: dict[str, str]) -> list[str]:
+    return [f"{label} {list(answers.values()).count(label)}" for label in CLASSES]
+
+
+if __name__ == "__main__":
+    main()
