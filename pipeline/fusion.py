@@ -61,7 +61,7 @@ class Entrance(nn.Module):
         values = values + time_encoding(tokens.times_s, values.shape[-1]).unsqueeze(-2).to(values.dtype)
         if self.places is not None:
             values = values + self.places
-        summary = self.summary.expand(len(values), 1, -1).to(values.dtype)
+        summary = self.summary.expand(values.shape[0], 1, -1).to(values.dtype)
         padding = tokens.padding[..., None].expand(values.shape[:3]).flatten(1)
         return torch.cat([summary, values.flatten(1, 2)], 1), torch.cat([torch.zeros_like(padding[:, :1]), padding], 1)
 
