@@ -25,8 +25,8 @@ class Interface:
 
     takes: (frames, height, width), or (mel_bins, hops) of the padded log-mel. mean and deviation normalise it: per
     channel of RGB in 0..1, or in the unit of the log-mel. gives: tokens (time, space, D) for a clip. The i-th token in
-    time is centred on the frame or hop number `stride * i + offset`: padded convolutions have an offset of 0, patches
-    one of (stride - 1) / 2.
+    time is centred on the frame or hop number `stride * i + offset`: 0 for convolutions that are padded on both sides,
+    (stride - 1) / 2 for patches, in between for others.
     """
 
     takes: tuple[int, ...]

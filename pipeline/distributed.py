@@ -139,7 +139,7 @@ def names_a_lost_process(timeout_s: float) -> Iterator[None]:
 def share_batch_norm(model: nn.Module, device: torch.device, world: int) -> None:
     """Take BatchNorm's statistics over all processes; refuses CPUs, where PyTorch cannot."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if world == 1 or not any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
+    if world == 1 or not any(norm.weight is None or norm.weight.requires_grad for norm in norms):  # or all are frozen
         return
     if device.type == "cpu":
         raise UserError(

@@ -3,10 +3,11 @@
 What they were trained on fixes what they take: a setting that does not fit is refused with the one that does.
 """
 
+import copy
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,31 +84,69 @@ class TimmBackbone(Backbone):
 
 
 @torch.enable_grad()
-def try_out(network: Backbone, name: str) -> None:
+def try_out(network: Backbone, name: str) -> float:
     """Refuse a network that does not give what its interface states, or whose layers are not known.
 
     Not all networks lay out their features in one of the usual ways. Parameters that the tokens do not depend on are
-    not trained: a gradient that never comes would stop several processes. Only shapes are computed, no values.
+    not trained: a gradient that never comes would stop several processes. A copy is tried that has shapes and no
+    values. Gives where the first token is centred on the last axis of the input, by the layers that have a stride.
     """
-    network.eval()
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    shapes = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors.items()}
-    trained = {key: shapes[key].requires_grad_() for key, value in network.named_parameters() if value.requires_grad}
+    meta = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in network.buffers()}
+    for parameter in network.parameters():
+        meta[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    shapes = copy.deepcopy(network, meta).eval()
+    strides = noted_strides(shapes)
     interface = network.interface
     clip = torch.empty(1, *interface.takes, device="meta")
     clip = clip.unsqueeze(2).expand(-1, -1, 3, -1, -1) if clip.dim() == 4 else clip
+    trained = {key: value for key, value in shapes.named_parameters() if value.requires_grad}
     try:
         network.layers()
-        tokens = torch.func.functional_call(network, shapes, (clip,))
+        tokens = shapes(clip)
         gradients = torch.autograd.grad(tokens.sum(), list(trained.values()), allow_unused=True)
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be used with these settings: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split()) or repr(error)
+        raise UserError(f"{name} cannot be used with these settings: {said}") from None
     if tokens.shape[1:] != interface.gives:
         found = tuple(tokens.shape[1:])
         raise UserError(f"{name} cannot be used with these settings: it gives {found} and states {interface.gives}")
     for key, gradient in zip(trained, gradients, strict=True):
         network.get_parameter(key).requires_grad_(gradient is not None)
-    network.train()
+    return first_centre(strides)
+
+
+def noted_strides(network: nn.Module) -> dict[int, list[tuple[int, float]]]:
+    """Filled when the network runs: for the width of a layer's input, its stride, and its first output's centre in it.
+
+    Layers side by side, such as a block's and its shortcut's, have inputs of one width.
+    """
+    noted: dict[int, list[tuple[int, float]]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        width = inputs[0].shape[-1]
+        kernel, stride, padding, dilation = (
+            value[-1] if isinstance(value := getattr(layer, key, 1), tuple) else int(value)
+            for key in ("kernel_size", "stride", "padding", "dilation")
+        )
+        reach = (kernel - 1) * dilation
+        if type(layer).__name__.endswith("Same"):  # timm's: as much padding as the width needs, more of it on the right
+            padding = max((-(-width // stride) - 1) * stride + reach + 1 - width, 0) // 2
+        if stride > 1:
+            noted.setdefault(width, []).append((stride, reach / 2 - padding))
+
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            layer.register_forward_hook(note)
+    return noted
+
+
+def first_centre(noted: dict[int, list[tuple[int, float]]]) -> float:
+    """Where the first output is centred, from what `noted_strides` found; the mean of layers side by side."""
+    centre, step = 0.0, 1
+    for _, layers in sorted(noted.items(), reverse=True):
+        centre += step * sum(shift for _, shift in layers) / len(layers)
+        step *= layers[0][0]
+    return centre
 
 
 def in_parts(maps: Tensor, rows: int, columns: int) -> Tensor:
@@ -260,9 +299,10 @@ class SpectrogramNetwork(TimmBackbone):
         gives = (padded // stride, self.grid, self.network.num_features)
         patch = patch_of(self.network)
         require_multiple(settings.name, features, "mel_bins", patch)
-        offset = (stride - 1) / 2 if patch > 1 else 0.0
-        self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride, offset)
-        try_out(self, settings.name)
+        self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride)
+        centre = try_out(self, settings.name)
+        # Patches are merged without a layer that has a stride.
+        self.interface = replace(self.interface, offset=(stride - 1) / 2 if patch > 1 else centre)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, mel_bins, T) -> tokens (B, time, grid, D)."""

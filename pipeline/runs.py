@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.config import Config, parse_config
@@ -24,7 +25,13 @@ def open_run(folder: Path) -> tuple[Config, dict[str, Any], GroupEmotionModel]:
         raise UserError(
             f"{error.filename or folder / MODEL_NAME} is missing; run the train stage (dvc repro train)"
         ) from None
-    config = parse_config(record["config"], str(path))
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"the run in {folder} is damaged ({error}); train again") from None
+    config = parse_config(record.get("config"), str(path))
     model = GroupEmotionModel(config.recipe.model, config.recipe.features)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the run in {folder} was made by another version of this code ({said}); train again") from None
     return config, record, model

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +33,10 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Report:
-    """What of a file went into a network; keys are the network's own, but for `unexpected`, which are the file's."""
+    """What of a file went into a network; keys are the network's own.
+
+    `unexpected` are those of the file, under the prefix that was found, which the network does not have.
+    """
 
     file: str
     sha256: str
@@ -85,7 +89,7 @@ def find(settings: Settings, published: Published, folder: Path) -> tuple[Path, 
         path = fetch(settings.name, published, folder)
         in_name = HASH_IN_NAME.search(path.name)
     else:
-        path, in_name = Path(settings.weights).expanduser(), None
+        path, in_name = at_home(Path(settings.weights)), None
     if not path.is_file():
         raise UserError(f"weights are to be read from {path}, which is no file; expected none, pretrained or a file")
     digest = sha256_of(path)
@@ -98,6 +102,14 @@ def find(settings: Settings, published: Published, folder: Path) -> tuple[Path, 
             f"{path} has the SHA-256 {digest}, but {settings.sha256} is pinned: fetch it again, or unpin it"
         )
     return path, digest
+
+
+def at_home(path: Path) -> Path:
+    """The path with ~ as the user's home."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; give the folder in full") from None
 
 
 def fit(backbone: Backbone, published: dict[str, Tensor], path: Path, sha256: str) -> Report:
@@ -163,13 +175,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{path} is damaged, or not a file of weights ({error!r})") from None
-    found = content if isinstance(content, dict) else {}
-    for _ in range(DEEPEST):
-        found = next((found[name] for name in WRAPPINGS if isinstance(found.get(name), dict)), found)
-    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-    if not tensors:
+    if not (tensors := unwrapped(content)):
         raise UserError(f"{path} holds no tensors by name, but {str(content)[:100]}; expected a state dict")
     return tensors
+
+
+def unwrapped(content: Any, depth: int = DEEPEST) -> dict[str, Tensor]:
+    """The tensors by name in the first of the usual wrappings that has any, or in the content itself."""
+    if not isinstance(content, dict):
+        return {}
+    inner = (unwrapped(content.get(name), depth - 1) for name in WRAPPINGS if depth)
+    own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return next(filter(None, inner), own)
 
 
 def fetch(name: str, published: Published, folder: Path) -> Path:
@@ -178,7 +195,7 @@ def fetch(name: str, published: Published, folder: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 
-    place = folder.expanduser() / name.removeprefix("hf_hub:").replace("/", "--")
+    place = at_home(folder) / name.removeprefix("hf_hub:").replace("/", "--")
     if not (published.repository or published.url):
         raise UserError(f"no weights are published for {name}; set weights to none or to a local file")
     names = HUB_FILES if published.repository else (str(published.url).rpartition("/")[2],)

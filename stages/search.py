@@ -7,12 +7,14 @@ it again). Prints the best settings as a line for `dvc exp run`, which then trai
 import argparse
 import hashlib
 import json
+import math
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.config import Config, Settings, load_config, parse_config
 from pipeline.distributed import start_accelerator
@@ -36,8 +38,9 @@ def main() -> None:
     except ModuleNotFoundError:
         raise UserError("a search needs Optuna: pip install 'group-emotion[sweeps]'") from None
 
-    for end in (0, -1):  # a wrong name or value is refused before any training
-        with_settings(config, {key: ends(of)[end] for key, of in space.items()})
+    for key, of in space.items():  # a wrong name or value is refused before any training
+        for value in of if isinstance(of, list) else (of.low, of.high):
+            with_settings(config, {key: value})
 
     def objective(trial: Any) -> float:
         try:
@@ -58,7 +61,8 @@ def main() -> None:
     study.optimize(objective, n_trials=arguments.trials)
     if not any(trial.value is not None for trial in study.trials):
         raise UserError("no trial came to an end; the messages above say why")
-    best = " ".join(f"-S {key}={value}" for key, value in study.best_params.items())
+    settings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in study.best_params.items()}
+    best = shlex.join(word for key, value in settings.items() for word in ("-S", f"{key}={value}"))
     print(f"best of {len(study.trials)} trials: {study.best_value:.4f} on dev\ndvc exp run {best}")
 
 
@@ -69,18 +73,37 @@ class Range(Settings):
     high: float
     log: bool
 
+    @model_validator(mode="after")
+    def _is_one(self) -> "Range":
+        if not (0 if self.log else -math.inf) < self.low <= self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high}), and is above 0 with log")
+        return self
 
-def load_space(path: Path) -> dict[str, list[Any] | Range]:
-    """What is varied: values to choose from, or a range, for each key of params.yaml."""
+
+# Values to choose from, or a range, for each key of params.yaml.
+Space = dict[str, Annotated[list[bool | int | float | str | None], Field(min_length=1)] | Range]
+# Trials with other held-out sources, or scored on others, could not be compared.
+FIXED = ("recipe.training.select_on", "recipe.training.dev_fraction")
+
+
+def load_space(path: Path) -> Space:
+    """What is varied; raises `UserError` for a file that does not say it, and for what cannot be varied."""
     try:
-        return TypeAdapter(dict[str, Annotated[list[Any], Field(min_length=1)] | Range]).validate_python(
-            yaml.safe_load(path.read_text())
-        )
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise UserError(f"{path} is not a space to search ({' '.join(str(error).split())[:200]})") from None
+        space = TypeAdapter(Space).validate_python(yaml.safe_load(path.read_text()))
+    except ValidationError as error:
+        # What is no list is meant as a range.
+        wrong = [each for each in error.errors() if each["type"] != "list_type"] or error.errors()
+        said = "; ".join(f"{'.'.join(map(str, each['loc'][:1]))}: {each['msg']}" for each in wrong[:2])
+        raise UserError(f"{path} is not a space to search ({said})") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+    for key in space:
+        if not key.startswith("recipe.") or key in FIXED:
+            raise UserError(f"{path}: {key} cannot be searched; expected a key of recipe other than {', '.join(FIXED)}")
+    return space
 
 
-def name_of(config: Config, space: dict[str, list[Any] | Range]) -> str:
+def name_of(config: Config, space: Space) -> str:
     """The study's: trials of another space, or with other settings around it, are another study's."""
     fixed = config.recipe.model_dump_json() + str(config.seed) + str(space)
     return f"{config.recipe.name}-{hashlib.sha256(fixed.encode()).hexdigest()[:12]}"
@@ -91,11 +114,6 @@ def draw(trial: Any, key: str, of: list[Any] | Range) -> Any:
     return trial.suggest_categorical(key, of) if isinstance(of, list) else trial.suggest_float(key, **of.model_dump())
 
 
-def ends(of: list[Any] | Range) -> list[Any]:
-    """The first and the last value, or the lowest and the highest."""
-    return [of[0], of[-1]] if isinstance(of, list) else [of.low, of.high]
-
-
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
     """The settings with others for some keys, checked again."""
     values = config.model_dump()
@@ -104,6 +122,8 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
         inner = values
         for group in groups:
             inner = inner.setdefault(group, {})  # a wrong name is refused as an unknown key
+            if not isinstance(inner, dict):
+                raise UserError(f"{SPACE}: {key} is no setting, for {group} is a value")
         inner[name] = value
     return parse_config(values, str(SPACE))
 

@@ -3,6 +3,9 @@
 import contextlib
 import csv
 import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -147,3 +150,32 @@ def test_the_report_says_whether_the_paper_is_reproduced(evaluated, reproduced, 
     changed = type(evaluation)(**(vars(evaluation) | {"metrics": evaluation.metrics | {"reproduced": reproduced}}))
     write_evaluation(changed, tmp_path)
     assert said in render_report(tmp_path, folder / "run")
+
+
+@pytest.mark.parametrize("width_px", [1280, 390])
+def test_a_browser_shows_the_report_without_a_network_an_error_or_a_sideways_scroll(evaluated, width_px, tmp_path):
+    if not (browser := shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("needs Chromium")
+    page = render_report(evaluated[1] / "results", evaluated[1] / "run")
+    assert look_at(page, width_px, browser, tmp_path) == ([], set(), True)
+    bad = '<img src="https://images.test/a.png"><script>console.error("no")</script><p style="width: 9000px">wide'
+    said, asked, fits = look_at(page.replace("<h1>", f"{bad}<h1>"), width_px, browser, tmp_path)  # it would be seen
+    assert '"no"' in said[0]
+    assert (asked, fits) == ({"images.test"}, False)
+
+
+def look_at(page, width_px, browser, folder):
+    """What a browser says on its console, the hosts that the page asks for, and whether it is as wide as the window."""
+    measure = "<script>document.title = document.documentElement.scrollWidth <= window.innerWidth</script>"
+    (folder / "page.html").write_text(page + measure)
+    options = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000"),
+        *(f"--user-data-dir={folder}/profile", f"--log-net-log={folder}/net.json", f"--window-size={width_px},900"),
+    )
+    command = [browser, *options, "--dump-dom", (folder / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    asked = set(re.findall(r'"url":"https?://([^/"]+)', (folder / "net.json").read_text()))
+    own = {host for host in asked if host.endswith((".google.com", ".gvt1.com"))}  # the browser's, not the page's
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return said, asked - own, "<title>true</title>" in done.stdout

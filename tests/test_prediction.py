@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import REPOSITORY
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate_run
@@ -21,7 +22,7 @@ from pipeline.explanation import attention_over_time, explain, one_modality_alon
 from pipeline.labels import CLASSES
 from pipeline.model import GroupEmotionModel
 from pipeline.prediction import NoPrediction, Prediction, files_of, predict
-from pipeline.runs import RUN_NAME, open_run
+from pipeline.runs import MODEL_NAME, RUN_NAME, open_run
 from pipeline.training import run_training
 
 
@@ -100,6 +101,22 @@ def test_a_run_that_is_not_there_is_said_in_a_sentence(tmp_path):
     assert done.returncode == 2
     assert f"{RUN_NAME} is missing; run the train stage" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_is_damaged_or_of_another_version_is_said_in_a_sentence(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    weights = load_file(folder / MODEL_NAME)
+    save_file(weights | {"fusion.more": torch.zeros(1)}, folder / MODEL_NAME)
+    with pytest.raises(UserError, match=r"another version of this code .*fusion\.more.*; train again"):
+        open_run(folder)
+    (folder / MODEL_NAME).write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        open_run(folder)
+    shutil.copy(run[0] / MODEL_NAME, folder)
+    for text in ("{", "{}"):
+        (folder / RUN_NAME).write_text(text)
+        with pytest.raises(UserError):
+            open_run(folder)
 
 
 def test_one_modality_alone_sees_nothing_of_the_other(run, predicted, one_clip):

@@ -179,6 +179,13 @@ def test_a_network_that_does_not_work_like_the_others_is_refused_when_it_is_buil
         build(modality, name, grid)
 
 
+@torch.no_grad()
+def test_a_network_whose_layers_have_two_names_is_tried_without_harm(build, frames):
+    network = build("video", "coat_tiny", frames=4, frame_size_px=224)
+    assert all(not tensor.is_meta for tensor in network.state_dict().values())
+    assert network(torch.zeros(1, 4, 3, 224, 224)).shape[1:] == network.interface.gives
+
+
 def test_a_network_that_cannot_recompute_says_so(build):
     with pytest.raises(UserError, match="timm cannot recompute vgg11: set gradient_checkpointing to false"):
         build("video", "vgg11").recompute()
@@ -224,8 +231,12 @@ def test_a_network_with_two_first_convolutions_hears_with_both(build):
 
 @pytest.mark.parametrize(("modality", "name", "given", "offset"), [
     ("audio", "small", {}, 0.0),
-    ("audio", "resnet18", {}, 0.0),  # padded convolutions centre a token on the first of its hops
+    ("audio", "resnet18", {}, 0.0),  # convolutions padded on both sides centre a token on the first of its hops
     ("audio", "convnext_atto", {}, 15.5),  # patches, on the middle of them
+    ("audio", "swin_tiny_patch4_window7_224", {}, 15.5),
+    ("audio", "vgg11", {}, 15.5),  # by hand: five poolings of two, (1 + 2 + 4 + 8 + 16) / 2
+    ("audio", "tf_efficientnet_b0", {}, 31.0),  # five convolutions with one more column of padding on the right
+    ("audio", "resnet18d", {}, 7.0),  # 0 for its blocks, 14 for its shortcuts
     ("audio", "vit_tiny_patch16_224", {}, 7.5),
     ("audio", HUB + AUDIOMAE, {"front_end": "kaldi", "mel_bins": 128}, 7.5),
     ("video", "resnet18", {"frame_size_px": 64}, 0.0),
@@ -239,7 +250,7 @@ def test_a_network_states_where_its_tokens_are_centred(modality, name, given, of
         assert build(modality, name, **given).interface.offset == offset
 
 
-@pytest.mark.parametrize("name", ["small", "vit_tiny_patch16_224", "resnet18"])
+@pytest.mark.parametrize("name", ["small", "vit_tiny_patch16_224", "resnet18", "vgg11", "tf_efficientnet_b0"])
 def test_a_token_looks_at_where_it_is_centred(name, build, features):
     """The centre of what a token in the midst of the sound depends on, by the gradient."""
     network = build("audio", name)

@@ -54,7 +54,11 @@ def test_other_settings_or_another_space_are_another_study(place):
     for change in ({}, {"recipe.training.label_smoothing": [0.0]}):
         (place / "configs/search.yaml").write_text(yaml.safe_dump(space | change))
         assert search(place, 1).returncode == 0
-    assert [len(study.trials) for study in studies(place)] == [1, 1]
+    values = yaml.safe_load((place / "params.yaml").read_text())
+    values["recipe"]["training"]["weight_decay"] = 0.2
+    (place / "params.yaml").write_text(yaml.safe_dump(values))
+    assert search(place, 1).returncode == 0
+    assert [len(study.trials) for study in studies(place)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("space", "said"), [
@@ -63,7 +67,13 @@ def test_other_settings_or_another_space_are_another_study(place):
     ("recipe.modle.dropout: [0.1]", "unknown key recipe.modle"),
     ("recipe.model.dropout: {low: 0.0, high: 1.5, log: false}", "recipe.model.dropout is 1.5"),
     ("recipe.model.layers: []", "configs/search.yaml is not a space to search"),
-    ("[", "configs/search.yaml is not a space to search"),
+    ("recipe.model.layers: [1, oops, 3]", "recipe.model.layers"),
+    ("recipe.model.dropout.x: [1]", "recipe.model.dropout.x is no setting"),
+    ("recipe.model.dropout: {low: 0.5, high: 0.1, log: false}", "low (0.5) must not exceed high (0.1)"),
+    ("recipe.model.dropout: {low: 0.0, high: 0.1, log: true}", "and is above 0 with log"),
+    ("recipe.training.select_on: [val]", "recipe.training.select_on cannot be searched"),
+    ("seed: [0, 1]", "seed cannot be searched; expected a key of recipe"),
+    ("[", "configs/search.yaml cannot be read"),
 ])  # fmt: skip
 def test_a_wrong_space_is_refused_with_a_sentence(place, space, said):
     (place / "configs/search.yaml").write_text(space)

@@ -156,6 +156,19 @@ def test_a_damaged_file_is_refused_with_a_sentence(name, content, tmp_path):
         read_tensors(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "beside", [{"state_dict": {}, "model": {"w": torch.ones(1)}}, {"model": {"lr": 1}, "w": torch.ones(1)}]
+)
+def test_a_wrapping_without_tensors_hides_none(beside, tmp_path):
+    torch.save(beside, tmp_path / "w.pth")
+    assert read_tensors(tmp_path / "w.pth") == {"w": torch.ones(1)}
+
+
+def test_a_home_that_nobody_has_is_said_in_a_sentence(load):
+    with pytest.raises(UserError, match=r"~nobody-here/w\.pth: .*give the folder in full"):
+        load("~nobody-here/w.pth")
+
+
 @pytest.mark.parametrize("content", [{"lr": 0.1}, [torch.zeros(3)], torch.zeros(3)])
 def test_a_file_without_named_tensors_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
