@@ -12,7 +12,7 @@ from pipeline.loader import split_step, train_batches
 from pipeline.manifest import SPLITS, index_split, write_manifest
 from pipeline.training import optimization_step, plan_of_epoch, start_run
 
-# Pictures as small as the networks take, and no more frames: the same layers on less.
+# Pictures as small as the networks take, too small for a grid, and no more frames: the same layers on less.
 SMALLER = {"frames": 8, "frame_size_px": 32}
 
 
@@ -28,7 +28,7 @@ def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, t
     values = load_recipe(name).model_dump()
     values["features"] |= SMALLER
     for modality in ("video", "audio"):
-        values["model"][modality] |= {"weights": "none"}
+        values["model"][modality] |= {"weights": "none", "grid": 1}
     values["training"] |= {"batch_size": 2, "mixed_precision": "no", "warmup": 0.0}
     config = config.model_copy(update={"recipe": Recipe.model_validate(values)})
     monkeypatch.chdir(tmp_path)
