@@ -30,6 +30,7 @@ from pipeline.demo_set import plan_clips, write_label_files
 from pipeline.distributed import start_accelerator
 from pipeline.evaluation import evaluate_run
 from pipeline.extraction import extract_splits
+from pipeline.fusion import AUDIO, VIDEO
 from pipeline.machine import available_cores
 from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
 from pipeline.runs import MODEL_NAME
@@ -46,7 +47,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 REPOSITORY = Path(__file__).parent.parent
 PRETRAINING = {"seed": 1000, "train_clips": 360, "val_clips": 90}
-MODALITIES = ("video", "audio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
 def from_weights(recipe: Recipe, weights: str) -> Recipe:
     """The recipe with both backbones starting from the same file, or from none."""
     start = {"weights": weights, "sha256": None}
-    return changed(recipe, model={name: getattr(recipe.model, name).model_dump() | start for name in MODALITIES})
+    return changed(recipe, model={name: getattr(recipe.model, name).model_dump() | start for name in (VIDEO, AUDIO)})
 
 
 def of_variant(variant: str, started: Recipe) -> Recipe:

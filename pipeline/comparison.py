@@ -49,11 +49,12 @@ def vote(runs: dict[str, Result]) -> dict[str, Any]:
     Over all clips, quarantined ones counting as wrong. Raises `UserError` for runs on other clips or labels.
     """
     labels = common_labels(runs)
-    accuracies = [accuracy(labels, run.predictions.predictions) for run in runs.values()]
+    described = stated(runs)
+    accuracies = [run["accuracy"] for run in described.values()]
     together = classes_of(np.mean([run.predictions.probabilities for run in runs.values()], axis=0))
     low, high = accuracy_interval(int((together == labels).sum()), len(labels))
     return {
-        "runs": stated(runs),
+        "runs": described,
         "mean": statistics.mean(accuracies),
         "sd": statistics.stdev(accuracies) if len(runs) > 1 else None,
         "soft_vote": accuracy(labels, together),

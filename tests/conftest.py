@@ -1,5 +1,6 @@
 """Media and settings that the tests make for themselves."""
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 
 from pipeline.config import Config, Extract, Features, parse_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.evaluation import Evaluation, evaluate_run
 from pipeline.extraction import extract_splits
 from pipeline.features import LEVELS
 from pipeline.loader import Batch
 from pipeline.machine import ffmpeg_path
 from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
+from pipeline.training import run_training
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -81,6 +85,16 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
     write_summary(summaries, [], folder / config.manifests)
     return folder, config
+
+
+@pytest.fixture(scope="session")
+def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
+    """Folder of a short run in the workspace, and its evaluation. Read only."""
+    root, config = workspace
+    folder = tmp_path_factory.mktemp("finished")
+    with contextlib.chdir(root):
+        run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
+        return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The result of a run: every clip once, intervals, what it comes from, and the page that shows it."""
 
-import contextlib
 import csv
 import json
 import re
@@ -9,28 +8,22 @@ import subprocess
 
 import numpy as np
 import pytest
-from accelerate import Accelerator
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation import against_the_paper, evaluate_run, load_run, measured, reliability_rows, write_evaluation
+from pipeline.evaluation import against_the_paper, load_run, measured, reliability_rows, write_evaluation
 from pipeline.labels import CLASSES
 from pipeline.metrics import NOT_SCORED
 from pipeline.predictions import Predictions, parse_predictions, write_predictions
 from pipeline.report import render_report
-from pipeline.training import run_training
 
 
 @pytest.fixture(scope="module")
-def evaluated(workspace, tmp_path_factory):
-    """A result of a short run, and the folder that it was written to. Read only."""
-    root, config = workspace
-    folder = tmp_path_factory.mktemp("evaluated")
-    with contextlib.chdir(root):
-        run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
-        evaluation = evaluate_run(config, folder / "run", Accelerator(cpu=True))
-    write_evaluation(evaluation, folder / "results")
-    return evaluation, folder
+def evaluated(finished):
+    """A result, and the folder of its run and of what was written of it. Read only."""
+    run, evaluation = finished
+    write_evaluation(evaluation, run.parent / "results")
+    return evaluation, run.parent
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`python -m stages.predict`: the same answer as evaluation gives, a row for every file, a picture of what mattered."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -17,34 +16,22 @@ from conftest import REPOSITORY
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
-from pipeline.evaluation import evaluate_run
 from pipeline.explanation import attention_over_time, explain, one_modality_alone
 from pipeline.labels import CLASSES
 from pipeline.model import GroupEmotionModel
 from pipeline.prediction import NoPrediction, Prediction, files_of, predict
 from pipeline.runs import MODEL_NAME, RUN_NAME, open_run
-from pipeline.training import run_training
-
-
-@pytest.fixture(scope="module")
-def run(workspace, tmp_path_factory):
-    """Folder of a short run, and its evaluation. Read only."""
-    root, config = workspace
-    folder = tmp_path_factory.mktemp("run")
-    with contextlib.chdir(root):
-        run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
-        return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
 
 
 @pytest.fixture
-def predicted(run):
+def predicted(finished):
     """Predicts files with the run."""
-    config, _, model = open_run(run[0])
+    config, _, model = open_run(finished[0])
     return lambda *files: list(predict(files, model, config, Accelerator(cpu=True)))
 
 
-def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(run, workspace, predicted):
-    evaluation = run[1].predictions
+def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(finished, workspace, predicted):
+    evaluation = finished[1].predictions
     files = [workspace[0] / f"data/demo/Val/{clip_id}.mp4" for clip_id in evaluation.clip_ids]
     for found, expected in zip(predicted(*files), evaluation.probabilities, strict=True):
         if np.isnan(expected).any():
@@ -77,9 +64,11 @@ def stage(*arguments):
     )
 
 
-def test_the_command_has_a_row_for_every_file_and_an_exit_code_that_says_whether_all_were_used(run, one_clip, tmp_path):
+def test_the_command_has_a_row_for_every_file_and_an_exit_code_that_says_whether_all_were_used(
+    finished, one_clip, tmp_path
+):
     shutil.copy(one_clip, tmp_path / "clip.mp4")
-    done = stage(tmp_path, "--run", run[0], "--output", tmp_path / "p.jsonl", "--explain", tmp_path / "pictures")
+    done = stage(tmp_path, "--run", finished[0], "--output", tmp_path / "p.jsonl", "--explain", tmp_path / "pictures")
     assert done.returncode == 0, done.stderr
     (row,) = map(json.loads, (tmp_path / "p.jsonl").read_text().splitlines())
     assert row["file"] == str(tmp_path / "clip.mp4")
@@ -89,7 +78,7 @@ def test_the_command_has_a_row_for_every_file_and_an_exit_code_that_says_whether
     assert cv2.imread(str(tmp_path / "pictures/0000-clip.png")).shape[1] > 1000
 
     (tmp_path / "damaged.mp4").write_text("not a video")
-    done = stage(tmp_path, tmp_path / "nowhere.mp4", "--run", run[0], "--output", tmp_path / "p.jsonl")
+    done = stage(tmp_path, tmp_path / "nowhere.mp4", "--run", finished[0], "--output", tmp_path / "p.jsonl")
     assert done.returncode == 3, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [row.get("reason") for row in rows] == [None, "unreadable", "inaccessible"]
@@ -103,8 +92,8 @@ def test_a_run_that_is_not_there_is_said_in_a_sentence(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_that_is_damaged_or_of_another_version_is_said_in_a_sentence(run, tmp_path):
-    folder = shutil.copytree(run[0], tmp_path / "run")
+def test_a_run_that_is_damaged_or_of_another_version_is_said_in_a_sentence(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
     weights = load_file(folder / MODEL_NAME)
     save_file(weights | {"fusion.more": torch.zeros(1)}, folder / MODEL_NAME)
     with pytest.raises(UserError, match=r"another version of this code .*fusion\.more.*; train again"):
@@ -112,15 +101,15 @@ def test_a_run_that_is_damaged_or_of_another_version_is_said_in_a_sentence(run, 
     (folder / MODEL_NAME).write_bytes(b"")
     with pytest.raises(UserError, match="is damaged"):
         open_run(folder)
-    shutil.copy(run[0] / MODEL_NAME, folder)
+    shutil.copy(finished[0] / MODEL_NAME, folder)
     for text in ("{", "{}"):
         (folder / RUN_NAME).write_text(text)
         with pytest.raises(UserError):
             open_run(folder)
 
 
-def test_one_modality_alone_sees_nothing_of_the_other(run, predicted, one_clip):
-    _, _, model = open_run(run[0])
+def test_one_modality_alone_sees_nothing_of_the_other(finished, predicted, one_clip):
+    _, _, model = open_run(finished[0])
     (found,) = predicted(one_clip)
     other = {
         "video": dataclasses.replace(found.batch, log_mel=torch.zeros_like(found.batch.log_mel)),
@@ -155,8 +144,8 @@ def test_attention_is_that_to_the_tokens_of_each_modality_over_time(fusion, conf
     assert explain(found, model, changed, Accelerator(cpu=True)).startswith(b"\x89PNG")
 
 
-def test_a_clip_without_sound_is_explained_too(run, workspace, predicted):
-    config, _, model = open_run(run[0])
+def test_a_clip_without_sound_is_explained_too(finished, workspace, predicted):
+    config, _, model = open_run(finished[0])
     clips = sorted((workspace[0] / "data/demo").glob("*/*.mp4"))
     silent = [found for found in predicted(*clips) if isinstance(found, Prediction) and found.media.waveform is None]
     assert silent

@@ -7,12 +7,10 @@ import sys
 import zipfile
 
 import pytest
-from accelerate import Accelerator
 from conftest import REPOSITORY
 
 from pipeline.errors import UserError
 from pipeline.submission import check_submission, clips_to_answer, write_submission
-from pipeline.training import run_training
 
 ANSWERS = {"Test_1": "positive", "Test_2": "neutral", "Test_10": "negative"}
 
@@ -53,15 +51,13 @@ def test_clips_are_answered_in_the_order_of_their_numbers(tmp_path):
         clips_to_answer(tmp_path / "nowhere")
 
 
-def test_the_command_answers_every_clip_or_none(workspace, one_clip, tmp_path, monkeypatch):
-    monkeypatch.chdir(workspace[0])
-    run_training(workspace[1], Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
+def test_the_command_answers_every_clip_or_none(finished, one_clip, tmp_path):
     (tmp_path / "Test").mkdir()
     shutil.copy(one_clip, tmp_path / "Test/Test_1.mp4")
     (tmp_path / "Test/Test_2.mp4").write_text("not a video")
 
     def submit(*options):
-        command = [sys.executable, "-m", "stages.submit", "Test", "--run", "run", *options]
+        command = [sys.executable, "-m", "stages.submit", "Test", "--run", str(finished[0]), *options]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
 
