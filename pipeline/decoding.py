@@ -90,11 +90,13 @@ def decode_with_ffmpeg(clip: ClipFile, pts: list[int], features: Features, limit
     """Decode with one ffmpeg process, within the limits that this process has: they are handed down."""
     frames_file, sound_file, errors_file = (os.memfd_create(name) for name in ("frames", "sound", "errors"))
     try:
+        seek = {} if clip.seek_s is None else {"ss": clip.seek_s, "seek_timestamp": 1, "noaccurate_seek": None}
         source = ffmpeg.input(
             input_url(clip.path),
             **WHITELISTS,
             max_pixels=limits.max_pixels,
             threads=1,
+            **seek,
         )
         wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
         # Two frames can have the same timestamp; the first of them is taken.

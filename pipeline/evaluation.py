@@ -1,8 +1,11 @@
 """The result of a run: every clip of the manifest, with what the result comes from (P14, P15)."""
 
 import csv
+import io
 import json
 import math
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ from numpy.typing import NDArray
 from pipeline.config import Config
 from pipeline.distributed import names_a_lost_process
 from pipeline.errors import UserError
-from pipeline.inference import score_clips
+from pipeline.explanation import explain
+from pipeline.inference import ScoredClip, score_clips
 from pipeline.labels import CLASSES
-from pipeline.loader import locate
+from pipeline.loader import ClipRef, Memory, collate, locate, read_sample
 from pipeline.manifest import SPLITS, read_summary
 from pipeline.metrics import (
     NOT_SCORED,
@@ -35,7 +39,8 @@ from pipeline.shard_files import open_index
 from pipeline.training import VAL, open_split
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
-PER_CLASS_NAME, RELIABILITY_NAME = "per_class.csv", "reliability.csv"
+PER_CLASS_NAME, RELIABILITY_NAME, PER_SOURCE_NAME = "per_class.csv", "reliability.csv", "per_source.csv"
+MISTAKES_NAME, SHOWN_MISTAKES = "mistakes", 12
 # arXiv 2111.05890, on VGAF's validation split. It is no multiple of 1/766, so it was not computed over all clips once.
 PAPER_ACCURACY = 0.6037
 VGAF_VAL_CLIPS, VGAF_VAL_SOURCES = 766, 65
@@ -49,6 +54,8 @@ class Evaluation:
     metrics: dict[str, Any]
     per_class: list[dict[str, Any]]
     reliability: list[dict[str, Any]]
+    per_source: list[dict[str, Any]]
+    mistakes: dict[str, bytes]
     provenance: dict[str, Any]
 
 
@@ -83,6 +90,13 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
         },
         per_class=classes,
         reliability=reliability_rows(predictions),
+        per_source=source_rows(predictions),
+        mistakes={
+            ref.clip_id: picture_of(ref, probabilities, model, config, accelerator)
+            for ref, probabilities in worst_mistakes(located, scored)
+        }
+        if accelerator.is_main_process
+        else {},
         provenance={"data": summary, "quarantined": quarantined_rows(config), "run": run},
     )
 
@@ -150,6 +164,44 @@ def reliability_rows(predictions: Predictions) -> list[dict[str, Any]]:
     ]
 
 
+def source_rows(predictions: Predictions) -> list[dict[str, Any]]:
+    """Clips and accuracy of each source, the worst first: clips of one source stand and fall together."""
+    right, sources = predictions.labels == predictions.predictions, np.array(predictions.source_ids)
+    rows = [
+        {
+            "source_id": str(source),
+            "clips": int((sources == source).sum()),
+            "accuracy": float(right[sources == source].mean()),
+        }
+        for source in np.unique(sources)
+    ]
+    return sorted(rows, key=lambda row: (row["accuracy"], row["source_id"]))
+
+
+def worst_mistakes(
+    clips: Sequence[ClipRef], probabilities: NDArray[np.float64]
+) -> list[tuple[ClipRef, NDArray[np.float64]]]:
+    """The scored clips that are wrong with the highest confidence, with their probabilities."""
+    wrong = [(clip, row) for clip, row in zip(clips, probabilities, strict=True) if row.argmax() != clip.label]
+    return sorted(wrong, key=lambda pair: -pair[1].max())[:SHOWN_MISTAKES]
+
+
+def picture_of(
+    clip: ClipRef,
+    probabilities: NDArray[np.float64],
+    model: GroupEmotionModel,
+    config: Config,
+    accelerator: Accelerator,
+) -> bytes:
+    """What the model saw of a clip and attended to, as JPEG."""
+    sample = read_sample(clip)
+    batch = collate([sample], [clip.label], config.recipe.features, Memory()).to(accelerator.device)
+    scored = ScoredClip(f"{clip.clip_id}, labelled {CLASSES[clip.label]}", sample.duration_s, batch, probabilities)
+    file = io.BytesIO()
+    explain(scored, model, accelerator).savefig(file, format="jpeg", dpi=70)
+    return file.getvalue()
+
+
 def against_the_paper(config: Config, summary: dict[str, Any], measures: dict[str, Any]) -> dict[str, Any]:
     """Whether the paper's accuracy is reached, by the interval: within or below it.
 
@@ -179,7 +231,17 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     for name, record in ((METRICS_NAME, evaluation.metrics), (PROVENANCE_NAME, evaluation.provenance)):
         (folder / name).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     write_predictions(evaluation.predictions, folder / PREDICTIONS_NAME)
-    for name, rows in ((PER_CLASS_NAME, evaluation.per_class), (RELIABILITY_NAME, evaluation.reliability)):
+    pictures = folder / MISTAKES_NAME
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir()
+    for place, (clip_id, picture) in enumerate(evaluation.mistakes.items(), 1):
+        (pictures / f"{place:02d}-{clip_id}.jpg").write_bytes(picture)
+    tables = {
+        PER_CLASS_NAME: evaluation.per_class,
+        RELIABILITY_NAME: evaluation.reliability,
+        PER_SOURCE_NAME: evaluation.per_source,
+    }
+    for name, rows in tables.items():
         with (folder / name).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else ["confidence"], lineterminator="\n")
             writer.writeheader()

@@ -1,7 +1,8 @@
 """A picture of one prediction: what was seen and heard, where the model attended, and what each modality says alone."""
 
 import dataclasses
-import io
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,12 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import Config, Features
+from pipeline.config import Features
 from pipeline.fusion import AUDIO, VIDEO
-from pipeline.inference import probabilities_of
+from pipeline.inference import ScoredClip, probabilities_of
 from pipeline.labels import CLASSES
 from pipeline.loader import Batch
 from pipeline.model import GroupEmotionModel
-from pipeline.prediction import Prediction
 
 COLORS = ("#3a9d5d", "#8a939c", "#c8553d")  # of the classes
 
@@ -63,50 +63,72 @@ def one_modality_alone(
     return {name: probabilities_of(model, each, accelerator)[0] for name, each in hidden.items()}
 
 
-def explain(prediction: Prediction, model: GroupEmotionModel, config: Config, accelerator: Accelerator) -> bytes:
-    """The picture of a prediction, as PNG."""
+def explain(clip: ScoredClip, model: GroupEmotionModel, accelerator: Accelerator) -> Figure:
+    """The picture of a clip."""
     figure = Figure(figsize=(10, 9), layout="constrained")
-    figure.suptitle(f"{prediction.path.name}: {prediction.label}, {prediction.probabilities.max():.0%}")
+    figure.suptitle(f"{clip.name}: {clip.label}, {clip.probabilities.max():.0%}")
     top, below = figure.subfigures(2, 1, height_ratios=(1, 5), squeeze=False)[:, 0]
-    draw_frames(top, prediction)
-    wave, mel, attention, bars = below.subplots(4, 1, height_ratios=(1, 2, 1.5, 1.5))
-    draw_sound(wave, mel, prediction, config.recipe.features)
-    draw_attention(attention, attention_over_time(model, prediction.batch))
-    for axes in (wave, mel, attention):
-        axes.set_xlim(0, prediction.media.duration_s)
-    answers = {"as it is": prediction.probabilities}
-    if config.recipe.model.fusion not in (VIDEO, AUDIO):
-        alone = one_modality_alone(model, prediction.batch, accelerator)
+    draw_frames(top, clip.batch)
+    heights = {"waveform": 1.0} if clip.waveform is not None else {}
+    heights |= {"log_mel": 2.0, "attention": 1.5, "answers": 1.5}
+    axes = below.subplot_mosaic([[name] for name in heights], height_ratios=list(heights.values()))
+    if clip.waveform is not None:
+        draw_waveform(axes["waveform"], clip.waveform, model.features)
+    draw_log_mel(axes["log_mel"], clip.batch, model.features)
+    draw_attention(axes["attention"], attention_over_time(model, clip.batch))
+    for name in heights.keys() - {"answers"}:
+        axes[name].set_xlim(0, clip.duration_s)
+    answers = {"as it is": clip.probabilities}
+    if model.fusion.kind not in (VIDEO, AUDIO):
+        alone = one_modality_alone(model, clip.batch, accelerator)
         answers |= {f"{name} alone": each for name, each in alone.items()}
-    draw_answers(bars, answers)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+    draw_answers(axes["answers"], answers)
+    return figure
 
 
-def draw_frames(figure: SubFigure, prediction: Prediction) -> None:
+def timeline(name: str, rows: Iterable[dict[str, Any]]) -> Figure:
+    """The picture of a long file: class probabilities at the middles of its windows, which are rows of predictions."""
+    windows = [row for row in rows if row["prediction"]]
+    times_s = [(row["start_s"] + row["end_s"]) / 2 for row in windows]
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    axes = figure.subplots()
+    for label, color in zip(CLASSES, COLORS, strict=True):
+        axes.plot(times_s, [row["probabilities"][label] for row in windows], marker=".", color=color, label=label)
+    axes.set_title(name)
+    axes.set_xlabel("middle of the window (s)")
+    axes.set_ylabel("probability")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7, ncols=len(CLASSES), loc="upper right")
+    return figure
+
+
+def draw_frames(figure: SubFigure, batch: Batch) -> None:
     """The frames that the model saw, with their times."""
-    pictures, times_s = prediction.batch.frames[0].permute(0, 2, 3, 1).cpu(), prediction.media.frame_times_s
+    pictures, times_s = batch.frames[0].permute(0, 2, 3, 1).cpu(), batch.frame_times_s[0].tolist()
     row = figure.subplots(1, len(pictures), squeeze=False)[0]
-    for axes in row:
+    for axes, picture, time_s in zip(row, pictures, times_s, strict=True):
         axes.set_axis_off()
-    for axes, picture, time_s in zip(row, pictures, times_s, strict=False):  # no times: there is no video
-        axes.imshow(picture.numpy())
-        axes.set_title(f"{time_s:.2f} s", fontsize=7, pad=2)
+        if batch.has_video[0]:
+            axes.imshow(picture.numpy())
+            axes.set_title(f"{time_s:.2f} s", fontsize=7, pad=2)
 
 
-def draw_sound(wave: Axes, mel: Axes, prediction: Prediction, features: Features) -> None:
-    """Waveform and log-mel over the clip's time."""
-    wave.set_ylabel("waveform")
-    mel.set_ylabel("mel bin")
-    waveform, hops = prediction.media.waveform, int(prediction.batch.mel_frames[0])
-    if waveform is None:
-        wave.text(0.5, 0.5, "no sound", ha="center", va="center", transform=wave.transAxes)
+def draw_waveform(axes: Axes, waveform: NDArray[np.float32], features: Features) -> None:
+    """The sound over the clip's time."""
+    axes.plot(np.arange(len(waveform)) / features.sample_rate_hz, waveform, linewidth=0.4)
+    axes.set_ylabel("waveform")
+
+
+def draw_log_mel(axes: Axes, batch: Batch, features: Features) -> None:
+    """The log-mel spectrogram over the clip's time."""
+    axes.set_ylabel("mel bin")
+    hops = int(batch.mel_frames[0])
+    if hops == 0:
+        axes.text(0.5, 0.5, "no sound", ha="center", va="center", transform=axes.transAxes)
         return
-    wave.plot(np.arange(len(waveform)) / features.sample_rate_hz, waveform, linewidth=0.4)
-    bank = prediction.batch.log_mel[0, :, :hops].float().cpu().numpy()
+    bank = batch.log_mel[0, :, :hops].float().cpu().numpy()
     start_s, end_s = (features.hop_time_s(hop) for hop in (-0.5, hops - 0.5))
-    mel.imshow(bank, origin="lower", aspect="auto", cmap="magma", extent=(start_s, end_s, -0.5, len(bank) - 0.5))
+    axes.imshow(bank, origin="lower", aspect="auto", cmap="magma", extent=(start_s, end_s, -0.5, len(bank) - 0.5))
 
 
 def draw_attention(axes: Axes, curves: dict[str, Curve]) -> None:

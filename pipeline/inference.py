@@ -1,6 +1,7 @@
 """Scoring clips with a model: every clip once, whatever the number of processes (P7)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,25 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.loader import Batch, ClipRef, eval_batches
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """A clip as a model saw it, a batch of one, and the class probabilities (classes,) that it gave.
+
+    waveform (samples,) is None where there is no sound, or where it was not kept.
+    """
+
+    name: str
+    duration_s: float
+    batch: Batch
+    probabilities: NDArray[np.float64]
+    waveform: NDArray[np.float32] | None = None
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return CLASSES[int(self.probabilities.argmax())]
 
 
 @torch.no_grad()

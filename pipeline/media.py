@@ -5,8 +5,9 @@ read from the packets' timestamps without decoding (PyAV), so the frame rate, a 
 """
 
 import errno
+import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,11 @@ from pipeline.config import Extract, Features
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi"
 PROTOCOLS = "file"
 WHITELISTS = {"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}
+# How much a codec needs of the sound before the moment that is wanted; how far apart containers store, at most, the
+# sound and the pictures of one moment.
+PREROLL_S, INTERLEAVING_S = 1.0, 2.0
+Span = tuple[Fraction | float, Fraction | float]
+EVER: Span = (-math.inf, math.inf)
 # A stream with more packets than this many a second is a hostile timeline, not a video.
 MAX_FRAMES_PER_SECOND = 1000
 
@@ -84,10 +90,22 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A part of a file that is read as if it had been cut out: the frames shown from `start_s` to before `end_s`.
+
+    In seconds since the file's first frame.
+    """
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
 class ClipFile:
     """An open clip: its first video and audio streams, their packets in the order of the file, and the timeline.
 
-    One without video has the timeline of its sound.
+    One without video has the timeline of its sound. Packets begin at `seek_s` on the container's own clock, or at the
+    key frame before it; None: at the file's beginning.
     """
 
     path: Path
@@ -96,6 +114,7 @@ class ClipFile:
     audio: av.AudioStream | None
     video_packets: list["av.Packet[Any]"]
     audio_packets: list["av.Packet[Any]"]
+    seek_s: float | None = None
 
 
 def input_url(path: Path) -> str:
@@ -104,51 +123,77 @@ def input_url(path: Path) -> str:
 
 
 @contextmanager
-def open_clip(path: Path, features: Features, limits: Extract) -> Iterator[ClipFile]:
-    """Read a file's packets without decoding them; raises `MediaError` for one that is no clip or exceeds a limit."""
+def open_clip(path: Path, features: Features, limits: Extract, window: Window | None = None) -> Iterator[ClipFile]:
+    """Read a file's packets, or a window's, without decoding them.
+
+    Raises `MediaError` for what is no clip or exceeds a limit.
+    """
     with ExitStack() as stack:
-        try:
-            # Titles and the like that are not UTF-8 are no reason to refuse a clip: nobody reads them here.
-            container = av.open(input_url(path), options=WHITELISTS, metadata_errors="replace")
-            clip = _read_clip_file(path, stack.enter_context(container), features, limits)
-        except MemoryError:
-            raise
-        except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-            said = getattr(error, "strerror", None) or getattr(error, "reason", None)
-            reason = "inaccessible" if getattr(error, "errno", None) in NOT_THE_FILES_FAULT else "unreadable"
-            raise MediaError(reason, f"{type(error).__name__}: {said}") from None
+        with _errors_of_the_file():
+            clip = _read_clip_file(path, stack.enter_context(_open(path)), features, limits, window)
         yield clip
 
 
+def read_duration_s(path: Path, features: Features, limits: Extract) -> float:
+    """How long a file lasts, by all of its timestamps: headers can lack it or lie; raises `MediaError`."""
+    with _errors_of_the_file(), _open(path) as container:
+        shown, _, _ = _choose_streams(container, features.require_video, limits.max_pixels)
+        return _timeline(shown, None, container.demux(shown), []).duration_s
+
+
+def _open(path: Path) -> "av.container.InputContainer":
+    # Titles and the like that are not UTF-8 are no reason to refuse a clip: nobody reads them here.
+    return av.open(input_url(path), options=WHITELISTS, metadata_errors="replace")
+
+
+@contextmanager
+def _errors_of_the_file() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or getattr(error, "reason", None)
+        reason = "inaccessible" if getattr(error, "errno", None) in NOT_THE_FILES_FAULT else "unreadable"
+        raise MediaError(reason, f"{type(error).__name__}: {said}") from None
+
+
 def _read_clip_file(
-    path: Path, container: "av.container.InputContainer", features: Features, limits: Extract
+    path: Path, container: "av.container.InputContainer", features: Features, limits: Extract, window: Window | None
 ) -> ClipFile:
-    video, audio = _choose_streams(container, features.require_video, limits.max_pixels)
-    shown = video or audio
-    if shown is None:
-        raise MediaError("no_video", "neither a video nor an audio stream")
-    packets = _read_packets(container, shown, audio, features.max_duration_s)
+    shown, video, audio = _choose_streams(container, features.require_video, limits.max_pixels)
+    span_s, seek_s = EVER, None  # exact: a frame that is shown at the window's very start is in it
+    if window is not None:
+        first_s = (shown.start_time or 0) * (shown.time_base or Fraction(1))
+        span_s = first_s + Fraction(window.start_s), first_s + Fraction(window.end_s)
+        if window.start_s > PREROLL_S:
+            seek_s = float(span_s[0]) - PREROLL_S
+            container.seek(round(seek_s / (shown.time_base or 1)), stream=shown)
+    packets = _read_packets(container, shown, audio, features.max_duration_s, span_s)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
-    timeline = _timeline(shown, audio, video_packets if video else audio_packets, audio_packets)
+    timeline = _timeline(shown, audio, video_packets if video else audio_packets, audio_packets, span_s)
     if timeline.duration_s > features.max_duration_s:
         raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {features.max_duration_s} s")
-    return ClipFile(path, timeline, video, audio, video_packets, audio_packets)
+    return ClipFile(path, timeline, video, audio, video_packets, audio_packets, seek_s)
 
 
 def _choose_streams(
     container: "av.container.InputContainer", require_video: bool, max_pixels: int
-) -> tuple["av.VideoStream | None", "av.AudioStream | None"]:
+) -> tuple["av.VideoStream | av.AudioStream", "av.VideoStream | None", "av.AudioStream | None"]:
+    """The stream whose time is the clip's, and the first video and audio streams."""
     video, audio = next(iter(container.streams.video), None), next(iter(container.streams.audio), None)
     if video is None:
         if require_video:
             raise MediaError("no_video", "no video stream")
-        return None, audio
+        if audio is None:
+            raise MediaError("no_video", "neither a video nor an audio stream")
+        return audio, None, audio
     if video.codec_context is None:
         raise MediaError("video_undecodable", "no decoder for the video stream")
     if video.width * video.height > max_pixels:
         raise MediaError("too_large", f"{video.width}x{video.height} pixels, the limit is {max_pixels}")
-    return video, audio
+    return video, video, audio
 
 
 def _read_packets(
@@ -156,10 +201,15 @@ def _read_packets(
     shown: "av.VideoStream | av.AudioStream",
     audio: "av.AudioStream | None",
     max_duration_s: float,
+    span_s: Span = EVER,
 ) -> list["av.Packet[Any]"]:
-    """All packets of both streams; stops as soon as the timestamps of the one that is shown are seen to be unusable."""
+    """The packets of both streams, from where the container stands to a bit beyond the end of `span_s` on its clock.
+
+    Stops as soon as the timestamps of the stream that is shown are seen to be unusable.
+    """
     packets: list[av.Packet[Any]] = []
-    longest = max_duration_s / (shown.time_base or 1)
+    clock = shown.time_base or Fraction(1)
+    longest = max_duration_s / clock
     frames, first, last, last_key = 0, 2**63, -(2**63), -(2**63)
     for packet in container.demux(shown, audio) if audio and audio is not shown else container.demux(shown):
         if packet.size == 0:  # PyAV's mark of a stream's end
@@ -172,14 +222,18 @@ def _read_packets(
             if pts <= last_key:
                 raise MediaError("bad_timestamps", f"a key frame at {pts} follows one at {last_key}")
             last_key = pts
+        if not span_s[0] <= pts * clock < span_s[1]:
+            if (pts if packet.dts is None else packet.dts) * clock > span_s[1] + INTERLEAVING_S:
+                break
+            continue
         frames, first, last = frames + 1, min(first, pts), max(last, pts)
         if last - first > longest or frames > max_duration_s * MAX_FRAMES_PER_SECOND:
-            span_s = max_duration_s * (last - first) / longest
-            raise MediaError("too_long", f"over {span_s:.1f} s or {frames} frames, the limit is {max_duration_s} s")
+            over_s = max_duration_s * (last - first) / longest
+            raise MediaError("too_long", f"over {over_s:.1f} s or {frames} frames, the limit is {max_duration_s} s")
     return packets
 
 
-def _presented(packets: list["av.Packet[Any]"]) -> dict[int, int]:
+def _presented(packets: Iterable["av.Packet[Any]"]) -> dict[int, int]:
     """Timestamp -> duration of what the container means to be presented; an edit list leaves packets out."""
     return {p.pts: p.duration or 0 for p in packets if p.pts is not None and not p.is_discard}
 
@@ -187,13 +241,16 @@ def _presented(packets: list["av.Packet[Any]"]) -> dict[int, int]:
 def _timeline(
     stream: "av.VideoStream | av.AudioStream",
     audio: "av.AudioStream | None",
-    packets: list["av.Packet[Any]"],
-    audio_packets: list["av.Packet[Any]"],
+    packets: Iterable["av.Packet[Any]"],
+    audio_packets: Iterable["av.Packet[Any]"],
+    span_s: Span = EVER,
 ) -> Timeline:
     shown, heard = _presented(packets), _presented(audio_packets)
-    if not shown or stream.time_base is None:
+    if stream.time_base is None:
+        raise MediaError("no_video", f"the {stream.type} stream has no clock")
+    pts = tuple(sorted(tick for tick in shown if span_s[0] <= tick * stream.time_base < span_s[1]))
+    if not pts:
         raise MediaError("no_video", f"the {stream.type} stream has no frame with a timestamp")
-    pts = tuple(sorted(shown))
     # A container that gives no duration of the last frame gets that of the one before.
     end_pts = pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0))
     audio_end_s = None

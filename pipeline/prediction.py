@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import nn
 
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.extraction import sample_of
-from pipeline.inference import probabilities_of
+from pipeline.inference import ScoredClip, probabilities_of
 from pipeline.labels import CLASSES
-from pipeline.loader import Batch, Memory, collate
-from pipeline.media import MediaError
-from pipeline.sandbox import ClipMedia, Sandbox
+from pipeline.loader import Memory, collate
+from pipeline.media import MediaError, Window
+from pipeline.sandbox import Sandbox
 
 # In a folder, files with these names are taken for clips; a file that is named itself is tried whatever its name.
 SUFFIXES = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"}
@@ -26,35 +25,35 @@ SUFFIXES = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".web
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class probabilities (classes,) of a file, and what the model saw of it: a batch of one clip."""
+    """What is said of a file, or of a window of it."""
 
     path: Path
-    media: ClipMedia
-    batch: Batch
-    probabilities: NDArray[np.float64]
-
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-        return CLASSES[int(self.probabilities.argmax())]
+    clip: ScoredClip
+    window: Window | None = None
 
     def row(self) -> dict[str, Any]:
         """A line of JSON."""
-        named = {name: round(float(p), 6) for name, p in zip(CLASSES, self.probabilities, strict=True)}
-        return {"file": str(self.path), "prediction": self.label, "probabilities": named}
+        named = {name: round(float(p), 6) for name, p in zip(CLASSES, self.clip.probabilities, strict=True)}
+        return place(self.path, self.window) | {"prediction": self.clip.label, "probabilities": named}
 
 
 @dataclass(frozen=True)
 class NoPrediction:
-    """A file that cannot be used, and why: `reason` is a key of `pipeline.media.REASONS`."""
+    """A file or a window of it that cannot be used, and why: `reason` is a key of `pipeline.media.REASONS`."""
 
     path: Path
     reason: str
     detail: str
+    window: Window | None = None
 
     def row(self) -> dict[str, Any]:
         """A line of JSON."""
-        return {"file": str(self.path), "prediction": None, "reason": self.reason, "detail": self.detail}
+        return place(self.path, self.window) | {"prediction": None, "reason": self.reason, "detail": self.detail}
+
+
+def place(path: Path, window: Window | None) -> dict[str, Any]:
+    """What a row is about."""
+    return {"file": str(path)} | (vars(window) if window else {})
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
@@ -70,22 +69,54 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def predict(
-    files: Iterable[Path], model: nn.Module, config: Config, accelerator: Accelerator
-) -> Iterator[Prediction | NoPrediction]:
-    """What there is to say of each file, in order, with the features and within the limits of the run's settings."""
-    features, memory, sandbox = config.recipe.features, Memory(), Sandbox()
-    model.to(accelerator.device).eval()
-    try:
-        for path in files:
-            try:
-                media = sandbox.read_clip(path, features, config.extract)
-            except MediaError as error:
-                yield NoPrediction(path, error.reason, error.detail)
-                continue
-            with threadpool_limits(1):  # as in extraction: the sum's order, hence the last bits, depends on it
-                sample = sample_of(path.stem, media, features)
-            batch = collate([sample], [0], features, memory).to(accelerator.device)
-            yield Prediction(path, media, batch, probabilities_of(model, batch, accelerator)[0])
-    finally:
-        sandbox.close()
+def windows_of(duration_s: float, length_s: float) -> list[Window]:
+    """Windows of that length that overlap by half and cover the whole duration: the last one ends where it ends."""
+    last_s = max(0.0, duration_s - length_s)
+    starts = [*np.arange(0, last_s, length_s / 2).tolist(), last_s]
+    return [Window(start, min(start + length_s, duration_s)) for start in starts]
+
+
+class Predictor:
+    """Predicts files with one model, with the features and within the limits of the settings that it was made with.
+
+    Files are read in a child process, which `close` ends.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, accelerator: Accelerator) -> None:
+        self.model, self.accelerator = model.to(accelerator.device).eval(), accelerator
+        self.features, self.limits = config.recipe.features, config.extract
+        self.sandbox, self.memory = Sandbox(), Memory()
+
+    def predict(self, path: Path, window: Window | None = None) -> Prediction | NoPrediction:
+        """What there is to say of a file that is a clip, or of a window of one."""
+        try:
+            media = self.sandbox.read_clip(path, self.features, self.limits, window)
+        except MediaError as error:
+            return NoPrediction(path, error.reason, error.detail, window)
+        with threadpool_limits(1):  # as in extraction: the sum's order, hence the last bits, depends on it
+            sample = sample_of(path.stem, media, self.features)
+        batch = collate([sample], [0], self.features, self.memory).to(self.accelerator.device)
+        probabilities = probabilities_of(self.model, batch, self.accelerator)[0]
+        return Prediction(path, ScoredClip(path.name, media.duration_s, batch, probabilities, media.waveform), window)
+
+    def predict_windows(self, path: Path, length_s: float | None) -> Iterator[Prediction | NoPrediction]:
+        """What there is to say of each window of a file of any length, in order; None: of the file, as one clip."""
+        if length_s is None:
+            yield self.predict(path)
+            return
+        if not 0 < length_s <= self.features.max_duration_s:
+            raise UserError(
+                f"windows of {length_s} s: expected more than 0 and at most features.max_duration_s, "
+                f"{self.features.max_duration_s} s, as clips are"
+            )
+        try:
+            duration_s = self.sandbox.read_duration_s(path, self.features, self.limits)
+        except MediaError as error:
+            yield NoPrediction(path, error.reason, error.detail)
+            return
+        for window in windows_of(duration_s, length_s):
+            yield self.predict(path, window)
+
+    def close(self) -> None:
+        """End the process that reads files."""
+        self.sandbox.close()

@@ -1,10 +1,12 @@
 """One self-contained HTML page of a result: no network, light and dark, readable on a phone."""
 
+import base64
 import csv
 import io
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,8 @@ def render_report(results: Path, run_folder: Path) -> str:
         data=provenance["data"],
         quarantined=provenance["quarantined"],
         classes=read_table(results / "per_class.csv"),
+        sources=read_table(results / "per_source.csv"),
+        mistakes=[data_url(path) for path in sorted((results / "mistakes").iterdir())],
         measures=MEASURES,
         literature=LITERATURE,
         bootstrap_draws=BOOTSTRAP_DRAWS,
@@ -78,14 +82,20 @@ def render_report(results: Path, run_folder: Path) -> str:
     )
 
 
+def data_url(picture: Path) -> dict[str, str]:
+    """A picture that is part of the page, and the clip that it is of."""
+    encoded = base64.b64encode(picture.read_bytes()).decode()
+    return {"clip_id": picture.stem.partition("-")[2], "source": f"data:image/jpeg;base64,{encoded}"}
+
+
 def read_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a CSV file, numbers as numbers, None where nothing is stated."""
 
     def value(text: str) -> Any:
-        try:
-            return float(text) if text else None
-        except ValueError:
-            return text
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(text)
+        return text or None
 
     with path.open(newline="") as file:
         return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]

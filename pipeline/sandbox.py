@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Extract, Features
 from pipeline.decoding import decode
-from pipeline.media import MediaError, open_clip, sample_pts
+from pipeline.media import MediaError, Window, open_clip, read_duration_s, sample_pts
 
 PACKAGE_ROOT = Path(__file__).parent.parent
 WAVEFORM = np.dtype("<f4")
@@ -45,9 +45,9 @@ class ClipMedia:
     waveform: NDArray[np.float32] | None
 
 
-def read_clip(path: Path, features: Features, limits: Extract) -> ClipMedia:
-    """Read a clip in this very process, which must bear the consequences; raises `MediaError`."""
-    with open_clip(path, features, limits) as clip:
+def read_clip(path: Path, features: Features, limits: Extract, window: Window | None = None) -> ClipMedia:
+    """Read a clip, or a window of a file, in this very process, which must bear what happens; raises `MediaError`."""
+    with open_clip(path, features, limits, window) as clip:
         pts = sample_pts(clip.timeline, features.frames) if clip.video else []
         decoded = decode(clip, pts, features, limits)
         quality = [cv2.IMWRITE_JPEG_QUALITY, features.jpeg_quality]
@@ -77,18 +77,15 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
-    def read_clip(self, path: Path, features: Features, limits: Extract) -> ClipMedia:
-        """Read a clip within the limits; raises `MediaError`."""
-        try:
-            return self._ask(path, features, limits)
-        except ChildDiedError as death:
-            if death.code in CRASHES:
-                # Decoded by ffmpeg, the video does not get into the child. One that was stopped is asked again.
-                limits = limits.model_copy(update={"decoder": "ffmpeg"})
-        try:
-            return self._ask(path, features, limits)
-        except ChildDiedError as death:
-            raise MediaError("crashed", str(death)) from None
+    def read_clip(self, path: Path, features: Features, limits: Extract, window: Window | None = None) -> ClipMedia:
+        """Read a clip, or a window of a file, within the limits; raises `MediaError`."""
+        answer, body = self._ask_again_if_it_dies("clip", path, features, limits, window)
+        return _unpack(answer, body)
+
+    def read_duration_s(self, path: Path, features: Features, limits: Extract) -> float:
+        """How long a file lasts, which may be longer than a clip; raises `MediaError`."""
+        answer, _ = self._ask_again_if_it_dies("duration", path, features, limits)
+        return float(answer["duration_s"])
 
     def close(self) -> None:
         """Kill the child and all that it started."""
@@ -99,9 +96,31 @@ class Sandbox:
             self._process.wait()
         self._process = self._connection = None
 
-    def _ask(self, path: Path, features: Features, limits: Extract) -> ClipMedia:
+    def _ask_again_if_it_dies(
+        self, what: str, path: Path, features: Features, limits: Extract, window: Window | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        try:
+            return self._ask(what, path, features, limits, window)
+        except ChildDiedError as death:
+            if death.code in CRASHES:
+                # Decoded by ffmpeg, the video does not get into the child. One that was stopped is asked again.
+                limits = limits.model_copy(update={"decoder": "ffmpeg"})
+        try:
+            return self._ask(what, path, features, limits, window)
+        except ChildDiedError as death:
+            raise MediaError("crashed", str(death)) from None
+
+    def _ask(
+        self, what: str, path: Path, features: Features, limits: Extract, window: Window | None
+    ) -> tuple[dict[str, Any], bytes]:
         process, connection = self._child()
-        request = {"path": str(path.absolute()), "features": features.model_dump(), "limits": limits.model_dump()}
+        request = {
+            "what": what,
+            "path": str(path.absolute()),
+            "features": features.model_dump(),
+            "limits": limits.model_dump(),
+            "window": window and [window.start_s, window.end_s],
+        }
         try:
             connection.send_bytes(json.dumps(request).encode())
             if not connection.poll(limits.timeout_s):
@@ -109,7 +128,7 @@ class Sandbox:
                 raise MediaError("timeout", f"still reading after {limits.timeout_s} s")
             answer = json.loads(connection.recv_bytes())
             if "reason" not in answer:
-                return _unpack(answer, connection.recv_bytes())
+                return answer, connection.recv_bytes()
         except (EOFError, ConnectionError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
@@ -168,8 +187,11 @@ def _receive(connection: Connection, requests: "queue.SimpleQueue[bytes]") -> No
 def _answer(request: dict[str, Any], own_bytes: int) -> list[bytes]:
     features, limits = Features.model_validate(request["features"]), Extract.model_validate(request["limits"])
     _limit_this_process(features, limits, own_bytes)
+    path, window = Path(request["path"]), request["window"] and Window(*request["window"])
     try:
-        media = read_clip(Path(request["path"]), features, limits)
+        if request["what"] == "duration":
+            return [json.dumps({"duration_s": read_duration_s(path, features, limits)}).encode(), b""]
+        media = read_clip(path, features, limits, window)
     except MediaError as error:
         return [json.dumps({"reason": error.reason, "detail": error.detail}).encode()]
     except MemoryError:

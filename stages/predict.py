@@ -1,14 +1,17 @@
 """Predict the group emotion of videos with a trained model.
 
-`python -m stages.predict clip.mp4 folder/ [--run runs/demo] [--output p.jsonl] [--explain pictures/]`: prints a row a
-file; a file that cannot be used has a row that says why. Exit code 0: every file has a prediction; 3: some have none;
-2: nothing was tried, for the error that is printed.
+`python -m stages.predict clip.mp4 folder/ [--run runs/demo] [--output p.jsonl] [--explain pictures/] [--window 5]`:
+prints a row a file, with `--window` a row for each window of so many seconds, which overlap by half; what cannot be
+used has a row that says why. Exit code 0: every row has a prediction; 3: some have none; 2: nothing was tried, for the
+error that is printed.
 """
 
 import argparse
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import exits_with_one_sentence
 
@@ -19,36 +22,47 @@ EXIT_SOME_FAILED = 3
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.predict", description=__doc__.splitlines()[0])
     parser.add_argument("paths", type=Path, nargs="+", metavar="path", help="files, or folders of them")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of a finished run (runs/demo)")
-    parser.add_argument("--output", type=Path, help="file for a line of JSON a file")
-    parser.add_argument("--explain", type=Path, metavar="folder", help="folder for a picture of each prediction")
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of a run, or exported (runs/demo)")
+    parser.add_argument("--output", type=Path, help="file for a line of JSON a row")
+    parser.add_argument("--explain", type=Path, metavar="folder", help="folder for a picture of each file")
+    parser.add_argument("--window", type=float, metavar="seconds", help="predict windows of files of any length")
     arguments = parser.parse_args()
 
     from pipeline.distributed import start_accelerator
-    from pipeline.explanation import explain
-    from pipeline.labels import CLASSES
-    from pipeline.prediction import NoPrediction, files_of, predict
+    from pipeline.explanation import explain, timeline
+    from pipeline.prediction import Prediction, Predictor, files_of
     from pipeline.runs import open_run
 
     files = files_of(arguments.paths)
     config, _, model = open_run(arguments.run)
     accelerator = start_accelerator(config, trains=False)
-    rows = []
-    for number, found in enumerate(predict(files, model, config, accelerator)):
-        rows.append(found.row())
-        if isinstance(found, NoPrediction):
-            print(f"{'-':9} {found.reason}: {found.detail}  {found.path}", flush=True)
-            continue
-        shares = "  ".join(f"{name} {share:6.1%}" for name, share in zip(CLASSES, found.probabilities, strict=True))
-        print(f"{found.label:9} {shares}  {found.path}", flush=True)
-        if arguments.explain:
-            arguments.explain.mkdir(parents=True, exist_ok=True)
-            picture = arguments.explain / f"{number:04d}-{found.path.stem}.png"
-            picture.write_bytes(explain(found, model, config, accelerator))
+    rows: list[dict[str, Any]] = []
+    with closing(Predictor(model, config, accelerator)) as predictor:
+        for number, path in enumerate(files):
+            of_file, figure = [], None
+            for found in predictor.predict_windows(path, arguments.window):
+                of_file.append(found.row())
+                print(line_of(of_file[-1]), flush=True)
+                if arguments.explain and not arguments.window and isinstance(found, Prediction):
+                    figure = explain(found.clip, model, accelerator)
+            rows += of_file
+            if arguments.explain and arguments.window:
+                figure = timeline(path.name, of_file)
+            if figure:
+                arguments.explain.mkdir(parents=True, exist_ok=True)
+                figure.savefig(arguments.explain / f"{number:04d}-{path.stem}.png", dpi=110)
     if arguments.output:
         arguments.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if any(row["prediction"] is None for row in rows):
         sys.exit(EXIT_SOME_FAILED)
+
+
+def line_of(row: dict[str, Any]) -> str:
+    span = f"{row['start_s']:7.1f} to {row['end_s']:.1f} s  " if "start_s" in row else ""
+    if row["prediction"] is None:
+        return f"{span}{'-':9} {row['reason']}: {row['detail']}  {row['file']}"
+    shares = "  ".join(f"{name} {share:6.1%}" for name, share in row["probabilities"].items())
+    return f"{span}{row['prediction']:9} {shares}  {row['file']}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ text file a clip. Every clip needs an answer: one that cannot be read gets the c
 """
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.errors import UserError, exits_with_one_sentence
@@ -21,23 +22,23 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from pipeline.distributed import start_accelerator
-    from pipeline.prediction import NoPrediction, predict
+    from pipeline.prediction import Prediction, Predictor
     from pipeline.runs import open_run
     from pipeline.submission import check_submission, clips_to_answer, write_submission
 
     files = clips_to_answer(arguments.folder)
     config, _, model = open_run(arguments.run)
     answers: dict[str, str] = {}
-    for found in predict(files, model, config, start_accelerator(config, trains=False)):
-        if isinstance(found, NoPrediction):
-            if arguments.unreadable is None:
-                raise UserError(
-                    f"{found.path} cannot be used ({found.reason}: {found.detail}); name --unreadable a class"
-                )
-            print(f"{found.path}: {found.reason}, answered with {arguments.unreadable}")
-            answers[found.path.stem] = arguments.unreadable
-        else:
-            answers[found.path.stem] = found.label
+    with closing(Predictor(model, config, start_accelerator(config, trains=False))) as predictor:
+        for path in files:
+            found = predictor.predict(path)
+            if isinstance(found, Prediction):
+                answers[path.stem] = found.clip.label
+            elif arguments.unreadable is None:
+                raise UserError(f"{path} cannot be used ({found.reason}: {found.detail}); name --unreadable a class")
+            else:
+                print(f"{path}: {found.reason}, answered with {arguments.unreadable}")
+                answers[path.stem] = arguments.unreadable
     write_submission(answers, arguments.output)
     check_submission(arguments.output, [path.stem for path in files])
     print(f"{arguments.output}: {len(answers)} answers, {', '.join(counted(answers))}")

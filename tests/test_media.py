@@ -1,6 +1,7 @@
 """Timelines, sampled frames and waveforms of made clips, by both decoders."""
 
 import itertools
+import math
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from conftest import REPOSITORY, run_ffmpeg
 from pipeline import media
 from pipeline.decoding import AUDIO_SLACK_S, decode, decode_in_process, decode_with_ffmpeg
 from pipeline.features import log_mel
-from pipeline.media import REASONS, MediaError, open_clip, sample_pts
+from pipeline.media import REASONS, MediaError, Window, open_clip, read_duration_s, sample_pts
 
 BITS = 8
 
@@ -410,3 +411,48 @@ def test_a_cover_picture_is_not_the_video(tmp_path, features, limits):
         *("-c:a", "aac", "-c:v", "png", "-disposition:v", "attached_pic", tmp_path / "song.mp4"),
     )
     assert reason_of(tmp_path / "song.mp4", features, limits) == "no_video"
+
+
+LONG_S = 10.0
+MILLISECOND = 16  # in samples
+# A tone whose pitch tells the time, with the numbered frames.
+SWEEP = ("-f", "lavfi", "-i", f"aevalsrc=0.4*sin(300*t*t):s=44100:d={LONG_S}")
+
+
+@pytest.fixture(scope="module", params=["mp4", "mkv", "ts", "far_key_frames.mp4"])
+def long_file(request, tmp_path_factory):
+    """250 numbered frames at 25 a second with sound: ten seconds, more than a clip may last."""
+    folder = tmp_path_factory.mktemp("long")
+    every = "250" if "far" in request.param else "40"
+    path = folder / f"long.{request.param}"
+    write_numbered(folder / "silent.mp4", folder, 250, "25", "-an", "-g", every)
+    run_ffmpeg("-i", folder / "silent.mp4", *SWEEP, "-c:v", "copy", "-c:a", "aac", path)
+    return path
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.5, 3.0, 6.02, LONG_S - 2])
+def test_a_window_is_what_a_clip_cut_there_would_be(long_file, start_s, features, limits):
+    whole = features.model_copy(update={"max_duration_s": 20.0})
+    _, _, everything = decoded(long_file, whole, limits)
+    with open_clip(long_file, features, limits, Window(start_s, start_s + 2)) as clip:
+        found = decode(clip, sample_pts(clip.timeline, features.frames), features, limits)
+    first = math.ceil(start_s * 25)
+    expected = [first + math.floor((i + 0.5) * 50 / features.frames) for i in range(features.frames)]
+    assert clip.timeline.duration_s == pytest.approx(2)
+    assert [read_number(frame) for frame in found.frames] == expected
+    assert len(found.waveform) == pytest.approx(2 * features.sample_rate_hz, abs=1)
+    sound, start = found.waveform[1000:-1000], round(first / 25 * features.sample_rate_hz) + 1000
+    near = range(-MILLISECOND, MILLISECOND + 1)  # Matroska's clock is no finer
+    differences = [np.abs(everything.waveform[start + lag :][: len(sound)] - sound).max() for lag in near]
+    assert min(differences) < 0.1  # half a sample, where the tone is at its highest
+
+
+def test_a_window_past_the_end_or_longer_than_a_clip_is_refused(long_file, features, limits):
+    with pytest.raises(MediaError, match="no_video"), open_clip(long_file, features, limits, Window(11.0, 13.0)):
+        pass
+    with pytest.raises(MediaError, match="too_long"), open_clip(long_file, features, limits, Window(1.0, 9.0)):
+        pass
+
+
+def test_the_duration_of_any_file_is_that_of_its_frames(long_file, features, limits):
+    assert read_duration_s(long_file, features, limits) == pytest.approx(LONG_S)

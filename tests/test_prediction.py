@@ -1,25 +1,27 @@
 """`python -m stages.predict`: the same answer as evaluation gives, a row for every file, a picture of what mattered."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_ffmpeg
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.explanation import attention_over_time, explain, one_modality_alone
 from pipeline.labels import CLASSES
 from pipeline.model import GroupEmotionModel
-from pipeline.prediction import NoPrediction, Prediction, files_of, predict
+from pipeline.prediction import NoPrediction, Prediction, Predictor, files_of, windows_of
 from pipeline.runs import MODEL_NAME, RUN_NAME, open_run
 
 
@@ -27,7 +29,8 @@ from pipeline.runs import MODEL_NAME, RUN_NAME, open_run
 def predicted(finished):
     """Predicts files with the run."""
     config, _, model = open_run(finished[0])
-    return lambda *files: list(predict(files, model, config, Accelerator(cpu=True)))
+    with closing(Predictor(model, config, Accelerator(cpu=True))) as predictor:
+        yield lambda *files: [predictor.predict(file) for file in files]
 
 
 def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(finished, workspace, predicted):
@@ -38,7 +41,7 @@ def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(finished, wo
             assert isinstance(found, NoPrediction)
             assert found.reason == "unreadable"
         else:
-            np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+            np.testing.assert_allclose(found.clip.probabilities, expected, atol=1e-6)
 
 
 def test_a_folder_stands_for_the_videos_in_it(tmp_path):
@@ -112,10 +115,10 @@ def test_one_modality_alone_sees_nothing_of_the_other(finished, predicted, one_c
     _, _, model = open_run(finished[0])
     (found,) = predicted(one_clip)
     other = {
-        "video": dataclasses.replace(found.batch, log_mel=torch.zeros_like(found.batch.log_mel)),
-        "audio": dataclasses.replace(found.batch, frames=torch.zeros_like(found.batch.frames)),
+        "video": dataclasses.replace(found.clip.batch, log_mel=torch.zeros_like(found.clip.batch.log_mel)),
+        "audio": dataclasses.replace(found.clip.batch, frames=torch.zeros_like(found.clip.batch.frames)),
     }
-    alone = one_modality_alone(model.eval(), found.batch, Accelerator(cpu=True))
+    alone = one_modality_alone(model.eval(), found.clip.batch, Accelerator(cpu=True))
     for name, batch in other.items():
         changed = one_modality_alone(model, batch, Accelerator(cpu=True))
         np.testing.assert_array_equal(changed[name], alone[name])
@@ -130,24 +133,56 @@ def test_attention_is_that_to_the_tokens_of_each_modality_over_time(fusion, conf
     settings = config.recipe.model.model_copy(update={"fusion": fusion})
     torch.manual_seed(0)
     model = GroupEmotionModel(settings, config.recipe.features).eval()
-    curves = attention_over_time(model, found.batch)
+    curves = attention_over_time(model, found.clip.batch)
     if fusion == "concat":
         assert curves == {}
     else:
-        assert curves["video"][0].tolist() == pytest.approx(found.media.frame_times_s, abs=1e-5)
+        assert curves["video"][0].tolist() == found.clip.batch.frame_times_s[0].tolist()
         times_s, _ = curves["audio"]
-        assert len(times_s) == -(-int(found.batch.mel_frames[0]) // 16)
-        assert times_s[-1] <= found.media.duration_s
+        assert len(times_s) == -(-int(found.clip.batch.mel_frames[0]) // 16)
+        assert times_s[-1] <= found.clip.duration_s
         total = sum(shares.sum() for _, shares in curves.values())
         assert 0.5 < total < (2 if fusion == "cross_attention" else 1)  # the rest goes to the summary tokens
-    changed = config.model_copy(update={"recipe": config.recipe.model_copy(update={"model": settings})})
-    assert explain(found, model, changed, Accelerator(cpu=True)).startswith(b"\x89PNG")
+    assert labels(explain(found.clip, model, Accelerator(cpu=True))) == ["waveform", "mel bin", "attention"]
+
+
+def labels(figure):
+    """Of the axes over the clip's time."""
+    figure.savefig(io.BytesIO())
+    return [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
 
 
 def test_a_clip_without_sound_is_explained_too(finished, workspace, predicted):
-    config, _, model = open_run(finished[0])
+    _, _, model = open_run(finished[0])
     clips = sorted((workspace[0] / "data/demo").glob("*/*.mp4"))
-    silent = [found for found in predicted(*clips) if isinstance(found, Prediction) and found.media.waveform is None]
+    silent = [found for found in predicted(*clips) if isinstance(found, Prediction) and found.clip.waveform is None]
     assert silent
-    assert len(attention_over_time(model.eval(), silent[0].batch)["audio"][0]) == 0
-    assert explain(silent[0], model, config, Accelerator(cpu=True)).startswith(b"\x89PNG")
+    assert len(attention_over_time(model.eval(), silent[0].clip.batch)["audio"][0]) == 0
+    figure = explain(silent[0].clip, model, Accelerator(cpu=True))
+    assert labels(figure) == ["mel bin", "attention"]
+    assert "no sound" in [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_windows_overlap_by_half_and_the_last_one_ends_with_the_file():
+    spans = [(window.start_s, window.end_s) for window in windows_of(11.0, 4.0)]
+    assert spans == [(0, 4), (2, 6), (4, 8), (6, 10), (7, 11)]
+    assert [vars(window) for window in windows_of(3.0, 4.0)] == [{"start_s": 0, "end_s": 3}]
+    assert [vars(window) for window in windows_of(4.0, 4.0)] == [{"start_s": 0, "end_s": 4}]
+
+
+def test_a_long_file_has_a_row_a_window_and_a_picture_over_time(finished, one_clip, tmp_path):
+    run_ffmpeg("-stream_loop", "3", "-i", one_clip, "-c", "copy", tmp_path / "long.mp4")
+    outputs = ("--output", tmp_path / "p.jsonl", "--explain", tmp_path / "pictures")
+    done = stage(tmp_path / "long.mp4", "--run", finished[0], *outputs, "--window", "4")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert len(rows) > 3
+    assert [row["start_s"] for row in rows[:-1]] == [2 * i for i in range(len(rows) - 1)]
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
+    assert done.stdout.count(" s  ") == len(rows)
+    assert cv2.imread(str(tmp_path / "pictures/0000-long.png")).shape[1] > 1000
+
+    done = stage(tmp_path / "long.mp4", "--run", finished[0])
+    assert "too_long" in done.stdout
+    done = stage(tmp_path / "long.mp4", "--run", finished[0], "--window", "60")
+    assert "at most features.max_duration_s" in done.stderr

@@ -189,7 +189,7 @@ def test_pictures_that_need_more_memory_than_allowed_are_refused(decoder, sandbo
 
 
 def test_memory_beyond_the_limit_is_the_clips_end_not_the_runs(child, sandbox, one_clip, features, limits):
-    child("sandbox.read_clip = lambda path, features, limits: bytearray(2**29)")
+    child("sandbox.read_clip = lambda *_: bytearray(2**29)")
     small = limits.model_copy(update={"memory_mb": 256})
     assert reason_of(sandbox, one_clip, features, small) == "out_of_memory"
 
@@ -221,7 +221,7 @@ def test_a_child_that_crashes_leaves_the_video_to_ffmpeg(child, sandbox, one_cli
     by_ffmpeg = sandbox_module.read_clip(one_clip, features, limits.model_copy(update={"decoder": "ffmpeg"}))
     child(
         "read_clip = sandbox.read_clip\n"
-        "def crash(path, features, limits):\n"
+        "def crash(path, features, limits, window):\n"
         "    if limits.decoder == 'in_process':\n"
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
         "    return read_clip(path, features, limits)\n"
@@ -233,7 +233,7 @@ def test_a_child_that_crashes_leaves_the_video_to_ffmpeg(child, sandbox, one_cli
 def test_a_child_that_is_killed_is_asked_again_the_same(child, sandbox, one_clip, features, limits, tmp_path):
     child(
         "read_clip = sandbox.read_clip\n"
-        "def killed_once(path, features, limits):\n"
+        "def killed_once(path, features, limits, window):\n"
         f"    marker = {str(tmp_path / 'killed')!r}\n"
         "    if not os.path.exists(marker):\n"
         "        open(marker, 'w').close()\n"
