@@ -94,7 +94,7 @@ def draw_shards(config: Config, clips: int) -> None:
             chosen = range(start, min(start + CLIPS_PER_SHARD, count))
             firsts = [number % DISTINCT * features.frames for number in chosen]
             samples = [
-                Sample(ids[number], 5.0, jpegs[first : first + features.frames], times_s, log_mel)
+                Sample(ids[number], 5.0, 25.0, jpegs[first : first + features.frames], times_s, log_mel)
                 for number, first in zip(chosen, firsts, strict=True)
             ]
             shards.append(write_shard(folder, f"{split}-{len(shards):06d}.tar", "noise", samples))

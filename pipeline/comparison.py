@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.metrics import NOT_SCORED, accuracy, accuracy_interval, bootstrap_intervals, mcnemar
 from pipeline.predictions import Predictions, parse_predictions
+from pipeline.results import METRICS_NAME, PREDICTIONS_NAME
 
-FOLDER, PREDICTIONS, METRICS = "results", "predictions.csv", "metrics.json"
+FOLDER = "results"
 STATED = ("seed", "selected_on", "label_sha256", "code_version")
 
 
@@ -34,12 +35,12 @@ def read_results(names: Iterable[str]) -> dict[str, Result]:
     for name in names:
         if name in results:
             raise UserError(f"{name} is named twice; each run counts once")
-        predictions = parse_predictions(name, io.StringIO(_read(name, PREDICTIONS)))
+        predictions = parse_predictions(name, io.StringIO(_read(name, PREDICTIONS_NAME)))
         try:
-            metrics = json.loads(_read(name, METRICS))
+            metrics = json.loads(_read(name, METRICS_NAME))
             results[name] = Result(predictions, {key: metrics[key] for key in STATED})
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{name} has no {METRICS} that evaluate wrote ({error!r})") from None
+            raise UserError(f"{name} has no {METRICS_NAME} that evaluate wrote ({error!r})") from None
     return results
 
 

@@ -127,10 +127,15 @@ class Model(Settings):
     dropout: Fraction
     stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
 
+    @property
+    def backbones(self) -> dict[str, Backbone]:
+        """Those of the modalities that the fusion uses."""
+        both = {"video": self.video, "audio": self.audio}
+        return {self.fusion: both[self.fusion]} if self.fusion in both else both
+
     @model_validator(mode="after")
     def _what_is_frozen_has_learnt(self) -> "Model":
-        used = {"video": [self.video], "audio": [self.audio]}.get(self.fusion, [self.video, self.audio])
-        if self.freeze_backbones and any(backbone.weights == "none" for backbone in used):
+        if self.freeze_backbones and any(backbone.weights == "none" for backbone in self.backbones.values()):
             raise ValueError("freeze_backbones is true and weights is none: random networks would never learn")
         return self
 

@@ -1,6 +1,5 @@
 """The result of a run: every clip of the manifest, with what the result comes from (P14, P15)."""
 
-import csv
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pipeline.config import Config
+from pipeline.data_card import describe_clips
 from pipeline.distributed import names_a_lost_process
 from pipeline.errors import UserError
 from pipeline.explanation import explain
@@ -34,13 +34,21 @@ from pipeline.metrics import (
 )
 from pipeline.model import GroupEmotionModel
 from pipeline.predictions import Predictions, write_predictions
+from pipeline.results import (
+    METRICS_NAME,
+    MISTAKES_NAME,
+    PER_CLASS_NAME,
+    PER_SOURCE_NAME,
+    PREDICTIONS_NAME,
+    PROVENANCE_NAME,
+    RELIABILITY_NAME,
+    write_table,
+)
 from pipeline.runs import RUN_NAME, open_run
 from pipeline.shard_files import open_index
 from pipeline.training import VAL, open_split
 
-METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
-PER_CLASS_NAME, RELIABILITY_NAME, PER_SOURCE_NAME = "per_class.csv", "reliability.csv", "per_source.csv"
-MISTAKES_NAME, SHOWN_MISTAKES = "mistakes", 12
+SHOWN_MISTAKES = 12
 # arXiv 2111.05890, on VGAF's validation split. It is no multiple of 1/766, so it was not computed over all clips once.
 PAPER_ACCURACY = 0.6037
 VGAF_VAL_CLIPS, VGAF_VAL_SOURCES = 766, 65
@@ -76,6 +84,7 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
         probabilities=np.stack([by_id.get(clip.clip_id, nothing) for clip in clips]),
     )
     summary = read_summary(config.manifests)
+    indexes = {split: open_index(config, split) for split in SPLITS}
     measures, classes = measured(predictions)
     return Evaluation(
         predictions=predictions,
@@ -97,14 +106,15 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
         }
         if accelerator.is_main_process
         else {},
-        provenance={"data": summary, "quarantined": quarantined_rows(config), "run": run},
+        provenance={
+            "data": summary,
+            "clips": {split: describe_clips(index) for split, index in indexes.items()},
+            "quarantined": [
+                {"split": split, **vars(row)} for split, index in indexes.items() for row in index.quarantined
+            ],
+            "run": run,
+        },
     )
-
-
-def quarantined_rows(config: Config) -> list[dict[str, str]]:
-    """The quarantined clips of all splits, and why."""
-    indexes = {split: open_index(config, split) for split in SPLITS}
-    return [{"split": split, **vars(row)} for split, index in indexes.items() for row in index.quarantined]
 
 
 def measured(predictions: Predictions) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -236,13 +246,6 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     pictures.mkdir()
     for place, (clip_id, picture) in enumerate(evaluation.mistakes.items(), 1):
         (pictures / f"{place:02d}-{clip_id}.jpg").write_bytes(picture)
-    tables = {
-        PER_CLASS_NAME: evaluation.per_class,
-        RELIABILITY_NAME: evaluation.reliability,
-        PER_SOURCE_NAME: evaluation.per_source,
-    }
-    for name, rows in tables.items():
-        with (folder / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["confidence"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    write_table(evaluation.per_class, list(evaluation.per_class[0]), folder / PER_CLASS_NAME)
+    write_table(evaluation.per_source, list(evaluation.per_source[0]), folder / PER_SOURCE_NAME)
+    write_table(evaluation.reliability, ["confidence", "accuracy", "clips"], folder / RELIABILITY_NAME)

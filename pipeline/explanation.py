@@ -79,7 +79,7 @@ def explain(clip: ScoredClip, model: GroupEmotionModel, accelerator: Accelerator
     for name in heights.keys() - {"answers"}:
         axes[name].set_xlim(0, clip.duration_s)
     answers = {"as it is": clip.probabilities}
-    if model.fusion.kind not in (VIDEO, AUDIO):
+    if len(model.fusion.used) > 1:
         alone = one_modality_alone(model, clip.batch, accelerator)
         answers |= {f"{name} alone": each for name, each in alone.items()}
     draw_answers(axes["answers"], answers)

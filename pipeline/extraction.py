@@ -190,6 +190,7 @@ def sample_of(clip_id: str, clip: ClipMedia, features: Features) -> Sample:
     return Sample(
         clip_id=clip_id,
         duration_s=clip.duration_s,
+        frame_rate_hz=clip.frame_rate_hz,
         jpegs=clip.jpegs,
         frame_times_s=clip.frame_times_s,
         log_mel=None if clip.waveform is None else log_mel(clip.waveform, features).astype(np.float16),

@@ -28,11 +28,6 @@ class Tokens:
     padding: Tensor
 
 
-def modalities(fusion: str) -> list[str]:
-    """Those that a fusion uses."""
-    return [fusion] if fusion in (VIDEO, AUDIO) else [VIDEO, AUDIO]
-
-
 def time_encoding(times_s: Tensor, width: int) -> Tensor:
     """Sines and cosines of the time in seconds at `width / 2` periods: (..., width). Both modalities share it."""
     count = width // 2
@@ -152,7 +147,7 @@ class Fusion(nn.Module):
 
     def __init__(self, settings: Model, given: Mapping[str, tuple[int, int]], classes: int) -> None:
         super().__init__()
-        self.kind, self.used, width = settings.fusion, modalities(settings.fusion), settings.width
+        self.kind, self.used, width = settings.fusion, list(settings.backbones), settings.width
         self.is_late = self.kind == "late"
         self.entrances = nn.ModuleDict({name: Entrance(given[name][1], given[name][0], width) for name in self.used})
         layer = CrossAttention if settings.fusion == "cross_attention" else SelfAttention

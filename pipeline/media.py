@@ -84,6 +84,11 @@ class Timeline:
         """From the first frame's appearance to the last one's end."""
         return float((self.end_pts - self.pts[0]) * self.time_base)
 
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames a second, on the average."""
+        return len(self.pts) / max(self.duration_s, float(self.time_base))
+
     def seconds(self, pts: int) -> float:
         """Time since the clip's start."""
         return float((pts - self.pts[0]) * self.time_base)

@@ -5,13 +5,14 @@ Its abstract fixes no more than that; depth, width, positions and pooling are th
 """
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from pipeline.backbones import Backbone, Interface, SmallFrameNetwork, SmallSpectrogramNetwork
 from pipeline.config import Backbone as Settings
 from pipeline.config import Features, Model
 from pipeline.errors import UserError
-from pipeline.fusion import AUDIO, VIDEO, Fusion, Tokens, modalities
+from pipeline.fusion import AUDIO, VIDEO, Fusion, Tokens
 from pipeline.labels import CLASSES
 from pipeline.loader import Batch
 
@@ -32,15 +33,24 @@ def build_backbone(modality: str, settings: Settings, features: Features) -> Bac
     return (ClipNetwork if settings.name in CLIP_NETWORKS else FrameNetwork)(settings, features)
 
 
-class GroupEmotionModel(nn.Module):
-    """Class logits of a batch of clips. `fusion: video` and `fusion: audio` leave the other modality out altogether."""
+class GroupEmotionModel(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="group-emotion",
+    coders={kind: (kind.model_dump, kind.model_validate) for kind in (Model, Features)},
+):
+    """Class logits of a batch of clips. `fusion: video` and `fusion: audio` leave the other modality out altogether.
+
+    It can be saved to a folder or to Hugging Face's hub, and loaded from there: `save_pretrained`, `from_pretrained`.
+    """
 
     def __init__(self, settings: Model, features: Features) -> None:
         super().__init__()
         self.frozen = settings.freeze_backbones
         self.features = features
-        named = {name: getattr(settings, name) for name in modalities(settings.fusion)}
-        self.networks = nn.ModuleDict({name: build_backbone(name, each, features) for name, each in named.items()})
+        self.networks = nn.ModuleDict(
+            {name: build_backbone(name, each, features) for name, each in settings.backbones.items()}
+        )
         given = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
         self.fusion = Fusion(settings, given, len(CLASSES))
         for network in self.backbones().values():

@@ -1,12 +1,10 @@
 """One self-contained HTML page of a result: no network, light and dark, readable on a phone."""
 
 import base64
-import csv
 import io
 import json
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,19 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.labels import CLASSES
 from pipeline.metrics import BOOTSTRAP_DRAWS, confusion_matrix
+from pipeline.model_card import STATEMENTS
 from pipeline.predictions import parse_predictions
+from pipeline.results import (
+    METRICS_NAME,
+    MISTAKES_NAME,
+    PER_CLASS_NAME,
+    PER_SOURCE_NAME,
+    PREDICTIONS_NAME,
+    PROVENANCE_NAME,
+    RELIABILITY_NAME,
+    read_table,
+)
+from pipeline.runs import HISTORY_NAME
 
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
@@ -54,23 +64,26 @@ LITERATURE = [
 
 def render_report(results: Path, run_folder: Path) -> str:
     """The page, from what `evaluate` wrote to `results` and `train` to `run_folder`."""
-    if missing := [path for path in (results / "metrics.json", run_folder / "history.csv") if not path.exists()]:
+    if missing := [path for path in (results / METRICS_NAME, run_folder / HISTORY_NAME) if not path.exists()]:
         raise UserError(f"{missing[0]} is missing; run the train and evaluate stages (dvc repro evaluate)")
-    metrics = json.loads((results / "metrics.json").read_text())
-    provenance = json.loads((results / "provenance.json").read_text())
-    with (results / "predictions.csv").open(newline="") as file:
-        predictions = parse_predictions(str(results / "predictions.csv"), file)
-    history = read_table(run_folder / "history.csv")
+    metrics = json.loads((results / METRICS_NAME).read_text())
+    provenance = json.loads((results / PROVENANCE_NAME).read_text())
+    predictions = parse_predictions(
+        str(results / PREDICTIONS_NAME), (results / PREDICTIONS_NAME).read_text().splitlines()
+    )
+    history = read_table(run_folder / HISTORY_NAME)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     matrix = confusion_matrix(predictions.labels, predictions.predictions, len(CLASSES))
     return environment.from_string(TEMPLATE.read_text()).render(
         metrics=metrics,
         run=provenance["run"],
         data=provenance["data"],
+        clips=provenance["clips"],
         quarantined=provenance["quarantined"],
-        classes=read_table(results / "per_class.csv"),
-        sources=read_table(results / "per_source.csv"),
-        mistakes=[data_url(path) for path in sorted((results / "mistakes").iterdir())],
+        statements=STATEMENTS,
+        classes=read_table(results / PER_CLASS_NAME),
+        sources=read_table(results / PER_SOURCE_NAME),
+        mistakes=[data_url(path) for path in sorted((results / MISTAKES_NAME).iterdir())],
         measures=MEASURES,
         literature=LITERATURE,
         bootstrap_draws=BOOTSTRAP_DRAWS,
@@ -78,7 +91,7 @@ def render_report(results: Path, run_folder: Path) -> str:
             lambda axes: draw_curves(axes, history, metrics["selected_on"], provenance["run"]["selected_epoch"])
         ),
         confusion=svg(lambda axes: draw_confusion(axes, matrix)),
-        reliability=svg(lambda axes: draw_reliability(axes, read_table(results / "reliability.csv"))),
+        reliability=svg(lambda axes: draw_reliability(axes, read_table(results / RELIABILITY_NAME))),
     )
 
 
@@ -86,19 +99,6 @@ def data_url(picture: Path) -> dict[str, str]:
     """A picture that is part of the page, and the clip that it is of."""
     encoded = base64.b64encode(picture.read_bytes()).decode()
     return {"clip_id": picture.stem.partition("-")[2], "source": f"data:image/jpeg;base64,{encoded}"}
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file, numbers as numbers, None where nothing is stated."""
-
-    def value(text: str) -> Any:
-        for kind in (int, float):
-            with suppress(ValueError):
-                return kind(text)
-        return text or None
-
-    with path.open(newline="") as file:
-        return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def draw_curves(axes: Axes, history: list[dict[str, Any]], split: str, chosen_epoch: float) -> None:

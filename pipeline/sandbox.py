@@ -40,6 +40,7 @@ class ClipMedia:
     """What is read of a clip: JPEG frames, when each is shown, and the mono waveform, None for one without sound."""
 
     duration_s: float
+    frame_rate_hz: float
     frame_times_s: list[float]
     jpegs: list[bytes]
     waveform: NDArray[np.float32] | None
@@ -53,6 +54,7 @@ def read_clip(path: Path, features: Features, limits: Extract, window: Window | 
         quality = [cv2.IMWRITE_JPEG_QUALITY, features.jpeg_quality]
         return ClipMedia(
             duration_s=clip.timeline.duration_s,
+            frame_rate_hz=clip.timeline.frame_rate_hz if clip.video else 0.0,
             frame_times_s=[clip.timeline.seconds(tick) for tick in pts],
             jpegs=[cv2.imencode(".jpg", frame, quality)[1].tobytes() for frame in decoded.frames],
             waveform=decoded.waveform,
@@ -200,6 +202,7 @@ def _answer(request: dict[str, Any], own_bytes: int) -> list[bytes]:
         return [json.dumps({"reason": "crashed", "detail": f"{type(error).__name__}: {error}"[:200]}).encode()]
     header = {
         "duration_s": media.duration_s,
+        "frame_rate_hz": media.frame_rate_hz,
         "frame_times_s": media.frame_times_s,
         "jpeg_bytes": [len(jpeg) for jpeg in media.jpegs],
         "has_audio": media.waveform is not None,

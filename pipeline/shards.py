@@ -3,7 +3,7 @@
 A sample is three members of a ustar file, in this order:
 
     <clip_id>.frames.mjpeg   the JPEG frames one after the other (a motion-JPEG stream: a video player opens it)
-    <clip_id>.json           clip_id, duration_s, has_audio, frame_times_s, frame_bytes (length of each JPEG)
+    <clip_id>.json           clip_id, duration_s, frame_rate_hz, has_audio, frame_times_s, frame_bytes (of each JPEG)
     <clip_id>.log_mel.npy    float16 (mel_bins, hops), of `pipeline.features`; (0, 0) when the clip has no audio track
 
 Labels are not in the shards: the manifest is their one source, so a corrected label file needs no new extraction.
@@ -44,10 +44,14 @@ NOT_AN_INDEX = (ValueError, TypeError, KeyError, AttributeError)
 
 @dataclass(frozen=True)
 class Sample:
-    """What is extracted from a clip: N JPEG frames with the times they are shown, and the log-mel spectrogram."""
+    """What is extracted from a clip: N JPEG frames with the times they are shown, and the log-mel spectrogram.
+
+    frame_rate_hz is the clip's own, the mean of it where it varies; 0 without video.
+    """
 
     clip_id: str
     duration_s: float
+    frame_rate_hz: float
     jpegs: Sequence[bytes | memoryview]
     frame_times_s: list[float]
     log_mel: NDArray[np.float16] | None
@@ -57,6 +61,7 @@ class Sample:
         meta = {
             "clip_id": self.clip_id,
             "duration_s": self.duration_s,
+            "frame_rate_hz": self.frame_rate_hz,
             "has_audio": self.log_mel is not None,
             "frame_times_s": self.frame_times_s,
             "frame_bytes": [len(jpeg) for jpeg in self.jpegs],
@@ -74,6 +79,7 @@ class Sample:
         return Sample(
             clip_id=meta["clip_id"],
             duration_s=meta["duration_s"],
+            frame_rate_hz=meta["frame_rate_hz"],
             jpegs=[frames[end - size : end] for end, size in zip(ends, meta["frame_bytes"], strict=True)],
             frame_times_s=meta["frame_times_s"],
             log_mel=log_mel if meta["has_audio"] else None,
@@ -82,12 +88,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a clip's members lie in its shard, in bytes, and whether there is sound among them."""
+    """Where a clip's members lie in its shard, in bytes, and what is worth knowing of it without reading them."""
 
     clip_id: str
     offset: int
     size: int
     has_audio: bool
+    duration_s: float
+    frame_rate_hz: float
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,10 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
                     info = tarfile.TarInfo(f"{result.clip_id}.{extension}")
                     info.size, info.mode = len(content), 0o444
                     tar.addfile(info, io.BytesIO(content))
-                entries.append(Entry(result.clip_id, offset, file.tell() - offset, result.log_mel is not None))
+                size = file.tell() - offset
+                has_audio = result.log_mel is not None
+                entry = Entry(result.clip_id, offset, size, has_audio, result.duration_s, result.frame_rate_hz)
+                entries.append(entry)
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()

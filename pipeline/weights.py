@@ -23,8 +23,8 @@ from pipeline.config import Backbone as Settings
 from pipeline.errors import UserError
 from pipeline.manifest import sha256_of
 
-# Under what training code files the weights, the smoothed ones first: timm, Lightning, detectron2, MAE and others.
 DEEPEST = 3  # wrappings in each other
+# Under what training code files the weights, the smoothed ones first: timm, Lightning, detectron2, MAE and others.
 WRAPPINGS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")  # torch's files carry the start of their SHA-256
 COUNTER = "num_batches_tracked"

@@ -25,7 +25,9 @@ def sample(number, features):
     pictures = [rng.integers(0, 255, (size, size, 3), np.uint8) for _ in range(features.frames)]
     jpegs = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
     times_s = [float(i) for i in range(features.frames)]
-    return Sample(f"{number}_1", 5.0, jpegs, times_s, rng.normal(size=(features.mel_bins, 500)).astype(np.float16))
+    return Sample(
+        f"{number}_1", 5.0, 25.0, jpegs, times_s, rng.normal(size=(features.mel_bins, 500)).astype(np.float16)
+    )
 
 
 @pytest.fixture

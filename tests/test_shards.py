@@ -26,7 +26,7 @@ from pipeline.shards import (
 
 def sample(clip_id, has_audio=True):
     log_mel = np.full((4, 10), -20.0, np.float16) if has_audio else None
-    return Sample(clip_id, 1.0, [b"jpeg-a", b"jpeg-bc"], [0.25, 0.75], log_mel)
+    return Sample(clip_id, 1.0, 25.0, [b"jpeg-a", b"jpeg-bc"], [0.25, 0.75], log_mel)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_missing_index_is_named(tmp_path, features):
 clip_ids = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
 log_mels = st.none() | st.integers(0, 30).map(lambda hops: np.full((4, hops), -20, np.float16))
 samples = st.builds(
-    lambda clip_id, duration_s, jpegs, log_mel: Sample(clip_id, duration_s, jpegs, [0.5] * len(jpegs), log_mel),
+    lambda clip_id, duration_s, jpegs, log_mel: Sample(clip_id, duration_s, 25.0, jpegs, [0.5] * len(jpegs), log_mel),
     clip_ids,
     st.floats(0.1, 10),
     st.lists(st.binary(max_size=2000), min_size=1, max_size=8),
