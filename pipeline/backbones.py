@@ -110,12 +110,18 @@ class SmallBackbone(Backbone):
 class SmallFrameNetwork(SmallBackbone):
     """One token a frame: the largest values in each quarter of the picture."""
 
+    STRIDE = 16  # of the convolutions together
+
     def __init__(self, features: Features) -> None:
         super().__init__()
         # A stride of 4 at once: on a CPU the time goes to the large maps, and here there are none.
         self.network = convolutions(3, (32, 7, 4), (64, 3, 2), (128, 3, 2))
-        self.pool = nn.AdaptiveMaxPool2d(2)
         size = features.frame_size_px
+        side = -(-size // self.STRIDE)
+        if side < 2:
+            raise UserError(f"recipe.features.frame_size_px is {size}, but the small network takes 18 or more")
+        # Quarters that share their middle row and column where the side is odd: AdaptiveMaxPool2d(2), which ONNX lacks.
+        self.pool = nn.MaxPool2d(-(-side // 2), side // 2)
         self.interface = Interface((features.frames, size, size), (0.5,) * 3, (0.5,) * 3, (features.frames, 1, 128 * 4))
 
     def forward(self, frames: Tensor) -> Tensor:

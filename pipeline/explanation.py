@@ -66,7 +66,7 @@ def one_modality_alone(
 def explain(clip: ScoredClip, model: GroupEmotionModel, accelerator: Accelerator) -> Figure:
     """The picture of a clip."""
     figure = Figure(figsize=(10, 9), layout="constrained")
-    figure.suptitle(f"{clip.name}: {clip.label}, {clip.probabilities.max():.0%}")
+    figure.suptitle(f"{clip.name}: {clip.label}, {clip.probabilities.max():.0%}", parse_math=False)
     top, below = figure.subfigures(2, 1, height_ratios=(1, 5), squeeze=False)[:, 0]
     draw_frames(top, clip.batch)
     heights = {"waveform": 1.0} if clip.waveform is not None else {}
@@ -94,7 +94,7 @@ def timeline(name: str, rows: Iterable[dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     for label, color in zip(CLASSES, COLORS, strict=True):
         axes.plot(times_s, [row["probabilities"][label] for row in windows], marker=".", color=color, label=label)
-    axes.set_title(name)
+    axes.set_title(name, parse_math=False)
     axes.set_xlabel("middle of the window (s)")
     axes.set_ylabel("probability")
     axes.set_ylim(0, 1)

@@ -1,5 +1,6 @@
 """What a run's model says of any video file, by the code that extraction and evaluation use (P1)."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,13 @@ class Predictor:
         probabilities = probabilities_of(self.model, batch, self.accelerator)[0]
         return Prediction(path, ScoredClip(path.name, media.duration_s, batch, probabilities, media.waveform), window)
 
-    def predict_windows(self, path: Path, length_s: float | None) -> Iterator[Prediction | NoPrediction]:
-        """What there is to say of each window of a file of any length, in order; None: of the file, as one clip."""
+    def predict_windows(
+        self, path: Path, length_s: float | None, limit_s: float = math.inf
+    ) -> Iterator[Prediction | NoPrediction]:
+        """What there is to say of each window of a file, in order; None: of the file, as one clip.
+
+        A file that lasts longer than `limit_s` gets no prediction.
+        """
         if length_s is None:
             yield self.predict(path)
             return
@@ -111,6 +117,8 @@ class Predictor:
             )
         try:
             duration_s = self.sandbox.read_duration_s(path, self.features, self.limits)
+            if duration_s > limit_s:
+                raise MediaError("too_long", f"it lasts {duration_s:.0f} s, more than {limit_s:.0f} s")
         except MediaError as error:
             yield NoPrediction(path, error.reason, error.detail)
             return

@@ -29,9 +29,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from pipeline.distributed import start_accelerator
-    from pipeline.explanation import explain, timeline
     from pipeline.prediction import Prediction, Predictor, files_of
     from pipeline.runs import open_run
+
+    if arguments.explain:  # Matplotlib takes a second
+        from pipeline.explanation import explain, timeline
 
     files = files_of(arguments.paths)
     config, _, model = open_run(arguments.run)
@@ -39,7 +41,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with closing(Predictor(model, config, accelerator)) as predictor:
         for number, path in enumerate(files):
-            of_file, figure = [], None
+            of_file: list[dict[str, Any]] = []
+            figure = None
             for found in predictor.predict_windows(path, arguments.window):
                 of_file.append(found.row())
                 print(line_of(of_file[-1]), flush=True)

@@ -12,7 +12,7 @@ from dvc.utils.hydra import compose_and_dump
 from pipeline.config import parse_config
 
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-BY_HAND = {"compare", "fetch_weights", "inspect", "predict", "search", "submit", "vote"}
+BY_HAND = {"app", "compare", "export", "fetch_weights", "inspect", "predict", "search", "submit", "vote"}
 PROJECT_MODULE = re.compile(r"(pipeline|stages)\.\w+")
 
 
@@ -86,8 +86,9 @@ def test_a_module_imports_only_from_those_before_it():
         "errors config progress machine labels manifest demo_set",
         "media decoding sandbox features shards executors extraction warm_up outcomes shard_files",
         "loader contact_sheet augmentation backbones pretrained fusion model runs weights inference",
-        "prediction explanation submission",
-        "metrics predictions comparison checkpoint provenance distributed optimization training evaluation report",
+        "prediction explanation submission model_card page data_card",
+        "metrics predictions results comparison checkpoint provenance distributed optimization training",
+        "evaluation report export",
     )
     order = " ".join(lines).split()
     assert set(order) == {path.stem for path in (REPOSITORY / "pipeline").glob("*.py")} - {"__init__"}
