@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from pipeline.config import Model
 
@@ -61,6 +60,24 @@ class Entrance(nn.Module):
         return torch.cat([summary, values.flatten(1, 2)], 1), torch.cat([torch.zeros_like(padding[:, :1]), padding], 1)
 
 
+class StochasticDepth(nn.Module):
+    """Zeros for a share of the clips, and the rest scaled up so that the mean stays (Huang et al., arXiv 1603.09382).
+
+    torchvision has it too, but importing that takes longer than all else that a prediction needs.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        if not self.training or self.share == 0:
+            return values
+        kept = values.new_empty(values.shape[0], 1, 1).bernoulli_(1 - self.share)
+        return values * (kept / (1 - self.share))
+
+
 class AttentionBlock(nn.Module):
     """Tokens attend to a context, then a feed-forward layer; pre-norm, residual, each branch skipped now and then."""
 
@@ -77,7 +94,7 @@ class AttentionBlock(nn.Module):
             nn.Linear(2 * width, width),
             nn.Dropout(dropout),
         )
-        self.skip = StochasticDepth(settings.stochastic_depth, "row")
+        self.skip = StochasticDepth(settings.stochastic_depth)
 
     def forward(self, tokens: Tensor, context: Tensor, padding: Tensor, maps: list[Tensor] | None) -> Tensor:
         """Tokens (B, T, D), context (B, S, D) and its padding (B, S) -> (B, T, D); to `maps`: (B, heads, T, S)."""

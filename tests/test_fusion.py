@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 
-from pipeline.fusion import AUDIO, VIDEO, AttentionBlock, Fusion, Pooling, Tokens
+from pipeline.fusion import AUDIO, VIDEO, AttentionBlock, Fusion, Pooling, StochasticDepth, Tokens
 
 CLASSES, MOMENTS, DIM = 3, 6, 16
 TIMES_S = torch.arange(MOMENTS) * 0.8
@@ -127,3 +128,13 @@ def test_stochastic_depth_skips_each_branch_of_a_clip_in_training_alone(settings
     assert len(kinds) == 4  # the same clip with both branches, either, or none
     assert any(torch.equal(row, one[0]) for row in made)
     assert len(torch.unique((block.eval()(*many, None) * 1e3).round().flatten(1), dim=0)) == 1
+
+
+def test_stochastic_depth_is_torchvisions():
+    values = torch.randn(6, 3, 4)
+    found = []
+    for network in (StochasticDepth(0.3), torchvision.ops.StochasticDepth(0.3, "row")):
+        torch.manual_seed(0)
+        found.append(network(values))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert (found[0] == 0).all(dim=(1, 2)).sum() not in (0, 6)

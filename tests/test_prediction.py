@@ -186,3 +186,9 @@ def test_a_long_file_has_a_row_a_window_and_a_picture_over_time(finished, one_cl
     assert "too_long" in done.stdout
     done = stage(tmp_path / "long.mp4", "--run", finished[0], "--window", "60")
     assert "at most features.max_duration_s" in done.stderr
+
+
+def test_a_prediction_does_not_wait_for_libraries_that_it_does_not_need():
+    code = "import sys, stages.predict, pipeline.prediction, pipeline.runs, pipeline.distributed; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert {"torchvision", "timm", "matplotlib.figure", "torch._dynamo"} & set(done.stdout.split()) == set()
