@@ -19,6 +19,8 @@ from pipeline.model import GroupEmotionModel
 from pipeline.prediction import Predictor
 from pipeline.runs import MODEL_NAME, open_run
 
+pytestmark = pytest.mark.slow  # a trace of the network takes its time
+
 
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
@@ -92,7 +94,6 @@ def test_a_run_that_is_not_there_is_said_in_a_sentence(tmp_path):
     assert f"{MODEL_NAME} is missing" in done.stderr or "run.json is missing" in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["self_attention", "late", "video", "audio"])
 def test_every_fusion_can_be_exported(fusion, config, tmp_path):
     settings = config.recipe.model.model_copy(update={"fusion": fusion, "pooling": "learned"})

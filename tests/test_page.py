@@ -13,6 +13,7 @@ import pytest
 from conftest import REPOSITORY, run_ffmpeg
 
 playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
