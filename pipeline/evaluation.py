@@ -42,6 +42,7 @@ from pipeline.results import (
     PREDICTIONS_NAME,
     PROVENANCE_NAME,
     RELIABILITY_NAME,
+    mistake_name,
     write_table,
 )
 from pipeline.runs import RUN_NAME, open_run
@@ -245,7 +246,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir()
     for place, (clip_id, picture) in enumerate(evaluation.mistakes.items(), 1):
-        (pictures / f"{place:02d}-{clip_id}.jpg").write_bytes(picture)
+        (pictures / mistake_name(place, clip_id)).write_bytes(picture)
     write_table(evaluation.per_class, list(evaluation.per_class[0]), folder / PER_CLASS_NAME)
     write_table(evaluation.per_source, list(evaluation.per_source[0]), folder / PER_SOURCE_NAME)
     write_table(evaluation.reliability, ["confidence", "accuracy", "clips"], folder / RELIABILITY_NAME)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ WHITELISTS = {"protocol_whitelist": PROTOCOLS, "format_whitelist": DEMUXERS}
 PREROLL_S, INTERLEAVING_S = 1.0, 2.0
 Span = tuple[Fraction | float, Fraction | float]
 EVER: Span = (-math.inf, math.inf)
-# A stream with more packets than this many a second is a hostile timeline, not a video.
-MAX_FRAMES_PER_SECOND = 1000
+# A stream with more packets than this many a second is a hostile timeline, not a video; so is one with a longer pause.
+MAX_FRAMES_PER_SECOND, MAX_PAUSE_S = 1000, 3600
 
 NOT_THE_FILES_FAULT = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 
@@ -96,9 +97,9 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a file that is read as if it had been cut out: the frames shown from `start_s` to before `end_s`.
+    """A part of a file that is read as if it had been cut out: the frames that appear from `start_s` to before `end_s`.
 
-    In seconds since the file's first frame.
+    In seconds since the file's first frame. It lasts no longer than that, whatever its last frame does.
     """
 
     start_s: float
@@ -143,7 +144,11 @@ def read_duration_s(path: Path, features: Features, limits: Extract) -> float:
     """How long a file lasts, by all of its timestamps: headers can lack it or lie; raises `MediaError`."""
     with _errors_of_the_file(), _open(path) as container:
         shown, _, _ = _choose_streams(container, features.require_video, limits.max_pixels)
-        return _timeline(shown, None, container.demux(shown), []).duration_s
+        timeline = _timeline(shown, None, _in_order(container.demux(shown), shown), [])
+        pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
+        if pause_s > MAX_PAUSE_S:
+            raise MediaError("bad_timestamps", f"nothing is shown for {pause_s:.0f} s; at most {MAX_PAUSE_S} s may be")
+        return timeline.duration_s
 
 
 def _open(path: Path) -> "av.container.InputContainer":
@@ -167,14 +172,14 @@ def _read_clip_file(
     path: Path, container: "av.container.InputContainer", features: Features, limits: Extract, window: Window | None
 ) -> ClipFile:
     shown, video, audio = _choose_streams(container, features.require_video, limits.max_pixels)
-    span_s, seek_s = EVER, None  # exact: a frame that is shown at the window's very start is in it
-    if window is not None:
+    span_s, seek_s = EVER, None
+    if window is None:
+        packets = _read_packets(container, shown, audio, features.max_duration_s)
+    else:
+        # Exact: a frame that appears at the window's very start is in it.
         first_s = (shown.start_time or 0) * (shown.time_base or Fraction(1))
         span_s = first_s + Fraction(window.start_s), first_s + Fraction(window.end_s)
-        if window.start_s > PREROLL_S:
-            seek_s = float(span_s[0]) - PREROLL_S
-            container.seek(round(seek_s / (shown.time_base or 1)), stream=shown)
-    packets = _read_packets(container, shown, audio, features.max_duration_s, span_s)
+        packets, seek_s = _read_window(container, shown, audio, features.max_duration_s, float(first_s), span_s)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
     timeline = _timeline(shown, audio, video_packets if video else audio_packets, audio_packets, span_s)
@@ -201,6 +206,51 @@ def _choose_streams(
     return video, video, audio
 
 
+def _read_window(
+    container: "av.container.InputContainer",
+    shown: "av.VideoStream | av.AudioStream",
+    audio: "av.AudioStream | None",
+    max_duration_s: float,
+    first_s: float,
+    span_s: Span,
+) -> tuple[list["av.Packet[Any]"], float | None]:
+    """The packets from a key frame before a window on, and from where they were sought; None: from the beginning.
+
+    Some containers are sought by time alone, key frame or not: further and further back, until there is one.
+    """
+    clock, preroll_s = shown.time_base or Fraction(1), PREROLL_S
+    while (seek_s := float(span_s[0]) - preroll_s) > first_s:
+        container.seek(round(seek_s / clock), stream=shown)
+        packets = _read_packets(container, shown, audio, max_duration_s, span_s)
+        keys = [p.pts for p in packets if p.stream_index == shown.index and p.is_keyframe and p.pts is not None]
+        if keys and min(keys) * clock <= span_s[0]:
+            return packets, seek_s
+        preroll_s *= 2
+    if preroll_s > PREROLL_S:
+        container.seek(round(first_s / clock), stream=shown)
+    return _read_packets(container, shown, audio, max_duration_s, span_s), None
+
+
+def _in_order(
+    packets: Iterable["av.Packet[Any]"], shown: "av.VideoStream | av.AudioStream"
+) -> Iterator["av.Packet[Any]"]:
+    """The packets as they come; raises `MediaError` for a key frame of `shown` that follows a later one."""
+    last_key = -(2**63)
+    for packet in packets:
+        if packet.size == 0:  # PyAV's mark of a stream's end
+            continue
+        if (
+            packet.stream_index == shown.index
+            and packet.is_keyframe
+            and packet.pts is not None
+            and not packet.is_discard
+        ):
+            if packet.pts <= last_key:
+                raise MediaError("bad_timestamps", f"a key frame at {packet.pts} follows one at {last_key}")
+            last_key = packet.pts
+        yield packet
+
+
 def _read_packets(
     container: "av.container.InputContainer",
     shown: "av.VideoStream | av.AudioStream",
@@ -215,18 +265,13 @@ def _read_packets(
     packets: list[av.Packet[Any]] = []
     clock = shown.time_base or Fraction(1)
     longest = max_duration_s / clock
-    frames, first, last, last_key = 0, 2**63, -(2**63), -(2**63)
-    for packet in container.demux(shown, audio) if audio and audio is not shown else container.demux(shown):
-        if packet.size == 0:  # PyAV's mark of a stream's end
-            continue
+    frames, first, last = 0, 2**63, -(2**63)
+    streams = [shown, audio] if audio and audio is not shown else [shown]
+    for packet in _in_order(container.demux(*streams), shown):
         packets.append(packet)
         pts = packet.pts
         if packet.stream_index != shown.index or pts is None or packet.is_discard:
             continue
-        if packet.is_keyframe:
-            if pts <= last_key:
-                raise MediaError("bad_timestamps", f"a key frame at {pts} follows one at {last_key}")
-            last_key = pts
         if not span_s[0] <= pts * clock < span_s[1]:
             if (pts if packet.dts is None else packet.dts) * clock > span_s[1] + INTERLEAVING_S:
                 break
@@ -255,9 +300,12 @@ def _timeline(
         raise MediaError("no_video", f"the {stream.type} stream has no clock")
     pts = tuple(sorted(tick for tick in shown if span_s[0] <= tick * stream.time_base < span_s[1]))
     if not pts:
-        raise MediaError("no_video", f"the {stream.type} stream has no frame with a timestamp")
+        where = "" if span_s == EVER else f" from {float(span_s[0]):.2f} to {float(span_s[1]):.2f} s on its clock"
+        raise MediaError("no_video", f"no frame of the {stream.type} stream has a timestamp{where}")
     # A container that gives no duration of the last frame gets that of the one before.
     end_pts = pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[-2] if len(pts) > 1 else 0))
+    if span_s != EVER:
+        end_pts = min(end_pts, pts[0] + math.floor((span_s[1] - span_s[0]) / stream.time_base))
     audio_end_s = None
     if audio and heard and audio.time_base is not None:
         start = pts[0] * stream.time_base / audio.time_base  # the clip's, in ticks of the audio

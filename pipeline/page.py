@@ -23,11 +23,24 @@ THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 Answer = tuple[str, dict[str, float] | None, Figure | None]
 
 
+def only_uploads(component: gr.Video) -> gr.Video:
+    """Refuses a request that names an address: Gradio would download what is there, however large."""
+    take = component.async_move_resource_to_block_cache
+
+    async def take_upload(path: str | Path | None) -> str | None:
+        if str(path).startswith(("http://", "https://")):
+            raise gr.Error("expected an uploaded clip, not an address")
+        return await take(path)
+
+    component.async_move_resource_to_block_cache = take_upload  # type: ignore[method-assign, assignment]
+    return component
+
+
 def build_page(predictor: Predictor, model: GroupEmotionModel, accelerator: Accelerator) -> gr.Blocks:
     """The page. One clip at a time is worked on, and removed then; a few more may wait."""
 
     def answer(path: str | None) -> tuple[None, str, Any, Any]:
-        if path is None:
+        if path is None or not Path(path).exists():  # asked twice, it was removed with the first answer
             return None, "Upload or record a clip first.", None, None
         try:
             return None, *answer_to(Path(path), predictor, model, accelerator)
@@ -50,7 +63,9 @@ def build_page(predictor: Predictor, model: GroupEmotionModel, accelerator: Acce
             shares = gr.Label(label="Perceived emotion of the group")
         picture = gr.Plot(label="What was seen and heard", format="png")
         gr.Markdown(f"Not for: {STATEMENTS['Not for']}")
-        ask.click(answer, clip, [clip, said, shares, picture], api_visibility="private", concurrency_limit=1)
+        ask.click(
+            answer, only_uploads(clip), [clip, said, shares, picture], api_visibility="private", concurrency_limit=1
+        )
     return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
@@ -87,7 +102,7 @@ def answer_to(path: Path, predictor: Predictor, model: GroupEmotionModel, accele
     used = [list(row["probabilities"].values()) for row in rows if row["prediction"]]
     if not used:
         return refused(rows[0]), None, None
-    said = f"The mean of {len(used)} windows of {length_s} s, which overlap by half."
+    said = f"The mean of {len(used)} windows of {length_s} s, which overlap by half; {len(rows) - len(used)} had none."
     return said, named(np.mean(used, axis=0)), timeline(path.name, rows)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -70,11 +69,12 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def windows_of(duration_s: float, length_s: float) -> list[Window]:
+def windows_of(duration_s: float, length_s: float) -> Iterator[Window]:
     """Windows of that length that overlap by half and cover the whole duration: the last one ends where it ends."""
     last_s = max(0.0, duration_s - length_s)
-    starts = [*np.arange(0, last_s, length_s / 2).tolist(), last_s]
-    return [Window(start, min(start + length_s, duration_s)) for start in starts]
+    for number in range(math.ceil(last_s / (length_s / 2))):
+        yield Window(number * length_s / 2, number * length_s / 2 + length_s)
+    yield Window(last_s, duration_s)
 
 
 class Predictor:

@@ -28,6 +28,7 @@ from pipeline.results import (
     PREDICTIONS_NAME,
     PROVENANCE_NAME,
     RELIABILITY_NAME,
+    clip_of_mistake,
     read_table,
 )
 from pipeline.runs import HISTORY_NAME
@@ -64,7 +65,11 @@ LITERATURE = [
 
 def render_report(results: Path, run_folder: Path) -> str:
     """The page, from what `evaluate` wrote to `results` and `train` to `run_folder`."""
-    if missing := [path for path in (results / METRICS_NAME, run_folder / HISTORY_NAME) if not path.exists()]:
+    if missing := [
+        path
+        for path in (results / METRICS_NAME, results / MISTAKES_NAME, run_folder / HISTORY_NAME)
+        if not path.exists()
+    ]:
         raise UserError(f"{missing[0]} is missing; run the train and evaluate stages (dvc repro evaluate)")
     metrics = json.loads((results / METRICS_NAME).read_text())
     provenance = json.loads((results / PROVENANCE_NAME).read_text())
@@ -98,7 +103,7 @@ def render_report(results: Path, run_folder: Path) -> str:
 def data_url(picture: Path) -> dict[str, str]:
     """A picture that is part of the page, and the clip that it is of."""
     encoded = base64.b64encode(picture.read_bytes()).decode()
-    return {"clip_id": picture.stem.partition("-")[2], "source": f"data:image/jpeg;base64,{encoded}"}
+    return {"clip_id": clip_of_mistake(picture), "source": f"data:image/jpeg;base64,{encoded}"}
 
 
 def draw_curves(axes: Axes, history: list[dict[str, Any]], split: str, chosen_epoch: float) -> None:

@@ -49,7 +49,7 @@ def main() -> None:
                 if arguments.explain and not arguments.window and isinstance(found, Prediction):
                     figure = explain(found.clip, model, accelerator)
             rows += of_file
-            if arguments.explain and arguments.window:
+            if arguments.explain and arguments.window and any(row["prediction"] for row in of_file):
                 figure = timeline(path.name, of_file)
             if figure:
                 arguments.explain.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from pipeline.labels import CLASSES
 from pipeline.metrics import NOT_SCORED
 from pipeline.predictions import Predictions, parse_predictions, write_predictions
 from pipeline.report import render_report
+from pipeline.results import read_table, write_table
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +206,9 @@ def look_at(page, width_px, browser, folder):
     own = {host for host in asked if host.endswith((".google.com", ".gvt1.com"))}  # the browser's, not the page's
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return said, asked - own, "<title>true</title>" in done.stdout
+
+
+def test_the_names_of_sources_are_names(tmp_path):
+    rows = [{"source_id": name, "clips": 3, "accuracy": None} for name in ("12_3", "007", "nan")]
+    write_table(rows, list(rows[0]), tmp_path / "per_source.csv")
+    assert read_table(tmp_path / "per_source.csv") == rows

@@ -1,6 +1,8 @@
 """`python -m stages.export`: a folder that says the same as the run it came from, also without this project."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ from conftest import REPOSITORY
 
 from pipeline.errors import UserError
 from pipeline.evaluation import write_evaluation
-from pipeline.export import INPUTS, Logits, check_onnx, export_run, random_clips, write_onnx
+from pipeline.export import INPUTS, Logits, card, check_onnx, export_run, random_clips, write_onnx
 from pipeline.labels import CLASSES
 from pipeline.model import GroupEmotionModel
 from pipeline.prediction import Predictor
@@ -35,6 +37,7 @@ def exported(finished, tmp_path_factory):
 def test_onnx_says_what_pytorch_says_for_any_number_of_clips(exported, finished):
     _, _, model = open_run(finished[0])
     session = onnxruntime.InferenceSession(exported / "model.onnx")
+    assert str(REPOSITORY).encode() not in (exported / "model.onnx").read_bytes()
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == list(CLASSES)
     assert json.loads(metadata["features"]) == model.features.model_dump()
@@ -46,12 +49,31 @@ def test_onnx_says_what_pytorch_says_for_any_number_of_clips(exported, finished)
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_a_network_that_onnx_has_otherwise_is_refused(exported, finished):
+@pytest.mark.parametrize(("change", "said"), [(0.001, r"1\.0e-03"), (math.nan, "nan")])
+def test_a_network_that_onnx_has_otherwise_is_refused(change, said, exported, finished, tmp_path):
     _, _, model = open_run(finished[0])
+    shutil.copy(exported / "model.onnx", tmp_path)
     with torch.no_grad():
-        model.fusion.heads[0][-1].bias += 0.001
-    with pytest.raises(UserError, match=r"differs from PyTorch by 1\.0e-03"):
-        check_onnx(model, exported / "model.onnx")
+        model.fusion.heads[0][-1].bias += change
+    with pytest.raises(UserError, match=f"differs from PyTorch by {said}"):
+        check_onnx(model, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_card_of_a_set_with_one_source_and_of_one_modality_says_what_there_is(exported, finished, config):
+    record = json.loads((exported / "run.json").read_text())
+    record["interfaces"].pop("audio")
+    metrics = finished[1].metrics | {"accuracy_sources_low": None, "accuracy_sources_high": None}
+    said = card(record, metrics, config.recipe.features)
+    assert "over sources" not in said
+    assert "this modality alone" in said
+
+
+def test_a_run_is_not_exported_over_itself(exported, tmp_path):
+    (tmp_path / "file").touch()
+    for run, folder in ((exported, exported), (exported, tmp_path / "file")):
+        with pytest.raises(UserError, match="name another folder"):
+            export_run(run, tmp_path, folder)
 
 
 def test_the_folder_is_a_model_for_predict_and_for_the_hub(exported, finished, one_clip):
@@ -84,7 +106,6 @@ def test_the_card_has_the_figures_of_this_run_and_of_no_other(exported, finished
     for folder in (tmp_path, tmp_path / "nowhere"):
         export_run(finished[0], folder, tmp_path / "model")
         assert "has not been evaluated" in (tmp_path / "model/README.md").read_text()
-        (tmp_path / "model/README.md").unlink()
 
 
 def test_a_run_that_is_not_there_is_said_in_a_sentence(tmp_path):

@@ -419,7 +419,7 @@ MILLISECOND = 16  # in samples
 SWEEP = ("-f", "lavfi", "-i", f"aevalsrc=0.4*sin(300*t*t):s=44100:d={LONG_S}")
 
 
-@pytest.fixture(scope="module", params=["mp4", "mkv", "ts", "far_key_frames.mp4"])
+@pytest.fixture(scope="module", params=["mp4", "mkv", "ts", "far_key_frames.mp4", "far_key_frames.ts"])
 def long_file(request, tmp_path_factory):
     """250 numbered frames at 25 a second with sound: ten seconds, more than a clip may last."""
     folder = tmp_path_factory.mktemp("long")
@@ -456,3 +456,20 @@ def test_a_window_past_the_end_or_longer_than_a_clip_is_refused(long_file, featu
 
 def test_the_duration_of_any_file_is_that_of_its_frames(long_file, features, limits):
     assert read_duration_s(long_file, features, limits) == pytest.approx(LONG_S)
+
+
+def test_a_window_as_long_as_a_clip_may_be_is_one_at_any_frame_rate(features, quick_limits, tmp_path):
+    for rate in ("30000/1001", "25", "24"):
+        write_numbered(tmp_path / "clip.mp4", tmp_path, 250, rate)
+        for start_s in (0.0, 0.01, 1.3):
+            window = Window(start_s, start_s + features.max_duration_s)
+            with open_clip(tmp_path / "clip.mp4", features, quick_limits, window) as clip:
+                assert features.max_duration_s - 0.05 < clip.timeline.duration_s <= features.max_duration_s
+
+
+def test_a_duration_that_the_frames_do_not_support_is_refused(features, quick_limits, tmp_path):
+    write_numbered(tmp_path / "clip.mp4", tmp_path, 50)
+    paused = "setts=pts=PTS+gt(N\\,40)*5000/TB:dts=DTS+gt(N\\,40)*5000/TB"
+    run_ffmpeg("-i", tmp_path / "clip.mp4", "-c", "copy", "-bsf:v", paused, tmp_path / "paused.mkv")
+    with pytest.raises(MediaError, match="bad_timestamps: nothing is shown for 50"):
+        read_duration_s(tmp_path / "paused.mkv", features, quick_limits)

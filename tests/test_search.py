@@ -29,6 +29,7 @@ def search(place, trials):
     return subprocess.run(command, capture_output=True, text=True, cwd=place, env={"PYTHONPATH": str(REPOSITORY)})
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_and_ends_in_a_command(place):
     first = search(place, 1)
     assert first.returncode == 0, first.stderr
@@ -49,6 +50,7 @@ def studies(place):
     return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
 
 
+@pytest.mark.slow
 def test_other_settings_or_another_space_are_another_study(place):
     space = {"recipe.model.layers": [1]}
     for change in ({}, {"recipe.training.label_smoothing": [0.0]}):

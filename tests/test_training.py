@@ -474,6 +474,7 @@ def test_frozen_batch_norms_keep_their_statistics(ready, features):
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_every_fusion_trains_and_is_scored(ready, tmp_path):
     for fusion in get_args(Fusion):
         config = with_backbones(changed(ready, epochs=1), {"fusion": fusion})
