@@ -9,6 +9,7 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -189,6 +190,23 @@ def test_a_browser_shows_the_report_without_a_network_an_error_or_a_sideways_scr
     said, asked, fits = look_at(page.replace("<h1>", f"{bad}<h1>"), width_px, browser, tmp_path)  # it would be seen
     assert '"no"' in said[0]
     assert (asked, fits) == ({"images.test"}, False)
+
+
+def test_plots_are_drawn_without_a_network(tmp_path):
+    if not (browser := shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("needs Chromium")
+    if not (REPOSITORY / ".venv/vega.js").exists():
+        pytest.skip("needs the environment that make sets up")
+    (tmp_path / ".venv").symlink_to(REPOSITORY / ".venv")
+    (tmp_path / "dvc_plots").mkdir()
+    template = (REPOSITORY / ".dvc/plots.html").read_text()
+    spec = {"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x", "type": "quantitative"}}}
+    plot = f'<div id="plot"></div><script>vegaEmbed("#plot", {json.dumps(spec)})</script>'
+    page = template.replace("{refresh_tag}", "").replace("{plot_divs}", plot)
+    said, asked, fits = look_at(page, 1280, browser, tmp_path / "dvc_plots")
+    assert ([line for line in said if "Error" in line], asked, fits) == ([], set(), True)
+    said, _, _ = look_at(page.replace("vega.js", "nothing.js"), 1280, browser, tmp_path / "dvc_plots")
+    assert "vegaEmbed is not defined" in said[-1]
 
 
 def look_at(page, width_px, browser, folder):
