@@ -1,8 +1,11 @@
 """Media and settings that the tests make for themselves."""
 
 import contextlib
+import importlib
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,26 @@ def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFa
     with contextlib.chdir(root):
         run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
         return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m stages.<name> ...` in a folder, in this process: another one would first import torch."""
+
+    def run(name: str, *arguments: object, folder: Path = REPOSITORY) -> subprocess.CompletedProcess:
+        main = importlib.import_module(f"stages.{name}").main
+        monkeypatch.setattr(sys, "argv", [f"stages.{name}", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        with contextlib.chdir(folder):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture

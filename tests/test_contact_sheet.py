@@ -1,9 +1,5 @@
-import subprocess
-import sys
-
 import cv2
 import pytest
-from conftest import REPOSITORY
 
 from pipeline.contact_sheet import draw_contact_sheet
 from pipeline.errors import UserError
@@ -34,11 +30,10 @@ def test_what_is_no_shard_is_named(one_clip, tmp_path):
         draw_contact_sheet(tmp_path / "a.tar", 8)
 
 
-def test_the_command_writes_a_picture_named_after_the_shard(one_clip, features, limits, tmp_path):
+def test_the_command_writes_a_picture_named_after_the_shard(stage, one_clip, features, limits, tmp_path):
     sandbox = Sandbox()
     write_shard(tmp_path, "val-000000.tar", "f", [extract_clip(one_clip, "1_1", features, limits, sandbox)])
     sandbox.close()
-    command = [sys.executable, "-m", "stages.inspect", "val-000000.tar"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    done = stage("inspect", "val-000000.tar", folder=tmp_path)
     assert done.stdout == "val-000000.png\n", done.stderr
     assert cv2.imread(str(tmp_path / "val-000000.png")) is not None

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import onnxruntime
@@ -108,9 +106,8 @@ def test_the_card_has_the_figures_of_this_run_and_of_no_other(exported, finished
         assert "has not been evaluated" in (tmp_path / "model/README.md").read_text()
 
 
-def test_a_run_that_is_not_there_is_said_in_a_sentence(tmp_path):
-    command = [sys.executable, "-m", "stages.export", str(tmp_path / "model"), "--run", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+def test_a_run_that_is_not_there_is_said_in_a_sentence(stage, tmp_path):
+    done = stage("export", tmp_path / "model", "--run", tmp_path)
     assert done.returncode == 2
     assert f"{MODEL_NAME} is missing" in done.stderr or "run.json is missing" in done.stderr
 

@@ -1,11 +1,8 @@
 import shutil
-import subprocess
-import sys
 
 import optuna
 import pytest
 import yaml
-from conftest import REPOSITORY
 
 SPACE = {"recipe.model.dropout": {"low": 0.0, "high": 0.5, "log": False}, "recipe.model.layers": [1, 2]}
 
@@ -24,17 +21,17 @@ def place(workspace, tmp_path):
     return tmp_path
 
 
-def search(place, trials):
-    command = [sys.executable, "-m", "stages.search", "--trials", str(trials)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=place, env={"PYTHONPATH": str(REPOSITORY)})
+@pytest.fixture
+def search(stage, place):
+    return lambda: stage("search", "--trials", 1, folder=place)
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_where_it_was_and_ends_in_a_command(place):
-    first = search(place, 1)
+def test_a_search_goes_on_where_it_was_and_ends_in_a_command(search, place):
+    first = search()
     assert first.returncode == 0, first.stderr
     assert "best of 1 trials" in first.stdout
-    second = search(place, 1)
+    second = search()
     best, command = second.stdout.strip().splitlines()[-2:]
     assert best.startswith("best of 2 trials: ")
     assert best.endswith(" on dev")
@@ -51,15 +48,15 @@ def studies(place):
 
 
 @pytest.mark.slow
-def test_other_settings_or_another_space_are_another_study(place):
+def test_other_settings_or_another_space_are_another_study(search, place):
     space = {"recipe.model.layers": [1]}
     for change in ({}, {"recipe.training.label_smoothing": [0.0]}):
         (place / "configs/search.yaml").write_text(yaml.safe_dump(space | change))
-        assert search(place, 1).returncode == 0
+        assert search().returncode == 0
     values = yaml.safe_load((place / "params.yaml").read_text())
     values["recipe"]["training"]["weight_decay"] = 0.2
     (place / "params.yaml").write_text(yaml.safe_dump(values))
-    assert search(place, 1).returncode == 0
+    assert search().returncode == 0
     assert [len(study.trials) for study in studies(place)] == [1, 1, 1]
 
 
@@ -77,19 +74,18 @@ def test_other_settings_or_another_space_are_another_study(place):
     ("seed: [0, 1]", "seed cannot be searched; expected a key of recipe"),
     ("[", "configs/search.yaml cannot be read"),
 ])  # fmt: skip
-def test_a_wrong_space_is_refused_with_a_sentence(place, space, said):
+def test_a_wrong_space_is_refused_with_a_sentence(search, place, space, said):
     (place / "configs/search.yaml").write_text(space)
-    refused = search(place, 1)
+    refused = search()
     assert refused.returncode == 2
     assert said in refused.stderr
-    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("split", ["val", "none"])
-def test_a_search_without_held_out_sources_is_refused(place, split):
+def test_a_search_without_held_out_sources_is_refused(search, place, split):
     values = yaml.safe_load((place / "params.yaml").read_text())
     values["recipe"]["training"]["select_on"] = split
     (place / "params.yaml").write_text(yaml.safe_dump(values))
-    said = search(place, 1)
+    said = search()
     assert said.returncode == 2
     assert f"recipe.training.select_on is {split}; a search needs dev" in said.stderr

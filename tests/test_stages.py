@@ -22,9 +22,15 @@ def write(workspace, values):
     (workspace / "params.yaml").write_text(yaml.safe_dump(values))
 
 
-def run(workspace, stage, **environment):
-    command = [sys.executable, "-m", f"stages.{stage}"]
-    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, env={**os.environ, **environment})
+@pytest.fixture
+def run(stage, workspace):
+    return lambda name: stage(name, folder=workspace)
+
+
+def started(name, folder, **environment):
+    """Runs a stage in a process of its own, as a launcher with this environment would start it."""
+    command = [sys.executable, "-m", f"stages.{name}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def sentence(done):
@@ -48,36 +54,36 @@ def sentence(done):
         (shutil.rmtree, "data set folder data/demo does not exist"),
     ],
 )
-def test_a_data_set_that_is_not_in_order_is_refused(workspace, break_it, named):
+def test_a_data_set_that_is_not_in_order_is_refused(run, workspace, break_it, named):
     break_it(workspace / "data/demo")
-    assert named in sentence(run(workspace, "index"))
+    assert named in sentence(run("index"))
 
 
 def append(path, text):
     path.write_text(path.read_text() + text)
 
 
-def test_settings_that_are_not_in_order_are_refused(workspace, values):
+def test_settings_that_are_not_in_order_are_refused(run, workspace, values):
     values["recipe"]["training"]["learning_rate"] = "1e-3"
     write(workspace, values)
-    assert "recipe.training.learning_rate is the text '1e-3', expected a number" in sentence(run(workspace, "index"))
+    assert "recipe.training.learning_rate is the text '1e-3', expected a number" in sentence(run("index"))
     values["recipe"]["training"]["learning_rate"] = 1.0e-3
     values["recipe"]["frames"] = 8
     write(workspace, values)
-    assert "unknown key recipe.frames" in sentence(run(workspace, "index"))
+    assert "unknown key recipe.frames" in sentence(run("index"))
 
 
-def test_stages_in_the_wrong_order_say_which_one_is_missing(workspace):
-    assert "run the index stage" in sentence(run(workspace, "extract"))
+def test_stages_in_the_wrong_order_say_which_one_is_missing(run):
+    assert "run the index stage" in sentence(run("extract"))
 
 
-def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(workspace, values):
+def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(run, workspace, values):
     values["extract"]["max_failed_fraction"] = 0.2
     write(workspace, values)
     broken = sorted((workspace / "data/demo/Train").glob("*.mp4"))[0]
     broken.write_text("not a video")
-    assert run(workspace, "index").returncode == 0
-    done = run(workspace, "extract")
+    assert run("index").returncode == 0
+    done = run("extract")
     assert done.returncode == 0, done.stderr
     with (workspace / "data/shards/demo/quarantine.csv").open() as file:
         (row,) = csv.DictReader(file)
@@ -85,30 +91,30 @@ def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(workspace, value
 
     values["extract"]["max_failed_fraction"] = 0.05
     write(workspace, values)
-    refused = sentence(run(workspace, "extract"))
+    refused = sentence(run("extract"))
     assert "1 of 9 train clips were quarantined, more than extract.max_failed_fraction = 0.05 allows" in refused
     assert f"the first is {broken.stem}: unreadable" in refused
 
 
-def test_drawing_over_recorded_clips_is_refused(workspace):
-    refused = sentence(run(workspace, "synthesize"))
+def test_drawing_over_recorded_clips_is_refused(run, workspace):
+    refused = sentence(run("synthesize"))
     assert "data/demo holds files that were not drawn here" in refused
     assert (workspace / "data/demo/Train_labels.txt").exists()
 
 
-@pytest.mark.parametrize(("stage", "named"), [("evaluate", "run the train stage"), ("report", "run the train and")])
-def test_results_before_their_run_say_what_is_missing(workspace, stage, named):
-    assert run(workspace, "index").returncode == 0
-    assert named in sentence(run(workspace, stage))
+@pytest.mark.parametrize(("name", "named"), [("evaluate", "run the train stage"), ("report", "run the train and")])
+def test_results_before_their_run_say_what_is_missing(run, name, named):
+    assert run("index").returncode == 0
+    assert named in sentence(run(name))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(workspace):
-    done = run(workspace, "train", ACCELERATE_USE_CPU="False")
+    done = started("train", workspace, ACCELERATE_USE_CPU="False")
     assert "ask for a GPU and there is none here" in sentence(done)
 
 
 def test_processes_that_did_not_find_each_other_stop(workspace):
     # What `accelerate launch --multi_gpu` without a GPU gives: a world size in the environment, and no group.
-    done = run(workspace, "train", WORLD_SIZE="2", RANK="0", LOCAL_RANK="-1")
+    done = started("train", workspace, WORLD_SIZE="2", RANK="0", LOCAL_RANK="-1")
     assert "2 processes were launched but this one runs in a group of 1" in sentence(done)

@@ -1,13 +1,9 @@
 """`python -m stages.submit`: the challenge's zip, one word a test clip."""
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
-from conftest import REPOSITORY
 
 from pipeline.errors import UserError
 from pipeline.submission import check_submission, clips_to_answer, write_submission
@@ -51,15 +47,13 @@ def test_clips_are_answered_in_the_order_of_their_numbers(tmp_path):
         clips_to_answer(tmp_path / "nowhere")
 
 
-def test_the_command_answers_every_clip_or_none(finished, one_clip, tmp_path):
+def test_the_command_answers_every_clip_or_none(stage, finished, one_clip, tmp_path):
     (tmp_path / "Test").mkdir()
     shutil.copy(one_clip, tmp_path / "Test/Test_1.mp4")
     (tmp_path / "Test/Test_2.mp4").write_text("not a video")
 
     def submit(*options):
-        command = [sys.executable, "-m", "stages.submit", "Test", "--run", str(finished[0]), *options]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        return stage("submit", "Test", "--run", finished[0], *options, folder=tmp_path)
 
     refused = submit()
     assert refused.returncode == 2
