@@ -71,7 +71,7 @@ def prepare(workspace: Path) -> Config:
 def start(workspace: Path, launch: str) -> "subprocess.Popen[bytes]":
     launcher = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
     return subprocess.Popen(
-        [*launcher, "--config_file", str(REPOSITORY / f"configs/launch/{launch}.yaml"), "-m", "stages.train"],
+        [*launcher, "--config_file", str(REPOSITORY / f"configs/accelerate/{launch}.yaml"), "-m", "stages.train"],
         cwd=workspace,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

@@ -53,7 +53,7 @@ def main() -> None:
 def train(folder: Path, launch: str, threads: int) -> None:
     launcher = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
     subprocess.run(
-        [*launcher, "--config_file", str(REPOSITORY / f"configs/launch/{launch}.yaml"), "-m", "stages.train"],
+        [*launcher, "--config_file", str(REPOSITORY / f"configs/accelerate/{launch}.yaml"), "-m", "stages.train"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(threads)},
         stderr=subprocess.DEVNULL,

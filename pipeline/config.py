@@ -274,7 +274,7 @@ class Config(Settings):
     recipe: Recipe
     extract: Extract
     execution: Execution
-    launch: Name = Field(description="Accelerate's settings: configs/launch/<launch>.yaml")
+    launch: Name = Field(description="Accelerate's settings: configs/accelerate/<launch>.yaml")
     seed: Annotated[int, Field(ge=0)]
 
     @property

@@ -61,12 +61,12 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
     if launch and accelerator.num_processes < launch.num_processes:
         raise UserError(
             f"accelerate launch was asked for {launch.num_processes} processes and {accelerator.num_processes} run; "
-            "several processes need distributed_type: MULTI_GPU (--multi_gpu), on CPUs too: see configs/launch/"
+            "several processes need distributed_type: MULTI_GPU (--multi_gpu), on CPUs too: see configs/accelerate/"
         )
     if accelerator.num_processes != (asked := int(os.environ.get("WORLD_SIZE", "1"))):
         raise UserError(
             f"{asked} processes were launched but this one runs in a group of {accelerator.num_processes}; "
-            "use a file of configs/launch/, and set ACCELERATE_USE_CPU=true for several processes without a GPU"
+            "use a file of configs/accelerate/, and set ACCELERATE_USE_CPU=true for several processes without a GPU"
         )
     return accelerator
 

@@ -17,13 +17,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import fsspec
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.shards import INDEX_NAME, Entry, Shard, ShardIndex, read_index
+from pipeline.shards import INDEX_NAME, Entry, Shard, ShardIndex, read_index, unfinished
 
 ATTEMPTS, FIRST_PAUSE_S = 6, 0.5
 # A connection that says nothing for this long is given up; a slow one is not, however long the shard takes.
@@ -113,7 +112,7 @@ def fetch(url: str, path: Path, shard: Shard | None = None) -> None:
     Raises `UserError` when it is not there, may not be read, or is not `shard` after `ATTEMPTS` attempts.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = unfinished(path)
     problem = ""
     try:
         for attempt in range(ATTEMPTS):

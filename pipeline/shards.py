@@ -151,7 +151,7 @@ def write_shard(folder: Path, name: str, fingerprint: str, results: Iterable[Sam
     """
     entries: list[Entry] = []
     quarantined: list[Quarantined] = []
-    temporary = _temporary(folder / name)
+    temporary = unfinished(folder / name)
     with temporary.open("w+b") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for result in results:
@@ -233,14 +233,14 @@ def is_intact(folder: Path, shard: Shard) -> bool:
     return path.exists() and sha256_of(path) == shard.sha256
 
 
-def _temporary(path: Path) -> Path:
+def unfinished(path: Path) -> Path:
     """A name that nobody else writes to: a worker that its scheduler lost may still be at the same shard."""
     return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON whole or not at all."""
-    temporary = _temporary(path)
+    temporary = unfinished(path)
     temporary.write_text(json.dumps(values, indent=1) + "\n")
     temporary.replace(path)
 

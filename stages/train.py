@@ -1,12 +1,13 @@
 """Train the model on the shards.
 
-`accelerate launch --config_file configs/launch/<launch>.yaml -m stages.train`: shards, manifests -> runs/<dataset>/
+`accelerate launch --config_file configs/accelerate/<launch>.yaml -m stages.train`: shards, manifests -> runs/<dataset>/
 
 Killed or stopped, the same command goes on where the last checkpoint was. Exit codes: 0 done; 2 something to mend; 75
 stopped by SIGTERM, saved; 130 Ctrl-C. (`accelerate launch` itself ends with 1 whatever its processes end with.)
 """
 
 import argparse
+from typing import get_args
 
 from pipeline.errors import Stopped, exits_with_one_sentence
 from pipeline.machine import end_with_launcher
@@ -16,6 +17,7 @@ from pipeline.machine import end_with_launcher
 def main() -> None:
     end_with_launcher()
     # Only now: these take seconds, in which the launcher may be told to stop.
+    from pipeline.checkpoint import Resume
     from pipeline.config import load_config
     from pipeline.distributed import start_accelerator
     from pipeline.training import run_training
@@ -23,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description="Train the model on the shards.")
     parser.add_argument(
         "--resume",
-        choices=("exact", "changed", "afresh"),
+        choices=get_args(Resume),
         default="exact",
         help="what to do with the checkpoint of an unfinished run. exact: go on if nothing changed (default); "
         "changed: go on with what changed; afresh: remove it",

@@ -22,7 +22,7 @@ from pipeline.checkpoint import latest_step
 from pipeline.distributed import share_batch_norm, start_accelerator
 from pipeline.errors import EXIT_STOPPED, EXIT_USER_ERROR, UserError
 
-LAUNCH_FILES = REPOSITORY / "configs/launch"
+LAUNCH_FILES = REPOSITORY / "configs/accelerate"
 ACCELERATE = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
 TIMEOUT_S = 20.0
 ADDRESSES = {"a": "10.213.7.1", "b": "10.213.7.2"}

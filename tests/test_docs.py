@@ -1,0 +1,86 @@
+"""What the documentation tells a user to type: each command is understood by what it names, each file is there."""
+
+import argparse
+import importlib
+import re
+import shlex
+from itertools import pairwise
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from dvc.utils.hydra import compose_and_dump
+
+from pipeline.config import parse_config
+
+PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "configs").rglob("*.md")]
+TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text() for page in PAGES}
+
+
+def commands():
+    """Every command in a block of bash, and in a line of text between backquotes."""
+    for name, text in TEXTS.items():
+        blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+        prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+        spans = [re.sub(r"\s+", " ", span) for span in re.findall(r"(?<!`)`([^`]+)`", prose)]
+        for line in ["\n".join(blocks).replace("\\\n", " "), *spans]:
+            for command in re.split(r"\n|&&|; ", line):
+                yield name, command.strip()
+
+
+def of(beginning):
+    return [
+        pytest.param(command, id=f"{name}: {command}") for name, command in commands() if command.startswith(beginning)
+    ]
+
+
+class Understood(Exception):  # noqa: N818 - it is no error
+    """The command line was parsed."""
+
+
+@pytest.mark.parametrize("command", of("python -m stages."))
+def test_a_stage_understands_its_command_line(command, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser):
+        parse(parser)
+        raise Understood
+
+    name, *arguments = shlex.split(command.removeprefix("python -m "), comments=True)
+    main = importlib.import_module(name).main
+    if not arguments and "argparse" not in vars(importlib.import_module(name)):
+        return
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    try:
+        main()
+    except Understood:
+        return
+    except SystemExit:  # only named in the text, without what it needs
+        assert not arguments, command
+    else:
+        pytest.fail(f"{name} takes no arguments: {command}")
+
+
+@pytest.mark.parametrize("command", of("dvc exp run"))
+def test_an_experiments_settings_are_valid(command, tmp_path):
+    words = shlex.split(command, comments=True)
+    given = [word.split(",")[0] for flag, word in pairwise(words) if flag == "-S"]
+    compose_and_dump(tmp_path / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", given)
+    config = parse_config(yaml.safe_load((tmp_path / "params.yaml").read_text()), "params.yaml")
+    assert (REPOSITORY / f"configs/accelerate/{config.launch}.yaml").exists()
+
+
+def test_what_make_is_asked_for_is_a_target():
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    asked = {word for _, command in commands() for word in re.findall(r"^make ([a-z-]+)", command)}
+    assert asked
+    assert asked <= targets
+
+
+def test_files_that_are_linked_or_run_are_there():
+    for name, text in TEXTS.items():
+        linked = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
+        assert all((REPOSITORY / name).parent.joinpath(target).exists() for target in linked), (name, linked)
+        ran = re.findall(r"(?:--config_file |sbatch |bash |python )((?:configs|benchmarks|\.ci)/[\w./]+)", text)
+        assert all((REPOSITORY / target).exists() for target in ran), (name, ran)
