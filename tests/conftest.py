@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from dvc.utils.hydra import compose_and_dump
 
 from pipeline.config import Config, Extract, Features, parse_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
@@ -31,6 +32,12 @@ torch.set_num_threads(1)
 
 def run_ffmpeg(*arguments: str | Path) -> None:
     subprocess.run([ffmpeg_path(), "-y", "-loglevel", "error", *map(str, arguments)], check=True)
+
+
+def composed(folder: Path, *overrides: str) -> dict:
+    """The settings that `dvc exp run -S` with these overrides would write to params.yaml."""
+    compose_and_dump(folder / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
+    return yaml.safe_load((folder / "params.yaml").read_text())
 
 
 @pytest.fixture

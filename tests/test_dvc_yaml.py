@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
-from dvc.utils.hydra import compose_and_dump
+from conftest import REPOSITORY, composed
 
 from pipeline.config import parse_config
 
@@ -59,11 +58,6 @@ def test_dvc_never_deletes_the_data_set_and_never_pushes_what_is_made_from_it():
     assert shards == {"persist": True, "push": False}
     results = STAGES["evaluate"]["outs"] + STAGES["report"]["outs"]
     assert all(settings == {"push": False} for out in results for settings in out.values())
-
-
-def composed(tmp_path, *overrides):
-    compose_and_dump(tmp_path / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
-    return yaml.safe_load((tmp_path / "params.yaml").read_text())
 
 
 def test_the_committed_params_are_the_demo_as_configs_has_it(tmp_path):
