@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 VENV := .venv/.installed
+# Neighbouring tests share what is made for them; beyond four processes, making it again costs more than it gains.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
 
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ repro: $(VENV) ## run the whole pipeline (dvc repro) on what params.yaml selects
 	@$(ACTIVATE) dvc metrics show
 
 test: $(VENV) ## run the tests
-	@$(ACTIVATE) python -m pytest
+	@$(ACTIVATE) python -m pytest $(PARALLEL)
 
 test-all: $(VENV) ## run the tests, the slow ones too
-	@$(ACTIVATE) python -m pytest -m ""
+	@$(ACTIVATE) python -m pytest $(PARALLEL) -m ""
 
 lint: $(VENV) ## linter, formatter check, type checker
 	@$(ACTIVATE) ruff check . && ruff format --check . && mypy

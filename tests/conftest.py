@@ -14,6 +14,7 @@ import yaml
 from accelerate import Accelerator
 from dvc.utils.hydra import compose_and_dump
 
+from pipeline import extraction
 from pipeline.config import Config, Extract, Features, parse_config
 from pipeline.demo_set import draw_clip, plan_clips, write_label_files
 from pipeline.evaluation import Evaluation, evaluate_run
@@ -92,7 +93,9 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     for split in SPLITS:
         clips[split], summaries[split] = index_split(folder / "data/demo", split)
         write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
-    extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
+    with pytest.MonkeyPatch.context() as patch:  # in this process: another one would first import librosa
+        patch.setattr(extraction, "run_on_this_machine", lambda make, tasks, *_: map(make, tasks))
+        extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
     write_summary(summaries, [], folder / config.manifests)
     return folder, config
 

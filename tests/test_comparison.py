@@ -99,6 +99,7 @@ def test_a_run_has_one_vote(results):
         read_results(["a", "a"])
 
 
+@pytest.mark.slow
 def test_experiments_are_read_by_name(results, tmp_path):
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.test")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_every_data_set_and_recipe_together_make_valid_settings(dataset, recipe,
 def test_the_second_front_end_is_one_setting_away(tmp_path):
     config = parse_config(composed(tmp_path, "recipe.features.front_end=kaldi"), "params.yaml")
     assert config.recipe.features.max_mel_frames == 1 + (88_000 - 400) // 160
+
+
+def test_an_arrow_of_the_architectures_picture_is_an_import():
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    pipeline = REPOSITORY / "pipeline"
+    drawn = set()
+    for line in re.findall(r"^ {4}(\w.*-->.*)$", text, re.MULTILINE):
+        sides = [[pipeline / f"{name}.py" for name in re.findall(r"\w+", side)] for side in line.split("-->")]
+        drawn |= {arrow for pair in pairwise(sides) for arrow in product(*pair)}
+    assert len(drawn) > 30
+    assert [(a.stem, b.stem) for a, b in drawn if a not in imports(b)] == []
 
 
 def test_a_module_imports_only_from_those_before_it():

@@ -180,6 +180,7 @@ def test_the_report_says_whether_the_paper_is_reproduced(evaluated, reproduced, 
     assert said in render_report(tmp_path, folder / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width_px", [1280, 390])
 def test_a_browser_shows_the_report_without_a_network_an_error_or_a_sideways_scroll(evaluated, width_px, tmp_path):
     if not (browser := shutil.which("chromium") or shutil.which("google-chrome")):

@@ -223,12 +223,17 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.fixture(scope="module", params=ENCODINGS)
+def encoded(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoded") / "clip.mp4"
+    write_picture(path, "-c:v", "libx264", *ENCODINGS[request.param], "-c:a", "aac", sound=True)
+    return path
+
+
 @pytest.mark.parametrize("framing", ["full_frame", "center_crop"])
-def test_the_quick_decoder_gives_what_ffmpeg_gives(encoding, framing, tmp_path, features, quick_limits):
-    write_picture(tmp_path / "clip.mp4", "-c:v", "libx264", *ENCODINGS[encoding], "-c:a", "aac", sound=True)
+def test_the_quick_decoder_gives_what_ffmpeg_gives(framing, encoded, features, quick_limits):
     features = features.model_copy(update={"framing": framing})
-    with open_clip(tmp_path / "clip.mp4", features, quick_limits) as clip:
+    with open_clip(encoded, features, quick_limits) as clip:
         pts = sample_pts(clip.timeline, features.frames)
         quick, reference = (d(clip, pts, features, quick_limits) for d in (decode_in_process, decode_with_ffmpeg))
     assert min(map(psnr_db, quick.frames, reference.frames)) >= 48

@@ -12,7 +12,6 @@ from urllib.request import urlopen
 import pytest
 from conftest import REPOSITORY, run_ffmpeg
 
-gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 
@@ -123,6 +122,7 @@ def test_only_this_machine_can_open_it(served):
 
 
 def test_an_address_is_not_downloaded():
+    gradio = pytest.importorskip("gradio")  # seconds that only this test needs
     from pipeline.page import only_uploads
 
     with pytest.raises(gradio.Error, match="not an address"):

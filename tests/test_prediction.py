@@ -181,6 +181,7 @@ def test_a_long_file_has_a_row_a_window_and_a_picture_over_time(stage, finished,
     assert "at most features.max_duration_s" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_prediction_does_not_wait_for_libraries_that_it_does_not_need():
     code = "import sys, stages.predict, pipeline.prediction, pipeline.runs, pipeline.distributed; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)

@@ -18,7 +18,7 @@ SMALLER = {"frames": 8, "frame_size_px": 32}
 
 # The first step leaves what is behind a norm that starts at zero (ResNet's last ones); the second moves all.
 STEPS = 2
-LARGE = {"strong"}
+LARGE = {"paper", "strong"}
 
 
 @pytest.mark.parametrize(

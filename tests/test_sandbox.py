@@ -26,6 +26,14 @@ def sandbox():
     sandbox.close()
 
 
+@pytest.fixture(scope="module")
+def lasting_sandbox():
+    """One for many clips, where only what it says of each matters."""
+    sandbox = Sandbox()
+    yield sandbox
+    sandbox.close()
+
+
 @pytest.fixture
 def child(monkeypatch, tmp_path):
     """Replaces what the child runs by a script, of which one process reads one clip."""
@@ -70,10 +78,10 @@ def test_a_clip_is_read_as_it_is_without_the_sandbox(sandbox, one_clip, features
     "name",
     ["with space.mp4", "-y.mp4", "qu'o\"te.mp4", "new\nline.mp4", "größe 群.mp4", "http:x.mp4", "a%03d.mp4", "#?.mp4"],
 )
-def test_any_file_name_will_do(name, decoder, sandbox, one_clip, features, limits, tmp_path, monkeypatch):
+def test_any_file_name_will_do(name, decoder, lasting_sandbox, one_clip, features, limits, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(one_clip.read_bytes())
     monkeypatch.chdir(tmp_path)
-    clip = sandbox.read_clip(Path(name), features, limits.model_copy(update={"decoder": decoder}))
+    clip = lasting_sandbox.read_clip(Path(name), features, limits.model_copy(update={"decoder": decoder}))
     assert len(clip.jpegs) == features.frames
 
 
@@ -91,7 +99,7 @@ def listener():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()
 
@@ -111,7 +119,7 @@ PLAYLISTS = {
 @pytest.mark.parametrize("decoder", ["in_process", "ffmpeg"])
 @pytest.mark.parametrize("kind", PLAYLISTS)
 def test_a_playlist_named_mp4_reads_no_other_file_and_makes_no_connection(
-    kind, decoder, sandbox, one_clip, features, limits, tmp_path, listener
+    kind, decoder, lasting_sandbox, one_clip, features, limits, tmp_path, listener
 ):
     url, asked = listener
     sentinel = tmp_path / "sentinel.mp4"
@@ -120,7 +128,7 @@ def test_a_playlist_named_mp4_reads_no_other_file_and_makes_no_connection(
     playlist = tmp_path / "playlist.mp4"
     playlist.write_text(PLAYLISTS[kind].format(sentinel=sentinel, url=url))
     limits = limits.model_copy(update={"decoder": decoder})
-    assert reason_of(sandbox, playlist, features, limits) == "unreadable"
+    assert reason_of(lasting_sandbox, playlist, features, limits) == "unreadable"
     assert asked == []
     assert sentinel.stat().st_atime == 1  # nobody read it
 
@@ -147,8 +155,8 @@ def make_black(path, size, *options, seconds=5, rate=25):
 @pytest.mark.parametrize("decoder", ["in_process", "ffmpeg"])
 def test_a_huge_picture_and_a_long_clip_are_refused_at_once(decoder, sandbox, features, limits, tmp_path):
     limits = limits.model_copy(update={"decoder": decoder, "timeout_s": 10.0})
-    make_black(tmp_path / "huge.mp4", "8000x8000", seconds=0.4)
-    make_black(tmp_path / "hour.mp4", "32x32", seconds=3600, rate=5)
+    make_black(tmp_path / "huge.mp4", "8000x8000", seconds=0.4, rate=5)
+    make_black(tmp_path / "hour.mp4", "32x32", seconds=3600, rate=1)
     start = time.monotonic()
     assert reason_of(sandbox, tmp_path / "huge.mp4", features, limits) == "too_large"
     assert reason_of(sandbox, tmp_path / "hour.mp4", features, limits) == "too_long"
@@ -178,14 +186,21 @@ def test_sparse_timestamps_do_not_unfold(decoder, sandbox, features, limits, tmp
     assert reason_of(sandbox, tmp_path / "bomb.mp4", features, limits) == "too_long"
 
 
+@pytest.fixture(scope="module")
+def wide_clip(tmp_path_factory):
+    """A clip for whose decoding seventeen pictures of 25 MB each must be kept."""
+    path = tmp_path_factory.mktemp("wide") / "wide.mp4"
+    make_black(path, "3840x2160", "-refs", "16", "-bf", "4", "-pix_fmt", "yuv420p10le", seconds=1)
+    return path
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["in_process", "ffmpeg"])
-def test_pictures_that_need_more_memory_than_allowed_are_refused(decoder, sandbox, features, limits, tmp_path):
-    # Seventeen pictures of 25 MB each must be kept to decode it.
-    make_black(tmp_path / "wide.mp4", "3840x2160", "-refs", "16", "-bf", "4", "-pix_fmt", "yuv420p10le", seconds=1)
+def test_pictures_that_need_more_memory_than_allowed_are_refused(decoder, wide_clip, sandbox, features, limits):
     limits = limits.model_copy(update={"decoder": decoder})
     small = limits.model_copy(update={"memory_mb": 64})
-    assert reason_of(sandbox, tmp_path / "wide.mp4", features, small) in ("out_of_memory", "video_undecodable")
-    assert len(sandbox.read_clip(tmp_path / "wide.mp4", features, limits).jpegs) == features.frames
+    assert reason_of(sandbox, wide_clip, features, small) in ("out_of_memory", "video_undecodable")
+    assert len(sandbox.read_clip(wide_clip, features, limits).jpegs) == features.frames
 
 
 def test_memory_beyond_the_limit_is_the_clips_end_not_the_runs(child, sandbox, one_clip, features, limits):

@@ -155,7 +155,7 @@ def serve(monkeypatch):
 
     def start(*arguments, **settings):
         server = Server(*arguments, **settings)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         started.append(server)
         return server
 

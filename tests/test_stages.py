@@ -108,12 +108,14 @@ def test_results_before_their_run_say_what_is_missing(run, name, named):
     assert named in sentence(run(name))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(workspace):
     done = started("train", workspace, ACCELERATE_USE_CPU="False")
     assert "ask for a GPU and there is none here" in sentence(done)
 
 
+@pytest.mark.slow
 def test_processes_that_did_not_find_each_other_stop(workspace):
     # What `accelerate launch --multi_gpu` without a GPU gives: a world size in the environment, and no group.
     done = started("train", workspace, WORLD_SIZE="2", RANK="0", LOCAL_RANK="-1")

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -99,10 +100,18 @@ def kill():
     raise Killed
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(workspace, tmp_path_factory):
+    """A run of six steps with all that has a state: its settings, its weights and its folder."""
+    config = checkpointed(changed(workspace[1], ema_decay=0.5, micro_batches=2), 1)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with contextlib.chdir(workspace[0]):
+        return config, train(config, folder), folder
+
+
 @pytest.mark.parametrize("step", range(6))
-def test_a_run_killed_at_any_step_and_resumed_gives_the_same_weights(ready, tmp_path, monkeypatch, step):
-    config = checkpointed(changed(ready, ema_decay=0.5, micro_batches=2), 1)
-    whole = train(config, tmp_path / "whole")
+def test_a_run_killed_at_any_step_and_resumed_gives_the_same_weights(ready, uninterrupted, tmp_path, monkeypatch, step):
+    config, whole, folder = uninterrupted
     with monkeypatch.context() as patch:
         interrupt(patch, step, kill)
         with pytest.raises(Killed):
@@ -111,7 +120,7 @@ def test_a_run_killed_at_any_step_and_resumed_gives_the_same_weights(ready, tmp_
     interrupt(monkeypatch, 5, lambda: steps.append(5))
     monkeypatch.setattr(training, "seed_dropout", count_calls(training.seed_dropout, steps))
     assert equal(whole, train(config, tmp_path / "resumed"))
-    assert history(tmp_path / "resumed") == history(tmp_path / "whole")
+    assert history(tmp_path / "resumed") == history(folder)
     assert len(steps) == 6 - step + 1, "no step was done twice"
 
 
@@ -329,6 +338,7 @@ def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypa
         torch.testing.assert_close(scored[0].state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_trackers_hear_of_each_epoch_also_when_the_run_is_resumed(ready, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
