@@ -57,13 +57,21 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary.mkdir(parents=True)
     values = dict(vars(checkpoint))
     for part in TENSORS:
-        save_file(values.pop(part), temporary / f"{part}.safetensors")
+        save_tensors(values.pop(part), temporary / f"{part}.safetensors")
     (temporary / STATE).write_text(json.dumps(values))
     for path in (*temporary.iterdir(), temporary):
         _flush(path)
     temporary.replace(folder / name)
     _flush(folder)
     remove_checkpoints(folder, but=name)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write safetensors with the permissions of any other new file: its own would be for the owner alone."""
+    path.touch()
+    permissions = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(permissions)
 
 
 def latest_step(folder: Path) -> int | None:

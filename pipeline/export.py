@@ -22,7 +22,7 @@ from pipeline.loader import Batch
 from pipeline.model import GroupEmotionModel
 from pipeline.model_card import STATEMENTS
 from pipeline.results import METRICS_NAME, PROVENANCE_NAME
-from pipeline.runs import RUN_NAME, open_run
+from pipeline.runs import MODEL_NAME, RUN_NAME, open_run
 
 ONNX_NAME, CARD_NAME = "model.onnx", "README.md"
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
@@ -47,6 +47,7 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     difference = check_onnx(model, folder / ONNX_NAME)
     settings = {"settings": config.recipe.model.model_dump(), "features": features.model_dump(), "labels": CLASSES}
     model.save_pretrained(folder, config=settings)
+    shutil.copymode(folder / ONNX_NAME, folder / MODEL_NAME)  # safetensors' own would be for the owner alone
     shutil.copyfile(run_folder / RUN_NAME, folder / RUN_NAME)
     (folder / CARD_NAME).write_text(card(record, figures_of(record, results), features))
     return difference

@@ -74,7 +74,7 @@ def _kaldi(waveform: NDArray[np.float32], features: Features) -> NDArray[np.floa
         return np.zeros((features.mel_bins, 0), np.float32)
     ms_per_sample = 1000 / features.sample_rate_hz  # half a sample more: fbank rounds down
     bank = fbank(
-        torch.from_numpy(waveform[None]),
+        torch.tensor(waveform)[None],  # a copy: what came out of a pipe is read-only
         htk_compat=True,
         sample_frequency=features.sample_rate_hz,
         frame_length=(features.window_length + 0.5) * ms_per_sample,

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -38,6 +37,7 @@ from pipeline.checkpoint import (
     remove_checkpoints,
     restore_optimizer,
     save_checkpoint,
+    save_tensors,
 )
 from pipeline.config import Config
 from pipeline.distributed import TRACKER_LOGS, StopSignal, names_a_lost_process, share_batch_norm
@@ -490,8 +490,8 @@ def device_name(device: torch.device) -> str:
 def write_run(folder: Path, run: Run) -> None:
     """Write a finished run: the chosen and the last weights, a history row an epoch, and what they come from."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(run.best, folder / MODEL_NAME)
-    save_file(weights_of(run.scored), folder / LAST_MODEL_NAME)
+    save_tensors(run.best, folder / MODEL_NAME)
+    save_tensors(weights_of(run.scored), folder / LAST_MODEL_NAME)
     with (folder / HISTORY_NAME).open("w", newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -163,7 +163,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise UserError(f"{path} is not a safetensors file: {error}") from None
     try:
-        if zipfile.is_zipfile(path) and any("constants.pkl" in name for name in zipfile.ZipFile(path).namelist()):
+        if is_torchscript(path):
             raise UserError(f"{path} is a TorchScript program, which is code: save its state_dict() and give that")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -178,6 +178,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not (tensors := unwrapped(content)):
         raise UserError(f"{path} holds no tensors by name, but {str(content)[:100]}; expected a state dict")
     return tensors
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is what `torch.jit.save` writes."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("constants.pkl" in name for name in archive.namelist())
 
 
 def unwrapped(content: Any, depth: int = DEEPEST) -> dict[str, Tensor]:

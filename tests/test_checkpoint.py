@@ -39,6 +39,13 @@ def test_a_checkpoint_holds_nothing_that_could_be_run(tmp_path):
     assert names == {".safetensors", ".json"}
 
 
+def test_a_checkpoint_can_be_read_by_those_who_can_read_any_new_file(tmp_path):
+    save_checkpoint(checkpoint(1), tmp_path)
+    (tmp_path / "new").touch()
+    files = (tmp_path / "step-00000001").iterdir()
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_an_optimizer_is_restored_by_parameter_names_whatever_its_groups(tmp_path):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)).to(memory_format=torch.channels_last)
 

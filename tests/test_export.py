@@ -32,6 +32,10 @@ def exported(finished, tmp_path_factory):
     return folder / "model"
 
 
+def test_who_can_read_one_file_of_the_folder_can_read_all(exported):
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
+
+
 def test_onnx_says_what_pytorch_says_for_any_number_of_clips(exported, finished):
     _, _, model = open_run(finished[0])
     session = onnxruntime.InferenceSession(exported / "model.onnx")

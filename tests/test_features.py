@@ -36,7 +36,9 @@ def test_the_level_does_not_depend_on_the_rest_of_the_clip(waveform, features):
 
 
 def test_digital_silence_is_the_floor(features):
-    assert (log_mel(np.zeros(16_000, np.float32), features) == LEVELS["librosa"].silence).all()
+    # As stored: in float32, some processors' logarithm is a rounding beside it.
+    stored = log_mel(np.zeros(16_000, np.float32), features).astype(np.float16)
+    assert (stored == LEVELS["librosa"].silence).all()
 
 
 def test_there_is_a_frame_at_every_hop_and_one_at_the_start(waveform, features):
@@ -63,7 +65,8 @@ def test_kaldi_is_what_audioset_pretrained_transformers_were_trained_on(waveform
         dither=0.0,
         frame_shift=10,
     )
-    np.testing.assert_allclose(log_mel(waveform, kaldi), expected.numpy().T, atol=1e-3)
+    read_only = np.frombuffer(waveform.tobytes(), np.float32)  # as what a clip was decoded to
+    np.testing.assert_allclose(log_mel(read_only, kaldi), expected.numpy().T, atol=1e-3)
     assert log_mel(waveform, kaldi).shape == (128, kaldi.mel_frames(len(waveform)))
     for rate_hz in (24_000, 48_000):  # at which 400 samples in ms and back, in floating point, are 399
         settings = kaldi.model_copy(update={"sample_rate_hz": rate_hz})
