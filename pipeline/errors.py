@@ -21,7 +21,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
     """Turn a `UserError` raised by `main` into one line on stderr, no traceback, and exit code 2.
 
-    `Stopped` and Ctrl-C end in a line and a code of their own.
+    So with what the system says of a file or folder; `Stopped` and Ctrl-C end in a line and a code of their own.
     """
 
     @functools.wraps(main)
@@ -30,6 +30,11 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+        except OSError as error:  # a path that the user gave, its permissions, its disk
+            if error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}; name one that can be used here", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except Stopped as stop:
             print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr, flush=True)

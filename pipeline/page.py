@@ -85,7 +85,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             quiet=True,
             prevent_thread_lock=True,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise UserError(f"port {port} of {host} cannot be listened on; name another one ({error})") from None
     return str(address)
 

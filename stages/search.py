@@ -20,7 +20,7 @@ from pipeline.config import Config, Settings, load_config, parse_config
 from pipeline.distributed import start_accelerator
 from pipeline.errors import UserError, exits_with_one_sentence
 from pipeline.runs import RUN_NAME
-from pipeline.training import run_training
+from pipeline.training import load_data, run_training
 
 SPACE = Path("configs/search.yaml")
 
@@ -41,6 +41,8 @@ def main() -> None:
     for key, of in space.items():  # a wrong name or value is refused before any training
         for value in of if isinstance(of, list) else (of.low, of.high):
             with_settings(config, {key: value})
+
+    load_data(config)  # refuses shards that are not there; a trial would only be pruned
 
     def objective(trial: Any) -> float:
         try:

@@ -34,6 +34,6 @@ def test_the_command_writes_a_picture_named_after_the_shard(stage, one_clip, fea
     sandbox = Sandbox()
     write_shard(tmp_path, "val-000000.tar", "f", [extract_clip(one_clip, "1_1", features, limits, sandbox)])
     sandbox.close()
-    done = stage("inspect", "val-000000.tar", folder=tmp_path)
+    done = stage("contact_sheet", "val-000000.tar", folder=tmp_path)
     assert done.stdout == "val-000000.png\n", done.stderr
     assert cv2.imread(str(tmp_path / "val-000000.png")) is not None

@@ -12,7 +12,7 @@ from conftest import REPOSITORY, composed
 from pipeline.config import parse_config
 
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-BY_HAND = {"app", "compare", "export", "fetch_weights", "inspect", "predict", "search", "submit", "vote"}
+BY_HAND = {"app", "compare", "contact_sheet", "export", "fetch_weights", "predict", "search", "submit", "vote"}
 PROJECT_MODULE = re.compile(r"(pipeline|stages)\.\w+")
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_ffmpeg
 
 from pipeline import extraction
 from pipeline.config import parse_config
 from pipeline.errors import UserError
 from pipeline.extraction import Extraction, extract_clip, extract_shard, extract_splits, plan_tasks
+from pipeline.loader import decode_jpeg
 from pipeline.machine import alone_in
 from pipeline.manifest import index_split, write_manifest
 from pipeline.media import MediaError
@@ -100,6 +101,13 @@ def test_finished_shards_are_kept_and_others_made_again(extract, tmp_path):
     assert contents(tmp_path) == before
     kept = [path.name for path in tmp_path.glob("train/*.tar") if path.stat().st_mtime_ns == times[path.name]]
     assert sorted(kept) == ["train-000000.tar", "train-000002.tar"]
+
+
+def test_shards_of_another_setting_are_made_again(drawn_root, clips, features, limits, tmp_path):
+    for quality, folder in ((90, "changed"), (50, "changed"), (50, "new")):
+        settings = features.model_copy(update={"jpeg_quality": quality})
+        extract_splits({"train": clips[:2]}, drawn_root, tmp_path / folder, settings, limits, 1)
+    assert contents(tmp_path / "changed") == contents(tmp_path / "new")
 
 
 def test_a_clip_that_may_have_failed_for_the_machines_sake_is_tried_again(extract, plan, clips, tmp_path, monkeypatch):
@@ -258,3 +266,11 @@ def test_a_sample_holds_frames_times_and_log_mel(one_clip, features, limits):
     assert sample.log_mel.shape == (features.mel_bins, hops)
     assert sample.frame_times_s == sorted(sample.frame_times_s)
     assert 0 <= sample.frame_times_s[0] < sample.frame_times_s[-1] < sample.duration_s
+
+
+def test_red_stays_red(features, limits, tmp_path):
+    run_ffmpeg("-f", "lavfi", "-i", "color=red:size=64x64:duration=1", tmp_path / "1_1.mp4")
+    sandbox = Sandbox()
+    sample = extract_clip(tmp_path / "1_1.mp4", "1_1", features, limits, sandbox)
+    sandbox.close()
+    np.testing.assert_allclose(decode_jpeg(sample.jpegs[0], "1_1").mean((0, 1)), [255, 0, 0], atol=4)

@@ -4,14 +4,16 @@ import time
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import run_ffmpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import loader
+from pipeline import inference, loader
 from pipeline.errors import UserError
 from pipeline.extraction import extract_splits
 from pipeline.features import LEVELS
+from pipeline.inference import score_clips
 from pipeline.labels import CLASSES
 from pipeline.loader import (
     Memory,
@@ -119,6 +121,14 @@ def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_s
         for clip_id in batch.clip_ids
     ]
     assert sorted(seen) == sorted(ref.clip_id for ref in refs)
+
+
+@pytest.mark.parametrize("change", [lambda refs: refs[1:], lambda refs: [*refs, refs[0]]], ids=["less", "more"])
+def test_a_clip_that_is_not_scored_exactly_once_ends_the_scoring(refs, config, monkeypatch, change):
+    monkeypatch.setattr(inference, "eval_batches", lambda clips, *settings: eval_batches(change(clips), *settings))
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    with pytest.raises(AssertionError, match=f"expected {len(refs)}: this is a bug"):
+        score_clips(model, refs, config, Accelerator(cpu=True))
 
 
 def batches_of(refs, features, rank, world, micro_batches=1, threads=2, start=0):

@@ -121,8 +121,9 @@ def test_the_container_does_not_matter(suffix, tmp_path, features, limits):
     write_numbered(tmp_path / "clip.mp4", tmp_path)
     frames = ("-c", "copy") if suffix != "avi" else ("-c:v", "mpeg4", "-q:v", "2")  # AVI stores no order of B-frames
     run_ffmpeg("-i", tmp_path / "clip.mp4", *frames, tmp_path / f"same.{suffix}")
-    numbers, _, _, _ = sampled_numbers(tmp_path / f"same.{suffix}", features, limits)
+    numbers, times_s, _, _ = sampled_numbers(tmp_path / f"same.{suffix}", features, limits)
     assert numbers == [int((i + 0.5) / features.frames * 100) for i in range(features.frames)]
+    np.testing.assert_allclose(times_s, np.array(numbers) / 25, atol=1e-3)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "ts"])  # the clock of a transport stream does not start at 0

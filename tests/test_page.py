@@ -12,6 +12,8 @@ from urllib.request import urlopen
 import pytest
 from conftest import REPOSITORY, run_ffmpeg
 
+from pipeline.errors import UserError
+
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 
@@ -119,6 +121,14 @@ def test_only_this_machine_can_open_it(served):
     # Another address of this machine: who listens on all of them answers there.
     with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.2", port), timeout=2):
         pass
+
+
+def test_a_port_that_there_is_not_is_named():
+    gradio = pytest.importorskip("gradio")
+    from pipeline.page import serve
+
+    with gradio.Blocks() as page, pytest.raises(UserError, match="port 80000 of"):
+        serve(page, "127.0.0.1", 80_000)
 
 
 def test_an_address_is_not_downloaded():

@@ -81,6 +81,14 @@ def test_a_wrong_space_is_refused_with_a_sentence(search, place, space, said):
     assert said in refused.stderr
 
 
+def test_a_search_without_shards_ends_before_its_first_trial(search, place):
+    shutil.rmtree(place / "data")
+    said = search()
+    assert said.returncode == 2
+    assert "index.json is missing; run the extract stage" in said.stderr
+    assert not (place / "runs/search").exists()
+
+
 @pytest.mark.parametrize("split", ["val", "none"])
 def test_a_search_without_held_out_sources_is_refused(search, place, split):
     values = yaml.safe_load((place / "params.yaml").read_text())

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.manifest import Clip
 from pipeline.shards import (
     FRAMES,
     INDEX_NAME,
@@ -18,6 +19,7 @@ from pipeline.shards import (
     Sample,
     ShardIndex,
     finished_shards,
+    missing_clips,
     read_index,
     write_index,
     write_shard,
@@ -43,6 +45,18 @@ def test_a_shard_is_the_same_bytes_when_written_again(tmp_path, outcomes):
         assert {(m.mtime, m.uid, m.mode) for m in tar} == {(0, 0, 0o444)}
 
 
+def test_a_shard_is_replaced_when_it_is_whole_and_not_before(tmp_path, outcomes):
+    def killed():
+        yield sample("1_1")
+        raise KeyboardInterrupt
+
+    write_shard(tmp_path, "a.tar", "f", outcomes)
+    whole = (tmp_path / "a.tar").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path, "a.tar", "f", killed())
+    assert (tmp_path / "a.tar").read_bytes() == whole
+
+
 def test_plain_webdataset_reads_a_shard(tmp_path, outcomes):
     write_shard(tmp_path, "a.tar", "f", outcomes)
     samples = list(wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False, empty_check=False))
@@ -66,6 +80,11 @@ def index(tmp_path, outcomes, features):
     index = ShardIndex(tmp_path, features, [write_shard(tmp_path, "a.tar", "f", outcomes)])
     write_index(index)
     return index
+
+
+def test_a_clip_that_is_neither_in_a_shard_nor_in_quarantine_is_missed(index):
+    clips = [Clip(clip_id, "1", "neutral", f"Train/{clip_id}.mp4", 1, "0") for clip_id in ("1_1", "1_2", "1_3", "1_4")]
+    assert missing_clips(index, clips) == ["1_4"]
 
 
 def test_an_index_is_read_as_it_was_written_and_nothing_else_is_left(index, features):

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -96,6 +97,11 @@ def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(run, workspace, 
     assert f"the first is {broken.stem}: unreadable" in refused
 
 
+def test_a_path_that_cannot_be_used_is_named(stage, workspace):
+    done = stage("predict", "clip.mp4", "--run", "params.yaml", folder=workspace)
+    assert "params.yaml/run.json: Not a directory; name one that can be used here" in sentence(done)
+
+
 def test_drawing_over_recorded_clips_is_refused(run, workspace):
     refused = sentence(run("synthesize"))
     assert "data/demo holds files that were not drawn here" in refused
@@ -113,6 +119,18 @@ def test_results_before_their_run_say_what_is_missing(run, name, named):
 def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(workspace):
     done = started("train", workspace, ACCELERATE_USE_CPU="False")
     assert "ask for a GPU and there is none here" in sentence(done)
+
+
+@pytest.mark.slow
+def test_what_dvc_launches_ends_with_the_stages_own_sentence(workspace):
+    command = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
+    words = command.replace(
+        "configs/accelerate/${launch}.yaml", str(REPOSITORY / "configs/accelerate/cpu.yaml")
+    ).split()
+    done = subprocess.run(words, cwd=workspace, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "run the extract stage" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Draw what is in a shard, frames and log-mels, for a look.
 
-`python -m stages.inspect data/shards/demo/val/val-000000.tar`: a shard -> val-000000.png
+`python -m stages.contact_sheet data/shards/demo/val/val-000000.tar`: a shard -> val-000000.png
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pipeline.errors import exits_with_one_sentence
 
 @exits_with_one_sentence
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.inspect", description="Draw what is in a shard.")
+    parser = argparse.ArgumentParser(prog="python -m stages.contact_sheet", description="Draw what is in a shard.")
     parser.add_argument("shard", type=Path)
     parser.add_argument("--output", type=Path, help="the picture to write; default: the shard's name, .png, here")
     parser.add_argument("--clips", type=int, default=8, help="how many of the first clips to show (default: 8)")
