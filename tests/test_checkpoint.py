@@ -1,5 +1,6 @@
 import torch
 
+from pipeline import checkpoint as checkpoints
 from pipeline.checkpoint import (
     Checkpoint,
     differences,
@@ -37,6 +38,18 @@ def test_a_checkpoint_holds_nothing_that_could_be_run(tmp_path):
     save_checkpoint(checkpoint(1), tmp_path)
     names = {path.suffix for path in (tmp_path / "step-00000001").iterdir()}
     assert names == {".safetensors", ".json"}
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    named = tmp_path / "step-00000001"
+    monkeypatch.setattr(checkpoints, "_flush", lambda path: flushed.append((path.name, named.exists())))
+    save_checkpoint(checkpoint(1), tmp_path)
+    assert {name for name, has_name in flushed if not has_name} == {
+        ".step-00000001.tmp",
+        *(path.name for path in named.iterdir()),
+    }
+    assert flushed[-1] == (tmp_path.name, True), "so that the name is on the disk too"
 
 
 def test_a_checkpoint_can_be_read_by_those_who_can_read_any_new_file(tmp_path):
