@@ -10,7 +10,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint format lock clean
+.PHONY: help setup repro test test-slow test-all lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,11 +21,13 @@ repro: $(VENV) ## run the whole pipeline (dvc repro) on what params.yaml selects
 	@$(ACTIVATE) time dvc repro
 	@$(ACTIVATE) dvc metrics show
 
-test: $(VENV) ## run the tests
+test: $(VENV) ## run the fast tests
 	@$(ACTIVATE) python -m pytest $(PARALLEL)
 
-test-all: $(VENV) ## run the tests, the slow ones too
-	@$(ACTIVATE) python -m pytest $(PARALLEL) -m ""
+test-slow: $(VENV) ## run the slow ones
+	@$(ACTIVATE) python -m pytest $(PARALLEL) -m slow
+
+test-all: test test-slow ## run all tests
 
 lint: $(VENV) ## linter, formatter check, type checker
 	@$(ACTIVATE) ruff check . && ruff format --check . && mypy
