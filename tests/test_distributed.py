@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -280,6 +281,38 @@ def test_fewer_processes_than_asked_for_is_an_error(place):
     said, _ = process.communicate(timeout=60)
     assert f"exit status {EXIT_USER_ERROR}" in said
     assert "accelerate launch was asked for 2 processes and 1 run" in said
+
+
+SILENT_SECOND = """
+import time
+from pipeline.config import load_config
+from pipeline.distributed import names_a_lost_process, start_accelerator
+from pipeline.errors import exits_with_one_sentence
+
+@exits_with_one_sentence
+def main():
+    config = load_config()
+    accelerator = start_accelerator(config)
+    time.sleep(1000 * accelerator.process_index)
+    with names_a_lost_process(config.execution.process_timeout_s):
+        accelerator.wait_for_everyone()
+
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_silent_is_not_waited_for_longer_than_the_settings_say(place):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "ACCELERATE_USE_CPU": "true"}
+    first, _ = (
+        place.start(sys.executable, "-c", SILENT_SECOND, RANK=rank, LOCAL_RANK=rank, **together) for rank in "01"
+    )
+    said, _ = first.communicate(timeout=TIMEOUT_S + 60)
+    assert first.returncode == EXIT_USER_ERROR, said
+    assert f"another process of this run ended, or was silent for {TIMEOUT_S:.0f} s" in said
 
 
 SRUN = """#!/usr/bin/env bash

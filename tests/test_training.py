@@ -19,6 +19,7 @@ from pipeline.config import Fusion, Model
 from pipeline.distributed import start_accelerator
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluation import evaluate_run, write_evaluation
+from pipeline.inference import score_clips
 from pipeline.machine import alone_in
 from pipeline.manifest import sha256_of
 from pipeline.model import GroupEmotionModel
@@ -314,6 +315,23 @@ def test_early_stopping_ends_the_run(ready, tmp_path, monkeypatch):
     )
     train(changed(ready, epochs=50, patience=2), tmp_path)
     assert [row["epoch"] for row in history(tmp_path)] == ["1", "2", "3", "4"]
+
+
+def test_the_weights_of_the_chosen_epoch_are_kept_and_those_of_the_last(ready, tmp_path, monkeypatch):
+    accuracies, ends = iter([0.2, 0.9, 0.5]), []
+
+    def measure(*_):
+        return {"selection_accuracy": next(accuracies), "selection_log_loss": 1.0}
+
+    def score(model, *rest):
+        ends.append(training.weights_of(model))
+        return score_clips(model, *rest)
+
+    monkeypatch.setattr(training, "selection_measures", measure)
+    monkeypatch.setattr(training, "score_clips", score)
+    train(changed(ready, epochs=3), tmp_path)
+    assert equal(load_file(tmp_path / "run" / MODEL_NAME), ends[1])
+    assert equal(load_file(tmp_path / "run" / LAST_MODEL_NAME), ends[2])
 
 
 def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypatch):
