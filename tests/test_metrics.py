@@ -68,6 +68,9 @@ def test_the_calibration_error_is_the_mean_distance_from_the_diagonal():
     # Two clips at .9, one of them right: off by .4; two at .6, both right: off by .4.
     probabilities = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0.6, 0.4, 0], [0.6, 0.4, 0]])
     assert calibration_error(np.array([0, 1, 0, 0]), probabilities) == pytest.approx(0.4)
+    # With two more at .6, both wrong: off by .1 with four clips, by .4 with two.
+    more = np.concatenate([probabilities, probabilities[2:]])
+    assert calibration_error(np.array([0, 1, 0, 0, 1, 1]), more) == pytest.approx((4 * 0.1 + 2 * 0.4) / 6)
     certain = np.eye(3)[[0, 1, 2]]
     assert calibration_error(np.array([0, 1, 2]), certain) == 0
 

@@ -82,6 +82,14 @@ def index(tmp_path, outcomes, features):
     return index
 
 
+@pytest.mark.parametrize("log_mel", [np.zeros((4, 10), np.float32), np.full((1, 1), {}, object)])
+def test_a_log_mel_of_another_type_is_no_sample(log_mel):
+    file = io.BytesIO()
+    np.save(file, log_mel)
+    with pytest.raises(ValueError, match=f"the log-mel is of {log_mel.dtype}, expected float16"):
+        Sample.from_members(sample("1_1").members() | {LOG_MEL: file.getvalue()})
+
+
 def test_a_clip_that_is_neither_in_a_shard_nor_in_quarantine_is_missed(index):
     clips = [Clip(clip_id, "1", "neutral", f"Train/{clip_id}.mp4", 1, "0") for clip_id in ("1_1", "1_2", "1_3", "1_4")]
     assert missing_clips(index, clips) == ["1_4"]
