@@ -47,8 +47,8 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     difference = check_onnx(model, folder / ONNX_NAME)
     settings = {"settings": config.recipe.model.model_dump(), "features": features.model_dump(), "labels": CLASSES}
     model.save_pretrained(folder, config=settings)
-    shutil.copymode(folder / ONNX_NAME, folder / MODEL_NAME)  # safetensors' own would be for the owner alone
     shutil.copyfile(run_folder / RUN_NAME, folder / RUN_NAME)
+    shutil.copymode(folder / RUN_NAME, folder / MODEL_NAME)  # safetensors' own would be for the owner alone
     (folder / CARD_NAME).write_text(card(record, figures_of(record, results), features))
     return difference
 
