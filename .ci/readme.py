@@ -13,10 +13,10 @@ NOT_HERE = {
     "ln -s": "links VGAF",
     "dvc exp run -S dataset=vgaf": "needs VGAF",
     "dvc exp run -S launch=": "needs a GPU",
-    "accelerate launch --config_file configs/accelerate/multi_node.yaml": "needs machines; tests/test_distributed.py",
+    "accelerate launch --config_file configs/accelerate/multi_node.yaml": "needs machines; test_distributed.py",
     "sbatch": "needs Slurm",
-    "python -m stages.fetch_weights": "needs a network; tests/test_fetch_weights.py",
-    "python -m stages.app": "serves until it is stopped; tests/test_page.py",
+    "python -m stages.fetch_weights": "needs a network; tests/stages/test_fetch_weights.py",
+    "python -m stages.app": "serves until it is stopped; tests/serving/test_page.py",
 }
 
 text = Path("README.md").read_text()

@@ -3,7 +3,7 @@
 `.venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12] [--seeds 0 1 2]`
 trains every variant with every seed on sets in VGAF's layout and prints their validation accuracy, and JSON. Small
 networks start from weights that they learn first with each seed, on other drawn clips with another label: the sign of
-|v| - |a| instead of v + a (`pipeline/demo_set.py`), so whether there is an expression, not which. Recipes with
+|v| - |a| instead of v + a (`pipeline/clips/demo_set.py`), so whether there is an expression, not which. Recipes with
 published weights start from those. All variants of a seed but `from_scratch` start alike. The epoch is chosen as the
 recipe says, by default on sources held out of train.
 """
@@ -25,16 +25,16 @@ import scipy.stats
 import torch
 from kill_extract import draw_workspace
 
-from pipeline.config import Config, Recipe, load_config, load_recipe
-from pipeline.demo_set import plan_clips, write_label_files
-from pipeline.distributed import start_accelerator
-from pipeline.evaluation import evaluate_run
-from pipeline.extraction import extract_splits
-from pipeline.fusion import AUDIO, VIDEO
-from pipeline.machine import available_cores
-from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
-from pipeline.runs import MODEL_NAME
-from pipeline.training import run_training
+from pipeline.clips.demo_set import plan_clips, write_label_files
+from pipeline.clips.manifest import SPLITS, index_split, write_manifest, write_summary
+from pipeline.common.config import Config, Recipe, load_config, load_recipe
+from pipeline.common.machine import available_cores
+from pipeline.extraction.tasks import extract_splits
+from pipeline.models.fusion import AUDIO, VIDEO
+from pipeline.models.runs import MODEL_NAME
+from pipeline.results.evaluation import evaluate_run
+from pipeline.training.distributed import start_accelerator
+from pipeline.training.loop import run_training
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "end_to_end": {},  # cross-attention, all layers trained

@@ -1,7 +1,7 @@
 """What each modality can reach alone on the demo, with the same recipe: validation accuracy of fused, video, audio.
 
 `.venv/bin/python benchmarks/demo.py`, after `dvc repro` has made the demo's shards (some six minutes on two cores). By
-construction neither modality alone can exceed 5/9 = 55.6% (`pipeline/demo_set.py`).
+construction neither modality alone can exceed 5/9 = 55.6% (`pipeline/clips/demo_set.py`).
 """
 
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from pipeline.config import Config, load_config
-from pipeline.evaluation import evaluate_run
-from pipeline.training import run_training
+from pipeline.common.config import Config, load_config
+from pipeline.results.evaluation import evaluate_run
+from pipeline.training.loop import run_training
 
 VARIANTS = {"fused": "cross_attention", "video": "video", "audio": "audio"}
 

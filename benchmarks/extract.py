@@ -26,12 +26,12 @@ import psutil
 from footage import cut_clip, draw_clip, run_ffmpeg
 from threadpoolctl import threadpool_limits
 
-from pipeline import sandbox
-from pipeline.config import Extract, Features, load_config
-from pipeline.extraction import extract_shard, extract_splits, plan_tasks
-from pipeline.features import log_mel
-from pipeline.machine import available_cores, ffmpeg_path
-from pipeline.manifest import Clip, sha256_of
+from pipeline.clips.manifest import Clip, sha256_of
+from pipeline.common.config import Extract, Features, load_config
+from pipeline.common.machine import available_cores, ffmpeg_path
+from pipeline.extraction import clip_reader as sandbox
+from pipeline.extraction.log_mel import log_mel
+from pipeline.extraction.tasks import extract_shard, extract_splits, plan_tasks
 
 SECONDS, CLIPS, REPEATS, HEIGHTS = 5.0, 16, 5, (360, 720)
 FEATURES = {"frames": 8, "frame_size_px": 256, "framing": "center_crop", "mel_bins": 80}

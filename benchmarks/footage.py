@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.machine import ffmpeg_path
+from pipeline.common.machine import ffmpeg_path
 
 RATE_FPS, AUDIO_RATE_HZ = 25, 44_100
 H264 = ("-c:v", "libx264", "-preset", "medium", "-crf", "23", "-g", "250", "-profile:v", "high", "-pix_fmt", "yuv420p")

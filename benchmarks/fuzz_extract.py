@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 from footage import run_ffmpeg
 
-from pipeline.config import load_config
-from pipeline.extraction import extract_clip
-from pipeline.media import REASONS, MediaError
-from pipeline.progress import track
-from pipeline.sandbox import Sandbox
+from pipeline.common.config import load_config
+from pipeline.common.progress import track
+from pipeline.extraction.clip_reader import Sandbox
+from pipeline.extraction.tasks import extract_clip
+from pipeline.extraction.timeline import REASONS, MediaError
 
 TIMEOUT_S = 20.0
 UNEXPLAINED_REASONS = {"crashed", "timeout"}

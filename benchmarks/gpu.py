@@ -20,14 +20,14 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import Config, load_config
-from pipeline.distributed import start_accelerator
-from pipeline.labels import CLASSES
-from pipeline.loader import split_step, train_batches
-from pipeline.manifest import SPLITS, Clip, write_manifest
-from pipeline.model import GroupEmotionModel
-from pipeline.shards import Sample, Shard, ShardIndex, write_index, write_shard
-from pipeline.training import Run, device_name, optimization_step, plan_of_epoch, start_run
+from pipeline.clips.labels import CLASSES
+from pipeline.clips.manifest import SPLITS, Clip, write_manifest
+from pipeline.common.config import Config, load_config
+from pipeline.loading.loader import split_step, train_batches
+from pipeline.models.model import GroupEmotionModel
+from pipeline.shards.format import Sample, Shard, ShardIndex, write_index, write_shard
+from pipeline.training.distributed import start_accelerator
+from pipeline.training.loop import Run, device_name, optimization_step, plan_of_epoch, start_run
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fp32, eager": {"mixed_precision": "no", "channels_last": False, "compile": False},

@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 import yaml
 
-from pipeline import sandbox
-from pipeline.config import Config, load_config
-from pipeline.demo_set import draw_clip, plan_clips, write_label_files
-from pipeline.manifest import SPLITS, Clip, index_split, write_manifest
-from pipeline.shards import INDEX_NAME
+from pipeline.clips.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.clips.manifest import SPLITS, Clip, index_split, write_manifest
+from pipeline.common.config import Config, load_config
+from pipeline.extraction import clip_reader as sandbox
+from pipeline.shards.format import INDEX_NAME
 
 SETTINGS = {"train_clips": 54, "val_clips": 27, "clips_per_source": 9}
 TARGETS = ("stage", "worker", "reader")

@@ -20,10 +20,10 @@ from pathlib import Path
 import psutil
 from kill_extract import draw_workspace
 
-from pipeline.checkpoint import latest_step
-from pipeline.config import Config, load_config
-from pipeline.extraction import extract_splits
-from pipeline.runs import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.common.config import Config, load_config
+from pipeline.extraction.tasks import extract_splits
+from pipeline.models.runs import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.training.checkpoint import latest_step
 
 REPOSITORY = Path(__file__).parent.parent
 DRAWN = {"train_clips": 54, "val_clips": 9, "clips_per_source": 9}

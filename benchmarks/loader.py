@@ -36,15 +36,15 @@ from footage import draw_clip, run_ffmpeg
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.config import Extract, Features, load_config
-from pipeline.decoding import decode_in_process
-from pipeline.extraction import extract_splits
-from pipeline.features import LEVELS
-from pipeline.loader import ClipRef, locate, plan_epoch, read_sample, shard_numbers, train_batches
-from pipeline.machine import available_cores
-from pipeline.manifest import Clip, sha256_of
-from pipeline.media import open_clip, sample_pts
-from pipeline.shards import Sample, ShardIndex, write_index, write_shard
+from pipeline.clips.manifest import Clip, sha256_of
+from pipeline.common.config import Extract, Features, load_config
+from pipeline.common.machine import available_cores
+from pipeline.extraction.decoding import decode_in_process
+from pipeline.extraction.log_mel import LEVELS
+from pipeline.extraction.tasks import extract_splits
+from pipeline.extraction.timeline import open_clip, sample_pts
+from pipeline.loading.loader import ClipRef, locate, plan_epoch, read_sample, shard_numbers, train_batches
+from pipeline.shards.format import Sample, ShardIndex, write_index, write_shard
 
 SECONDS, HEIGHT, COPIES, SHARDS, BATCH, THREADS = 5.0, 360, 32, 8, 16, 2
 WORKERS = (0, 2)  # the settings that each peer is given

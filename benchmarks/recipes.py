@@ -17,9 +17,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import Features, Recipe, load_recipe, recipe_names
-from pipeline.loader import Batch
-from pipeline.model import GroupEmotionModel
+from pipeline.common.config import Features, Recipe, load_recipe, recipe_names
+from pipeline.loading.loader import Batch
+from pipeline.models.model import GroupEmotionModel
 
 VGAF_TRAIN_CLIPS = 2661
 

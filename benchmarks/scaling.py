@@ -16,8 +16,8 @@ from statistics import median
 
 import yaml
 
-from pipeline.config import load_config
-from pipeline.runs import HISTORY_NAME
+from pipeline.common.config import load_config
+from pipeline.models.runs import HISTORY_NAME
 
 REPOSITORY = Path(__file__).parent.parent
 EPOCHS = 4

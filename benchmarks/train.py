@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.augmentation import Draws, augment
-from pipeline.config import Config, load_config
-from pipeline.distributed import start_accelerator
-from pipeline.loader import Batch, split_step, train_batches
-from pipeline.model import GroupEmotionModel
-from pipeline.optimization import learning_rate, parameter_groups
-from pipeline.runs import HISTORY_NAME
-from pipeline.training import Run, optimization_step, plan_of_epoch, run_training, start_run, step_generator
+from pipeline.common.config import Config, load_config
+from pipeline.loading.augmentation import Draws, augment
+from pipeline.loading.loader import Batch, split_step, train_batches
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.runs import HISTORY_NAME
+from pipeline.training.distributed import start_accelerator
+from pipeline.training.loop import Run, optimization_step, plan_of_epoch, run_training, start_run, step_generator
+from pipeline.training.optimization import learning_rate, parameter_groups
 
 BATCHES = 8
 WAITING_EPOCHS = 3

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.errors import UserError, exits_with_one_sentence
+from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
 @exits_with_one_sentence
@@ -27,12 +27,12 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))  # what was uploaded is removed then
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # before it is imported: all that it keeps is there
-        from pipeline.distributed import start_accelerator
-        from pipeline.prediction import Predictor
-        from pipeline.runs import open_run
+        from pipeline.models.runs import open_run
+        from pipeline.serving.predictor import Predictor
+        from pipeline.training.distributed import start_accelerator
 
         try:
-            from pipeline.page import build_page, serve
+            from pipeline.serving.page import build_page, serve
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is not installed: pip install 'group-emotion[app]'") from None
 

@@ -6,8 +6,8 @@
 import argparse
 import json
 
-from pipeline.comparison import compare, read_results
-from pipeline.errors import exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.results.comparison import compare, read_results
 
 
 @exits_with_one_sentence

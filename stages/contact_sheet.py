@@ -6,8 +6,8 @@
 import argparse
 from pathlib import Path
 
-from pipeline.contact_sheet import draw_contact_sheet
-from pipeline.errors import exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.results.contact_sheet import draw_contact_sheet
 
 
 @exits_with_one_sentence

@@ -3,10 +3,10 @@
 `python -m stages.evaluate`: shards, manifests, runs/<dataset>/ -> results/
 """
 
-from pipeline.config import load_config
-from pipeline.distributed import start_accelerator
-from pipeline.errors import exits_with_one_sentence
-from pipeline.evaluation import evaluate_run, write_evaluation
+from pipeline.common.config import load_config
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.results.evaluation import evaluate_run, write_evaluation
+from pipeline.training.distributed import start_accelerator
 
 
 @exits_with_one_sentence

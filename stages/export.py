@@ -7,7 +7,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from pipeline.errors import exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence
 
 
 @exits_with_one_sentence
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="its evaluation, for the card (results)")
     arguments = parser.parse_args()
 
-    from pipeline.export import export_run
+    from pipeline.serving.export import export_run
 
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # a line for each operation that it does not simplify
     difference = export_run(arguments.run, arguments.results, arguments.folder)

@@ -3,12 +3,12 @@
 `python -m stages.extract`: manifests, clips -> data/shards/<dataset>/
 """
 
-from pipeline.config import load_config
-from pipeline.errors import exits_with_one_sentence
-from pipeline.extraction import extract_splits
-from pipeline.machine import available_cores
-from pipeline.manifest import SPLITS, read_manifest
-from pipeline.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
+from pipeline.clips.manifest import SPLITS, read_manifest
+from pipeline.common.config import load_config
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.common.machine import available_cores
+from pipeline.extraction.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
+from pipeline.extraction.tasks import extract_splits
 
 
 @exits_with_one_sentence

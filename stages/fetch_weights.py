@@ -7,8 +7,8 @@ SHA-256 (to pin it) and what its network takes and gives; so it also tells wheth
 import argparse
 from pathlib import Path
 
-from pipeline.config import Recipe, load_config, load_recipe
-from pipeline.errors import exits_with_one_sentence
+from pipeline.common.config import Recipe, load_config, load_recipe
+from pipeline.common.errors import exits_with_one_sentence
 
 
 @exits_with_one_sentence
@@ -24,8 +24,8 @@ def main() -> None:
 def fetch_for(recipe: Recipe, folder: Path) -> None:
     import torch
 
-    from pipeline.model import GroupEmotionModel
-    from pipeline.weights import find
+    from pipeline.models.model import GroupEmotionModel
+    from pipeline.models.weights import find
 
     with torch.device("meta"):  # the networks' settings without their memory
         model = GroupEmotionModel(recipe.model, recipe.features)

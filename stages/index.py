@@ -5,9 +5,9 @@
 
 import sys
 
-from pipeline.config import load_config
-from pipeline.errors import exits_with_one_sentence
-from pipeline.manifest import SPLITS, index_split, sources_in_both, write_manifest, write_summary
+from pipeline.clips.manifest import SPLITS, index_split, sources_in_both, write_manifest, write_summary
+from pipeline.common.config import load_config
+from pipeline.common.errors import exits_with_one_sentence
 
 
 @exits_with_one_sentence

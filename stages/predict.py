@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence
 
 EXIT_SOME_FAILED = 3
 
@@ -28,12 +28,12 @@ def main() -> None:
     parser.add_argument("--window", type=float, metavar="seconds", help="predict windows of files of any length")
     arguments = parser.parse_args()
 
-    from pipeline.distributed import start_accelerator
-    from pipeline.prediction import Prediction, Predictor, files_of
-    from pipeline.runs import open_run
+    from pipeline.models.runs import open_run
+    from pipeline.serving.predictor import Prediction, Predictor, files_of
+    from pipeline.training.distributed import start_accelerator
 
     if arguments.explain:  # Matplotlib takes a second
-        from pipeline.explanation import explain, timeline
+        from pipeline.results.explanation import explain, timeline
 
     files = files_of(arguments.paths)
     config, _, model = open_run(arguments.run)

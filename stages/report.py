@@ -3,9 +3,9 @@
 `python -m stages.report`: results/, runs/<dataset>/ -> results/report.html
 """
 
-from pipeline.config import load_config
-from pipeline.errors import exits_with_one_sentence
-from pipeline.report import render_report
+from pipeline.common.config import load_config
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.results.report import render_report
 
 
 @exits_with_one_sentence

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.config import Config, Settings, load_config, parse_config
-from pipeline.distributed import start_accelerator
-from pipeline.errors import UserError, exits_with_one_sentence
-from pipeline.runs import RUN_NAME
-from pipeline.training import load_data, run_training
+from pipeline.common.config import Config, Settings, load_config, parse_config
+from pipeline.common.errors import UserError, exits_with_one_sentence
+from pipeline.models.runs import RUN_NAME
+from pipeline.training.distributed import start_accelerator
+from pipeline.training.loop import load_data, run_training
 
 SPACE = Path("configs/search.yaml")
 

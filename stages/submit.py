@@ -8,8 +8,8 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.errors import UserError, exits_with_one_sentence
-from pipeline.labels import CLASSES
+from pipeline.clips.labels import CLASSES
+from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
 @exits_with_one_sentence
@@ -21,10 +21,10 @@ def main() -> None:
     parser.add_argument("--unreadable", choices=CLASSES, help="answer for clips that cannot be read")
     arguments = parser.parse_args()
 
-    from pipeline.distributed import start_accelerator
-    from pipeline.prediction import Prediction, Predictor
-    from pipeline.runs import open_run
-    from pipeline.submission import check_submission, clips_to_answer, write_submission
+    from pipeline.models.runs import open_run
+    from pipeline.serving.predictor import Prediction, Predictor
+    from pipeline.serving.submission import check_submission, clips_to_answer, write_submission
+    from pipeline.training.distributed import start_accelerator
 
     files = clips_to_answer(arguments.folder)
     config, _, model = open_run(arguments.run)

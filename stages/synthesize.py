@@ -7,11 +7,11 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
-from pipeline.config import load_config
-from pipeline.demo_set import draw_clip, plan_clips, prepare_root, write_label_files
-from pipeline.errors import exits_with_one_sentence
-from pipeline.machine import available_cores
-from pipeline.progress import track
+from pipeline.clips.demo_set import draw_clip, plan_clips, prepare_root, write_label_files
+from pipeline.common.config import load_config
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.common.machine import available_cores
+from pipeline.common.progress import track
 
 
 @exits_with_one_sentence

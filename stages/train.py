@@ -9,18 +9,18 @@ stopped by SIGTERM, saved; 130 Ctrl-C. (`accelerate launch` itself ends with 1 w
 import argparse
 from typing import get_args
 
-from pipeline.errors import Stopped, exits_with_one_sentence
-from pipeline.machine import end_with_launcher
+from pipeline.common.errors import Stopped, exits_with_one_sentence
+from pipeline.common.machine import end_with_launcher
 
 
 @exits_with_one_sentence
 def main() -> None:
     end_with_launcher()
     # Only now: these take seconds, in which the launcher may be told to stop.
-    from pipeline.checkpoint import Resume
-    from pipeline.config import load_config
-    from pipeline.distributed import start_accelerator
-    from pipeline.training import run_training
+    from pipeline.common.config import load_config
+    from pipeline.training.checkpoint import Resume
+    from pipeline.training.distributed import start_accelerator
+    from pipeline.training.loop import run_training
 
     parser = argparse.ArgumentParser(prog="python -m stages.train", description="Train the model on the shards.")
     parser.add_argument(

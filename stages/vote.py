@@ -6,8 +6,8 @@
 import argparse
 import json
 
-from pipeline.comparison import read_results, vote
-from pipeline.errors import exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence
+from pipeline.results.comparison import read_results, vote
 
 
 @exits_with_one_sentence

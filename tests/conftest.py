@@ -14,16 +14,16 @@ import yaml
 from accelerate import Accelerator
 from dvc.utils.hydra import compose_and_dump
 
-from pipeline import extraction
-from pipeline.config import Config, Extract, Features, parse_config
-from pipeline.demo_set import draw_clip, plan_clips, write_label_files
-from pipeline.evaluation import Evaluation, evaluate_run
-from pipeline.extraction import extract_splits
-from pipeline.features import LEVELS
-from pipeline.loader import Batch
-from pipeline.machine import ffmpeg_path
-from pipeline.manifest import SPLITS, index_split, write_manifest, write_summary
-from pipeline.training import run_training
+from pipeline.clips.demo_set import draw_clip, plan_clips, write_label_files
+from pipeline.clips.manifest import SPLITS, index_split, write_manifest, write_summary
+from pipeline.common.config import Config, Extract, Features, parse_config
+from pipeline.common.machine import ffmpeg_path
+from pipeline.extraction import tasks as extraction
+from pipeline.extraction.log_mel import LEVELS
+from pipeline.extraction.tasks import extract_splits
+from pipeline.loading.loader import Batch
+from pipeline.results.evaluation import Evaluation, evaluate_run
+from pipeline.training.loop import run_training
 
 REPOSITORY = Path(__file__).parent.parent
 

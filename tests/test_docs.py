@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from conftest import REPOSITORY, composed
 
-from pipeline.config import parse_config
+from pipeline.common.config import parse_config
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "configs").rglob("*.md")]
 TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text() for page in PAGES}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pipeline.config import Recipe, load_recipe, recipe_names
-from pipeline.extraction import extract_splits
-from pipeline.loader import split_step, train_batches
-from pipeline.manifest import SPLITS, index_split, write_manifest
-from pipeline.training import optimization_step, plan_of_epoch, start_run
+from pipeline.clips.manifest import SPLITS, index_split, write_manifest
+from pipeline.common.config import Recipe, load_recipe, recipe_names
+from pipeline.extraction.tasks import extract_splits
+from pipeline.loading.loader import split_step, train_batches
+from pipeline.training.loop import optimization_step, plan_of_epoch, start_run
 
 # Pictures as small as the networks take, too small for a grid, and no more frames: the same layers on less.
 SMALLER = {"frames": 8, "frame_size_px": 32}

@@ -1,0 +1,1 @@
+"""What every zone may use: settings, errors, measures, progress, the machine."""

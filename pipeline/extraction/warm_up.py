@@ -1,0 +1,25 @@
+"""Imported once by the fork server of the extraction: its workers inherit librosa, imported and compiled."""
+
+import numpy as np
+
+import pipeline.extraction.tasks  # noqa: F401 - what the workers run: they inherit it too
+from pipeline.common.config import Features
+from pipeline.extraction.log_mel import log_mel
+
+log_mel(
+    np.zeros(16_000, np.float32),
+    Features(
+        frames=1,
+        frame_size_px=16,
+        framing="full_frame",
+        jpeg_quality=90,
+        front_end="librosa",
+        sample_rate_hz=16_000,
+        fft_size=512,
+        window_length=400,
+        hop_length=160,
+        mel_bins=8,
+        max_duration_s=1.0,
+        require_video=True,
+    ),
+)

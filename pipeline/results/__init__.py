@@ -1,0 +1,1 @@
+"""What is measured of a model, drawn and written, and how results compare."""

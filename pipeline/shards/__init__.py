@@ -1,0 +1,1 @@
+"""The shards' bytes: written, indexed, checked, fetched."""

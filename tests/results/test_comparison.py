@@ -1,0 +1,125 @@
+"""Several runs on the same clips: `python -m stages.vote` and `python -m stages.compare`."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.common.errors import UserError
+from pipeline.results.comparison import compare, read_results, vote
+
+HEADER = "clip_id,source_id,label,prediction,positive,neutral,negative\n"
+A = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n1_2,1,neutral,positive,0.5,0.4,0.1\n2_1,2,negative,quarantined,,,\n"
+B = HEADER + "1_1,1,positive,neutral,0.4,0.5,0.1\n1_2,1,neutral,neutral,0.1,0.9,0.0\n2_1,2,negative,quarantined,,,\n"
+METRICS = {"seed": 1, "selected_on": "dev", "label_sha256": "ab", "code_version": "cd", "accuracy": 0.5}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Writes results by name, and reads them."""
+    monkeypatch.chdir(tmp_path)
+
+    def results(**texts):
+        for name, text in texts.items():
+            Path(name).mkdir()
+            Path(name, "predictions.csv").write_text(text)
+            Path(name, "metrics.json").write_text(json.dumps(METRICS))
+        return read_results(texts)
+
+    return results
+
+
+def accuracies(outcome):
+    return {name: run["accuracy"] for name, run in outcome["runs"].items()}
+
+
+def test_the_soft_vote_is_of_the_mean_probabilities_and_a_quarantined_clip_is_wrong(results):
+    outcome = vote(results(a=A, b=B))
+    assert accuracies(outcome) == {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3)}
+    # .5 and .45 of positive and neutral for the first, .3 and .65 for the second: both right; the third is not scored.
+    assert outcome["soft_vote"] == pytest.approx(2 / 3)
+    assert outcome["clips"] == 3
+    assert outcome["soft_vote_low"] < 2 / 3 < outcome["soft_vote_high"]
+
+
+def test_mean_and_deviation_are_over_the_runs(results):
+    outcome = vote(results(a=A, b=B, c=B.replace("positive,neutral,0.4,0.5,0.1", "positive,positive,0.6,0.3,0.1")))
+    assert list(accuracies(outcome).values()) == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert outcome["mean"] == pytest.approx(4 / 9)
+    assert outcome["sd"] == pytest.approx(statistics.stdev([1 / 3, 1 / 3, 2 / 3]))
+
+
+def test_what_runs_come_from_is_said(results):
+    for outcome in (vote(results(a=A)), compare(read_results(["a", "./a"]))):
+        assert outcome["runs"]["a"].items() >= {"seed": 1, "selected_on": "dev", "label_sha256": "ab"}.items()
+
+
+def test_two_runs_are_compared_clip_by_clip(results):
+    """Ten sources of four clips; the second run errs on three clips of each that the first has right."""
+    rows = [f"{source}_{clip},{source},neutral" for source in range(10) for clip in range(4)]
+    right, wrong = ",neutral,0.1,0.8,0.1", ",positive,0.8,0.1,0.1"
+    first = HEADER + "".join(row + right + "\n" for row in rows)
+    second = HEADER + "".join(row + (right if "_0," in row else wrong) + "\n" for row in rows)
+    outcome = compare(results(first=first, second=second))
+    assert accuracies(outcome) == {"first": 1.0, "second": 0.25}
+    assert (outcome["difference"], outcome["difference_low"], outcome["difference_high"]) == (0.75, 0.75, 0.75)
+    assert (outcome["only_first_right"], outcome["only_second_right"]) == (30, 0)
+    assert outcome["mcnemar_p"] == pytest.approx(2 / 2**30)
+
+
+@pytest.mark.parametrize("change", [("1_2", "9_9"), ("1_2,1,neutral", "1_2,1,negative")])
+@pytest.mark.parametrize("together", [vote, compare])
+def test_runs_on_other_clips_or_labels_do_not_go_together(results, together, change):
+    with pytest.raises(UserError, match="b and a are not about the same clips"):
+        together(results(a=A, b=B.replace(*change)))
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", HEADER + "1_1,1,happy,positive,0.6,0.4,0.0\n", A[:70], "\x00"])
+def test_what_evaluate_did_not_write_is_refused(results, text):
+    with pytest.raises(UserError, match=r"^a is not a predictions\.csv|^a holds no clips"):
+        results(a=text)
+
+
+def test_a_folder_without_a_result_is_refused(results):
+    results(a=A)
+    Path("a/metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"a has no metrics\.json that evaluate wrote"):
+        read_results(["a"])
+    Path("a/metrics.json").unlink()
+    with pytest.raises(UserError, match=r"a has no metrics\.json; expected a folder that evaluate wrote"):
+        read_results(["a"])
+
+
+def test_a_run_has_one_vote(results):
+    results(a=A)
+    with pytest.raises(UserError, match="a is named twice"):
+        read_results(["a", "a"])
+
+
+@pytest.mark.slow
+def test_experiments_are_read_by_name(results, tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.test")
+        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet")
+    subprocess.run([Path(sys.executable).with_name("dvc"), "init", "--quiet"], check=True)
+    for name, text in {"exp-a": A, "exp-b": B}.items():
+        results(results=text)
+        git("add", "--all")
+        git("commit", "--quiet", "--message", name)
+        git("branch", name)
+        git("rm", "-r", "--quiet", "results")
+    assert vote(read_results(["exp-a", "exp-b"]))["soft_vote"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", ["vote", "compare"])
+def test_the_commands_read_folders_and_say_what_they_cannot_find(stage, name, results, tmp_path):
+    results(a=A, b=B)
+    assert json.loads(stage(name, tmp_path / "a", tmp_path / "b").stdout)["clips"] == 3
+    said = stage(name, tmp_path / "a", "no-such-experiment")
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: no-such-experiment is neither a folder nor an experiment")

@@ -1,0 +1,83 @@
+import torch
+
+from pipeline.training import checkpoint as checkpoints
+from pipeline.training.checkpoint import (
+    Checkpoint,
+    differences,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+
+
+def checkpoint(step):
+    tensors = {"a": torch.randn(3)}
+    return Checkpoint({"seed": 0}, [], step, 4, [{"epoch": 1}], [0.1], 1.0, 0.5, {}, tensors, {}, tensors, tensors)
+
+
+def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):
+    (tmp_path / ".step-00000007.tmp").mkdir()
+    for step in (9, 10):
+        save_checkpoint(saved := checkpoint(step), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+    loaded = load_checkpoint(tmp_path)
+    assert torch.equal(loaded.model["a"], saved.model["a"])
+    assert {k: v for k, v in vars(loaded).items() if not isinstance(v, dict)} == {
+        k: v for k, v in vars(saved).items() if not isinstance(v, dict)
+    }
+
+
+def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+    (tmp_path / ".step-00000003.tmp").mkdir()
+    assert load_checkpoint(tmp_path) is None
+    assert load_checkpoint(tmp_path / "absent") is None
+
+
+def test_a_checkpoint_holds_nothing_that_could_be_run(tmp_path):
+    save_checkpoint(checkpoint(1), tmp_path)
+    names = {path.suffix for path in (tmp_path / "step-00000001").iterdir()}
+    assert names == {".safetensors", ".json"}
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    named = tmp_path / "step-00000001"
+    monkeypatch.setattr(checkpoints, "_flush", lambda path: flushed.append((path.name, named.exists())))
+    save_checkpoint(checkpoint(1), tmp_path)
+    assert {name for name, has_name in flushed if not has_name} == {
+        ".step-00000001.tmp",
+        *(path.name for path in named.iterdir()),
+    }
+    assert flushed[-1] == (tmp_path.name, True), "so that the name is on the disk too"
+
+
+def test_a_checkpoint_can_be_read_by_those_who_can_read_any_new_file(tmp_path):
+    save_checkpoint(checkpoint(1), tmp_path)
+    (tmp_path / "new").touch()
+    files = (tmp_path / "step-00000001").iterdir()
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "new").stat().st_mode}
+
+
+def test_an_optimizer_is_restored_by_parameter_names_whatever_its_groups(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)).to(memory_format=torch.channels_last)
+
+    def optimizer(groups):
+        return torch.optim.AdamW([{"params": group} for group in groups])
+
+    first = optimizer([list(model.parameters())])
+    model[1](model[0](torch.randn(2, 3, 8, 8)).mean((2, 3))).sum().backward()
+    first.step()
+    second = optimizer([list(model[1].parameters()), list(model[0].parameters())])
+    restore_optimizer(second, model, optimizer_tensors(first, model))
+    for parameter in model.parameters():
+        for key, value in first.state[parameter].items():
+            assert torch.equal(value, second.state[parameter][key])
+            assert value.stride() == second.state[parameter][key].stride()
+
+
+def test_differences_are_named_and_long_values_cut():
+    assert differences({"a": 1, "b": "x" * 64, "c": 0}, {"a": 2, "b": "y" * 64, "c": 0}) == [
+        "a: 1 -> 2",
+        f"b: {'x' * 12}... -> {'y' * 12}...",
+    ]

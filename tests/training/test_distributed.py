@@ -1,0 +1,396 @@
+"""Processes launched for real: on one machine, and on two, which are network namespaces with addresses of their own."""
+
+import csv
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.common.errors import EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.training.checkpoint import latest_step
+from pipeline.training.distributed import share_batch_norm, start_accelerator
+
+LAUNCH_FILES = REPOSITORY / "configs/accelerate"
+ACCELERATE = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
+TIMEOUT_S = 20.0
+ADDRESSES = {"a": "10.213.7.1", "b": "10.213.7.2"}
+
+
+class Place:
+    """A folder with shards, in which stages are launched; whatever runs there is ended with the test."""
+
+    def __init__(self, folder, source, config):
+        self.folder, self.started, self.config = folder, [], config
+        for name in ("data", "data_manifests"):
+            (folder / name).symlink_to(source / name)
+        self.set(epochs=2)
+
+    def set(self, checkpoint_steps=1, **training):
+        """Settings without dropout, whose random numbers differ from process to process."""
+        values = self.config.model_dump()
+        values["recipe"]["model"]["dropout"] = 0.0
+        values["recipe"]["training"] |= {"batch_size": 2, **training}
+        values["execution"] |= {"process_timeout_s": TIMEOUT_S, "checkpoint_steps": checkpoint_steps}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values))
+
+    def start(self, *command, prefix=(), **environment):
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+        process = subprocess.Popen(
+            [*prefix, *command],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**inherited, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment},
+        )
+        self.started.append(process)
+        return process
+
+    def launch(self, how, stage, *options, **settings):
+        options = ("--config_file", str(LAUNCH_FILES / f"{how}.yaml"), *options)
+        return self.start(*ACCELERATE, *options, "-m", f"stages.{stage}", **settings)
+
+    def run(self, how, stage, *options, **settings):
+        said, _ = (process := self.launch(how, stage, *options, **settings)).communicate(timeout=120)
+        assert process.returncode == 0, said
+        return said
+
+    def wait_for_checkpoint(self, after=0):
+        deadline = time.monotonic() + 90
+        while (latest_step(self.folder / "checkpoints/demo") or 0) <= after:
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.02)
+
+    @property
+    def losses(self):
+        with (self.folder / "runs/demo/history.csv").open() as file:
+            names = ("train_loss", "selection_accuracy", "selection_log_loss")
+            return [float(row[name]) for row in csv.DictReader(file) for name in names]
+
+    @property
+    def predictions(self):
+        with (self.folder / "results/predictions.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    @property
+    def weights(self):
+        return load_file(self.folder / "runs/demo/last.safetensors")
+
+
+@pytest.fixture
+def place(workspace, tmp_path):
+    place = Place(tmp_path, *workspace)
+    yield place
+    end(place)
+
+
+def end(place):
+    for process in place.started:
+        if process.poll() is None:
+            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                child.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def alone(workspace, tmp_path_factory):
+    """What one process makes of two epochs."""
+    place = Place(tmp_path_factory.mktemp("alone"), *workspace)
+    place.run("cpu", "train")
+    place.run("cpu", "evaluate")
+    return place
+
+
+def assert_same_results(place, alone):
+    assert place.losses == pytest.approx(alone.losses, abs=1e-5)
+    ids = [row["clip_id"] for row in place.predictions]
+    assert len(ids) == len(set(ids)) == 9, "every val clip once"
+    for row, expected in zip(place.predictions, alone.predictions, strict=True):
+        assert row["clip_id"] == expected["clip_id"]
+        for name in ("positive", "neutral", "negative"):
+            assert float(row[name] or "nan") == pytest.approx(float(expected[name] or "nan"), abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(place, alone):
+    place.run("multi_cpu", "train")
+    place.run("multi_cpu", "evaluate")
+    assert_same_results(place, alone)
+
+
+@pytest.mark.slow
+def test_modality_dropout_and_clips_without_sound_train_on_two_processes(place):
+    augmentation = place.config.recipe.training.augmentation.model_dump()
+    place.set(augmentation={**augmentation, "drop_video": 0.5, "drop_audio": 0.499})
+    place.run("multi_cpu", "train")
+    assert all(value.isfinite().all() for value in place.weights.values())
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes_when_told_so(place, alone):
+    process = place.start(sys.executable, "-m", "stages.train")
+    place.wait_for_checkpoint()
+    process.terminate()
+    assert process.wait(timeout=60) == EXIT_STOPPED
+    refused = place.launch("multi_cpu", "train").communicate(timeout=60)[0]
+    assert "number of processes: 1 -> 2" in refused
+    options = (*ACCELERATE, "--config_file", str(LAUNCH_FILES / "multi_cpu.yaml"), "-m", "stages.train")
+    said, (code,) = finish([place.start(*options, "--resume", "changed")])
+    assert code == 0, said
+    assert place.losses == pytest.approx(alone.losses, abs=1e-5)
+
+
+@pytest.fixture
+def nodes():
+    """Two network namespaces that reach each other; gives, for each, the command that runs something in it."""
+    names = {node: f"ge-{os.getpid()}-{node}" for node in ADDRESSES}
+
+    def ip(*arguments):
+        return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
+
+    if not shutil.which("ip"):
+        pytest.skip("needs the ip command (Debian: iproute2)")
+    try:
+        for name in names.values():
+            ip("netns", "add", name)
+        ip("link", "add", "ge0", "netns", names["a"], "type", "veth", "peer", "name", "ge0", "netns", names["b"])
+        for node, name in names.items():
+            ip("-n", name, "addr", "add", f"{ADDRESSES[node]}/24", "dev", "ge0")
+            for device in ("ge0", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield {node: ("ip", "netns", "exec", name) for node, name in names.items()}
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"network namespaces are not permitted here: {error.stderr.strip()}")
+    finally:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def on_both(place, nodes, stage):
+    """The launchers of both machines, as a user starts them; without a GPU, so the CPU is asked for."""
+    return [
+        place.launch(
+            "multi_node",
+            stage,
+            *("--num_processes", "2", "--machine_rank", str(rank), "--main_process_ip", ADDRESSES["a"]),
+            prefix=nodes[node],
+            ACCELERATE_USE_CPU="true",
+            GLOO_SOCKET_IFNAME="ge0",
+        )
+        for rank, node in enumerate(nodes)
+    ]
+
+
+def finish(processes, timeout_s=120):
+    said = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    return said, [process.returncode for process in processes]
+
+
+@pytest.mark.slow
+def test_two_machines_give_what_one_process_gives(place, alone, nodes):
+    for stage in ("train", "evaluate"):
+        said, codes = finish(on_both(place, nodes, stage))
+        assert codes == [0, 0], said
+    assert_same_results(place, alone)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_both_machines_with_a_message_and_the_same_commands_go_on(place, nodes):
+    place.set(epochs=60, checkpoint_steps=2)
+    launchers = on_both(place, nodes, "train")
+    place.wait_for_checkpoint(after=6)
+    (victim,) = [
+        child
+        for child in psutil.Process(launchers[1].pid).children(recursive=True)
+        if "stages.train" in child.cmdline() and child.ppid() == launchers[1].pid
+    ]
+    victim.kill()
+    killed = time.monotonic()
+    said, codes = finish(launchers, timeout_s=TIMEOUT_S + 30)
+    assert 0 not in codes
+    assert time.monotonic() - killed < TIMEOUT_S + 30
+    assert "another process of this run ended" in said[0]
+    assert "SIGKILL" in said[1] or "Signal 9" in said[1]
+    said, codes = finish(on_both(place, nodes, "train"))
+    assert codes == [0, 0], said
+    assert "going on after step" in said[0]
+
+
+def assert_ended(processes):
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cpu", "multi_cpu"])
+def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
+    place.set(epochs=1000, checkpoint_steps=10**6)
+    process = place.launch(how, "train")
+    place.wait_for_checkpoint()
+    children = psutil.Process(process.pid).children(recursive=True)
+    before = latest_step(place.folder / "checkpoints/demo")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    assert_ended(children)
+    assert latest_step(place.folder / "checkpoints/demo") > before
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_stopped_at_once_takes_its_process_with_it(place):
+    place.set(epochs=1000)
+    process = place.launch("cpu", "train")
+    while not (children := psutil.Process(process.pid).children()):
+        time.sleep(0.01)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=10)
+    assert_ended(children)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_process_with_its_own_code(place):
+    place.set(epochs=1000, checkpoint_steps=10**6)
+    process = place.start(sys.executable, "-m", "stages.train")
+    place.wait_for_checkpoint()
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_fewer_processes_than_asked_for_is_an_error(place):
+    process = place.start(*ACCELERATE, "--cpu", "--num_processes", "2", "-m", "stages.train")
+    said, _ = process.communicate(timeout=60)
+    assert f"exit status {EXIT_USER_ERROR}" in said
+    assert "accelerate launch was asked for 2 processes and 1 run" in said
+
+
+SILENT_SECOND = """
+import time
+from pipeline.common.config import load_config
+from pipeline.training.distributed import names_a_lost_process, start_accelerator
+from pipeline.common.errors import exits_with_one_sentence
+
+@exits_with_one_sentence
+def main():
+    config = load_config()
+    accelerator = start_accelerator(config)
+    time.sleep(1000 * accelerator.process_index)
+    with names_a_lost_process(config.execution.process_timeout_s):
+        accelerator.wait_for_everyone()
+
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_silent_is_not_waited_for_longer_than_the_settings_say(place):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "ACCELERATE_USE_CPU": "true"}
+    first, _ = (
+        place.start(sys.executable, "-c", SILENT_SECOND, RANK=rank, LOCAL_RANK=rank, **together) for rank in "01"
+    )
+    said, _ = first.communicate(timeout=TIMEOUT_S + 60)
+    assert first.returncode == EXIT_USER_ERROR, said
+    assert f"another process of this run ended, or was silent for {TIMEOUT_S:.0f} s" in said
+
+
+SRUN = """#!/usr/bin/env bash
+# Stands for Slurm's: runs its command once a task, and ends with the highest of their codes.
+shift
+for task in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
+highest=0
+for task in "${tasks[@]}"; do code=0; wait "$task" || code=$?; [ "$code" -gt "$highest" ] && highest=$code; done
+exit "$highest"
+"""
+SCONTROL = """#!/usr/bin/env bash
+if [ "$1" = requeue ]; then echo "requeued $2"; else echo 127.0.0.1; fi
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_trains_on_all_tasks_and_requeues_a_stopped_job(place):
+    programs = place.folder / "bin"
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    place.set(epochs=1000, checkpoint_steps=10**6)
+    job = place.start("bash", str(LAUNCH_FILES / "slurm.sbatch"), PATH=path, **slurm)
+    place.wait_for_checkpoint()
+    for child in psutil.Process(job.pid).children(recursive=True):
+        if "stages.train" in child.cmdline():
+            child.terminate()
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == EXIT_STOPPED, said
+    assert "requeued 7" in said
+
+
+def test_batch_norm_is_shared_or_refused():
+    def build():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4)))
+
+    share_batch_norm(alone := build(), torch.device("cpu"), 1)
+    assert isinstance(alone[1][0], nn.BatchNorm2d)
+    with pytest.raises(UserError, match="whose statistics 2 CPU processes cannot share"):
+        share_batch_norm(build(), torch.device("cpu"), 2)
+    share_batch_norm(shared := build(), torch.device("cuda"), 2)
+    assert isinstance(shared[1][0], nn.SyncBatchNorm)
+    share_batch_norm(nn.Sequential(nn.GroupNorm(2, 4)), torch.device("cpu"), 2)
+    share_batch_norm(build().requires_grad_(False), torch.device("cpu"), 2)  # frozen: it has no statistics to share
+
+
+def with_settings(config, execution=None, **training):
+    recipe = config.recipe.model_copy(update={"training": config.recipe.training.model_copy(update=training)})
+    return config.model_copy(
+        update={"recipe": recipe, "execution": config.execution.model_copy(update=execution or {})}
+    )
+
+
+def test_fp16_is_refused_on_a_cpu(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(UserError, match=r"training\.mixed_precision is fp16, which a CPU does not train in"):
+        start_accelerator(with_settings(config, mixed_precision="fp16"))
+
+
+def test_scoring_needs_neither_fp16_nor_a_tracker(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    settings = with_settings(config, {"trackers": ["mlflow"]}, mixed_precision="fp16")
+    assert start_accelerator(settings, trains=False).mixed_precision == "no"
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="mlflow is installed")
+def test_a_tracker_that_is_not_installed_is_an_error(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(
+        UserError, match=r"execution\.trackers names mlflow, which is not installed; pip install mlflow"
+    ):
+        start_accelerator(with_settings(config, {"trackers": ["tensorboard", "mlflow"]}))
