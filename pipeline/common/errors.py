@@ -1,4 +1,4 @@
-"""The one exception that is a user's to fix, and how a stage ends on it."""
+"""Errors that a user can correct, and how a command ends: with one sentence and a documented exit code."""
 
 import functools
 import os
@@ -6,22 +6,22 @@ import sys
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130  # what shells give for Ctrl-C
+EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
 class UserError(Exception):
-    """Something the user can mend. The message names the thing, what was found, what was expected and what to do."""
+    """Something that the user can correct. The message names the thing, its value, the expected one and what to do."""
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The work was told to stop by SIGTERM and has saved where it is; the message says where."""
+class Stopped(Exception):  # noqa: N818 - it is not an error
+    """SIGTERM stopped the work, which has been saved; the message says where."""
 
 
 def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
-    """Turn a `UserError` raised by `main` into one line on stderr, no traceback, and exit code 2.
+    """Wrap a command so that an expected end prints one line to stderr, without a traceback, and sets the exit code.
 
-    So with what the system says of a file or folder; `Stopped` and Ctrl-C end in a line and a code of their own.
+    `UserError`, and an operating-system error about a file or folder, exit with 2; `Stopped` with 75; Ctrl-C with 130.
     """
 
     @functools.wraps(main)
@@ -34,13 +34,13 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
         except OSError as error:  # a path that the user gave, its permissions, its disk
             if error.filename is None:
                 raise
-            print(f"error: {error.filename}: {error.strerror}; name one that can be used here", file=sys.stderr)
+            print(f"error: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except Stopped as stop:
-            print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr, flush=True)
-            os._exit(EXIT_STOPPED)  # at once: a thread may still wait for a server, and time is short
+            print(f"stopped: {stop}; run the same command again to continue", file=sys.stderr, flush=True)
+            os._exit(EXIT_STOPPED)  # at once: a thread may still wait for a server, and little time is left
         except KeyboardInterrupt:
-            print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+            print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
 
     return wrapped

@@ -1,4 +1,4 @@
-"""What this machine offers: processor cores, ffmpeg, folders to oneself, the process that started this one."""
+"""What this machine offers: processor cores, ffmpeg, exclusive use of a folder, the process that started this one."""
 
 import contextlib
 import ctypes
@@ -30,14 +30,18 @@ def ffmpeg_path() -> str:
 
 @functools.cache
 def ffmpeg_version() -> str:
-    """What that program says of itself, in its first line."""
+    """The first line of what that program prints about its version."""
     done = subprocess.run([ffmpeg_path(), "-version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, work: str) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when this process ends, however it ends."""
+def exclusive_use(folder: Path, work: str) -> Iterator[None]:
+    """Lock a folder while some work, named by `work` in the message, writes to it.
+
+    Raises `UserError` if another process holds the lock. The operating system releases it when this process ends,
+    however it ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -51,7 +55,7 @@ def alone_in(folder: Path, work: str) -> Iterator[None]:
 
 
 def launch_command() -> list[str] | None:
-    """What follows `accelerate launch` on its command line, when that is what started this process; Linux only."""
+    """The words after `accelerate launch`, if that started this process, otherwise None. Linux only."""
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
@@ -65,6 +69,6 @@ def launch_command() -> list[str] | None:
 
 
 def end_with_launcher() -> None:
-    """Have SIGTERM sent to this process when `accelerate launch` ends, which for one process does not pass it on."""
+    """Receive SIGTERM when `accelerate launch` ends: with a single process, the launcher does not pass it on."""
     if launch_command() is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Measures over predictions: small, exact, checked against scikit-learn in the tests.
+"""Measures of predictions. The tests compare them with scikit-learn.
 
-Classes are indices in `CLASSES`. A clip that was not scored (quarantined) has the prediction `NOT_SCORED`, which equals
-no class, so it counts as wrong wherever clips are counted (P14).
+Classes are indices. A clip that was not scored (quarantined) has the prediction `NOT_SCORED`, which equals no class, so
+it counts as wrong wherever clips are counted (P14).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,18 +17,18 @@ BOOTSTRAP_DRAWS = 2000
 
 
 def accuracy(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
-    """Share of the clips whose prediction is their label."""
+    """Share of the clips whose prediction equals their label."""
     return float(np.mean(labels == predictions))
 
 
 def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval of an accuracy of correct / total."""
+    """Wilson's 95% interval (low, high) of an accuracy of correct / total, which takes clips as independent."""
     interval = binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Clips by (label, prediction): (classes, classes). Clips that were not scored are in no column."""
+    """Scored clips by label (row) and prediction (column): (classes, classes)."""
     matrix = np.zeros((classes, classes), np.int64)
     scored = predictions != NOT_SCORED
     np.add.at(matrix, (labels[scored], predictions[scored]), 1)
@@ -41,24 +41,24 @@ def per_class(
     """Precision, recall and F1 of each class; 0 where a class has no clip or no prediction."""
     matrix = confusion_matrix(labels, predictions, classes)
     hits = np.diag(matrix).astype(float)
-    of_label, of_prediction = np.bincount(labels, minlength=classes), matrix.sum(axis=0)
+    labelled, predicted = np.bincount(labels, minlength=classes), matrix.sum(axis=0)
     return {
-        "precision": _ratio(hits, of_prediction),
-        "recall": _ratio(hits, of_label),
-        "f1": _ratio(2 * hits, of_label + of_prediction),
+        "precision": _ratio(hits, predicted),
+        "recall": _ratio(hits, labelled),
+        "f1": _ratio(2 * hits, labelled + predicted),
     }
 
 
 def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Mean negative log-probability, in nats, of the label, over the clips that were scored."""
+    """Mean negative log-probability of the label, in nats. Every clip must have been scored."""
     chosen = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(chosen, np.finfo(np.float64).tiny, None)).mean())
 
 
 def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The scored clips by the probability of their prediction, in bins of equal width: confidence, accuracy, clips.
+    """Mean confidence, accuracy and number of clips in bins of equal width of the predicted class's probability.
 
-    Confidence and accuracy are means over the clips of a bin; bins without clips are left out.
+    Every clip must have been scored. Bins without clips are left out.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
@@ -74,7 +74,10 @@ def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -
 
 
 def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Expected calibration error: the mean over the scored clips of |accuracy - confidence| of their bin."""
+    """Expected calibration error: the mean over clips of |accuracy - confidence| of their bin.
+
+    Every clip must have been scored.
+    """
     bins = reliability(labels, probabilities)
     return float(np.average(np.abs(bins["accuracy"] - bins["confidence"]), weights=bins["clips"]))
 
@@ -82,23 +85,26 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
 def bootstrap_intervals(
     measure: Callable[[NDArray[np.int64]], dict[str, float]], sources: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """95% percentile intervals of what `measure` gives for the indices of clips.
+    """95% percentile intervals (low, high) of the values that `measure` returns for an array of clip indices.
 
-    Whole sources are drawn with replacement, since clips that were cut from one video are not independent; from the
-    same seed, so that a result is the same each time. NaN for a set of a single source.
+    Whole sources are drawn with replacement, because clips cut from one video are not independent. The draws have a
+    fixed seed, so a result is the same each time. The bounds are NaN for a set with a single source.
     """
-    names, source_of = np.unique(np.asarray(sources), return_inverse=True)
-    clips_of = [np.flatnonzero(source_of == source) for source in range(len(names))]
+    names, source_numbers = np.unique(np.asarray(sources), return_inverse=True)
+    clips_by_source = [np.flatnonzero(source_numbers == source) for source in range(len(names))]
     rng = np.random.default_rng(0)
     draws = [
-        measure(np.concatenate([clips_of[source] for source in rng.integers(len(names), size=len(names))]))
+        measure(np.concatenate([clips_by_source[source] for source in rng.integers(len(names), size=len(names))]))
         for _ in range(BOOTSTRAP_DRAWS if len(names) > 1 else 0)
     ]
     return {key: _interval(np.array([draw[key] for draw in draws])) for key in measure(np.arange(len(sources)))}
 
 
 def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:
-    """p of McNemar's exact test that two runs, each right or wrong on the same clips, are equally accurate."""
+    """p-value of McNemar's exact test that two runs are equally accurate on the same clips.
+
+    Each argument says which clips that run classified correctly: (clips,).
+    """
     only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
     if only_first + only_second == 0:
         return 1.0
@@ -106,7 +112,7 @@ def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> 
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle 95% of the values that are defined; NaN without any."""
+    """Bounds of the middle 95% of the values that are not NaN; NaN if all are."""
     defined = values[~np.isnan(values)]
     if len(defined) == 0:
         return np.nan, np.nan

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line now and then in a log (P18)."""
+"""Progress of long work: a bar in a terminal, a line every few seconds in a log (P18)."""
 
 import sys
 import time
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Counts `total` units of work, of which an earlier run finished `initial`; use as a context manager.
+    """Counts `total` units of work, of which `initial` were finished earlier. It is a context manager.
 
-    One that is not `shown` says nothing: of many processes, one reports.
+    With `shown` false it prints nothing: of many processes, one reports.
     """
 
     def __init__(self, description: str, total: int, unit: str, initial: int = 0, shown: bool = True) -> None:
@@ -35,29 +35,29 @@ class Progress:
             self._log()
 
     def advance(self, count: int = 1, note: Callable[[], str] | None = None) -> None:
-        """Record `count` more finished units; `note` (a loss, say) is asked for when it is shown, beside the rate."""
+        """Record `count` more finished units. `note` returns a text to show beside the rate; it is called only then."""
         self._done += count
         self._bar.update(count)
         interval_s = BAR_INTERVAL_S if self._interactive else LOG_INTERVAL_S
         if not self._shown or time.monotonic() - self._last_note < interval_s:
             return
         self._last_note = time.monotonic()
-        said = note() if note else ""
+        text = note() if note else ""
         if self._interactive:
-            self._bar.set_postfix_str(said)
+            self._bar.set_postfix_str(text)
         else:
-            self._log(said)
+            self._log(text)
 
     def _log(self, note: str = "") -> None:
         seconds = time.monotonic() - self._start
         rate = (self._done - self._initial) / max(seconds, 1e-9)
-        left = (self._total - self._done) / rate if rate else float("inf")
-        line = f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
+        remaining_s = (self._total - self._done) / rate if rate else float("inf")
+        line = f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {remaining_s:.0f} s left"
         print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], description: str, total: int, unit: str) -> Iterator[T]:
-    """Yield from `items` and show the progress."""
+    """Yield from `items` and show the progress through them."""
     with Progress(description, total, unit) as progress:
         for item in items:
             yield item

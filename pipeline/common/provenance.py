@@ -1,43 +1,93 @@
-"""Where a result comes from: code, libraries, device (P14)."""
+"""Where a result comes from: code, libraries, machine (P14)."""
 
+import ast
 import hashlib
 import platform
 import shutil
 import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 LIBRARIES = ("torch", "accelerate", "webdataset", "librosa", "av", "imageio-ffmpeg", "opencv-python-headless", "numpy")
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions and machine; `code_version` is the commit (`code_version`)."""
+
+    code_version: str
+    python: str
+    libraries: dict[str, str]
+    machine: str
+
+
+def environment() -> Environment:
+    """The versions and the machine of this process."""
+    return Environment(
+        code_version=code_version(),
+        python=platform.python_version(),
+        libraries={name: version(name) for name in LIBRARIES},
+        machine=f"{platform.system()} {platform.machine()}",
+    )
 
 
 def code_version() -> str:
-    """The commit, with `-dirty` where the library or a stage differs from it; `unknown` outside a repository."""
-    folder = Path(__file__).parents[2]
+    """The commit, with `-dirty` if the library or a stage differs from it; `unknown` outside a repository."""
     if not (git := shutil.which("git")):
         return "unknown"
-    head = subprocess.run([git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=folder)
+    head = subprocess.run([git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=PROJECT)
     # Not the whole tree: DVC itself rewrites params.yaml and dvc.lock, and the settings are recorded anyway.
     status = [git, "status", "--porcelain", "--", "pipeline", "stages"]
-    changes = subprocess.run(status, capture_output=True, text=True, cwd=folder)
+    changes = subprocess.run(status, capture_output=True, text=True, cwd=PROJECT)
     if head.returncode != 0:
         return "unknown"
     return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
 
 
-def source_digest() -> str:
-    """SHA-256 of the library's own source files: tells one code from another also where there is no repository."""
+def code_digest(modules: Collection[str], zones: Collection[str] | None = None) -> str:
+    """SHA-256 of what modules of this project do, and of all its modules that they import, directly or not.
+
+    Only the syntax trees count: comments, docstrings and layout may change. With `zones`, modules of other zones
+    (`pipeline.<zone>`) are left out, and what these import.
+    """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name, tree in sorted(imported_modules(modules, zones).items()):
+        digest.update(name.encode() + b"\0" + _without_docstrings(tree).encode())
     return digest.hexdigest()
 
 
-def environment() -> dict[str, Any]:
-    """Versions and the machine."""
-    return {
-        "code_version": code_version(),
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
+def imported_modules(modules: Collection[str], zones: Collection[str] | None = None) -> dict[str, ast.Module]:
+    """The syntax trees, by dotted name, of modules and of all that they import, as in `code_digest`."""
+    trees: dict[str, ast.Module] = {}
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
+        path = PROJECT / f"{name.replace('.', '/')}.py"
+        if name in trees or not path.exists() or (zones is not None and name.rpartition(".")[0] not in zones):
+            continue
+        trees[name] = ast.parse(path.read_bytes())
+        pending += project_imports(trees[name])
+    return trees
+
+
+def project_imports(tree: ast.Module) -> set[str]:
+    """Dotted names of what may be modules of this project and is imported anywhere, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.startswith(("pipeline.", "stages."))}
+
+
+def _without_docstrings(tree: ast.Module) -> str:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                del node.body[0]
+    return ast.dump(tree)

@@ -1,8 +1,9 @@
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
-from pipeline.common.config import load_config, load_recipe, parse_config
+from pipeline.common.config import load_config, parse_config, with_changes
 from pipeline.common.errors import UserError
+from pipeline.common.recipe import load_recipe
 
 
 def refused(values) -> str:
@@ -21,7 +22,7 @@ def test_a_missing_key_is_named(values):
     assert "recipe.features.frames is missing" in refused(values)
 
 
-def test_a_learning_rate_given_as_text_is_refused_with_the_way_to_write_it(values):
+def test_a_number_that_yaml_reads_as_text_is_refused_with_the_way_to_write_it(values):
     values["recipe"]["training"]["learning_rate"] = "1e-3"
     sentence = refused(values)
     assert "recipe.training.learning_rate is the text '1e-3'" in sentence
@@ -38,25 +39,25 @@ def test_heads_that_do_not_divide_the_width_are_refused(values):
     assert "heads (5) must divide width" in refused(values)
 
 
-def test_patience_without_epochs_that_are_scored_is_refused(values):
+def test_patience_without_scored_epochs_is_refused(values):
     values["recipe"]["training"] |= {"select_on": "none", "patience": 3}
     assert "patience (3) needs epochs that are scored" in refused(values)
 
 
-def test_a_pinned_file_that_is_not_read_is_refused(values):
+def test_a_sha256_without_a_file_is_refused(values):
     values["recipe"]["model"]["video"]["sha256"] = "0" * 64
-    assert "weights is none, so there is no file" in refused(values)
+    assert "weights is none, so no file can have this sha256" in refused(values)
 
 
-def test_frozen_networks_that_start_from_nothing_are_refused(values):
+def test_frozen_networks_with_random_weights_are_refused(values):
     values["recipe"]["model"] |= {"freeze_backbones": True}
     assert "random networks would never learn" in refused(values)
     values["recipe"]["model"]["audio"]["weights"] = "w.pth"
-    values["recipe"]["model"]["fusion"] = "audio"  # what is not used may be random
+    values["recipe"]["model"]["fusion"] = "audio"  # the network that is not used may have random weights
     parse_config(values, "params.yaml")
 
 
-def test_a_recipe_that_is_not_there_is_refused_with_those_that_are():
+def test_an_unknown_recipe_is_refused_with_the_names_of_the_known_ones():
     with pytest.raises(UserError, match="there is no recipe papr; expected one of demo, paper, small, strong"):
         load_recipe("papr", REPOSITORY / "configs/recipe")
 
@@ -73,7 +74,7 @@ def test_numbers_are_finite(values, number):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="run from the repository's root"):
+    with pytest.raises(UserError, match=r"settings file .* is missing; run from the root of the repository"):
         load_config(tmp_path / "params.yaml")
 
 
@@ -86,3 +87,20 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
 def test_the_longest_clip_fills_the_padded_log_mel(features):
     longest = round(features.max_duration_s * features.sample_rate_hz)
     assert features.max_mel_frames == 1 + longest // features.hop_length
+
+
+def test_single_settings_can_be_changed(values):
+    changed = with_changes(values, {"recipe.training.epochs": 3, "seed": 7})
+    assert (changed["recipe"]["training"]["epochs"], changed["seed"]) == (3, 7)
+    assert values["recipe"]["training"]["epochs"] == 20, "the original stays as it was"
+    config = load_config(REPOSITORY / "params.yaml", {"recipe.training.epochs": 3})
+    assert config.recipe.training.epochs == 3
+
+
+def test_a_changed_setting_is_checked_like_any_other():
+    with pytest.raises(UserError, match=r"params.yaml with recipe.training.epochs set: recipe.training.epochs is 0"):
+        load_config(REPOSITORY / "params.yaml", {"recipe.training.epochs": 0})
+    with pytest.raises(UserError, match=r"unknown key recipe\.trainin\b"):
+        load_config(REPOSITORY / "params.yaml", {"recipe.trainin.epochs": 3})
+    with pytest.raises(UserError, match=r"seed\.x is not a setting, because seed is a value"):
+        load_config(REPOSITORY / "params.yaml", {"seed.x": 3})

@@ -75,17 +75,17 @@ def test_the_calibration_error_is_the_mean_distance_from_the_diagonal():
     assert calibration_error(np.array([0, 1, 2]), certain) == 0
 
 
-def test_the_interval_over_sources_is_that_of_the_mean_of_their_means(rng):
-    """Twenty clips a source, all alike: only the sources count, and for many of them the mean is normal."""
-    of_source = rng.normal(0, 1, 200)
-    values, sources = np.repeat(of_source, 20), np.repeat(np.arange(200).astype(str), 20)
+def test_the_interval_over_sources_is_that_of_the_mean_of_the_source_means(rng):
+    """Twenty equal clips per source: only the sources count, and the mean of many sources is normally distributed."""
+    source_means = rng.normal(0, 1, 200)
+    values, sources = np.repeat(source_means, 20), np.repeat(np.arange(200).astype(str), 20)
     intervals = bootstrap_intervals(lambda clips: {"mean": values[clips].mean()}, sources)
-    half = norm.ppf(0.975) * of_source.std() / 200**0.5
+    half = norm.ppf(0.975) * source_means.std() / 200**0.5
     assert intervals["mean"] == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
     assert bootstrap_intervals(lambda clips: {"mean": values[clips].mean()}, sources) == intervals
 
 
-def test_one_source_has_no_interval_and_what_is_not_defined_is_left_out():
+def test_one_source_has_no_interval_and_undefined_values_are_left_out():
     assert np.isnan(bootstrap_intervals(lambda clips: {"mean": 1.0}, ["a", "a"])["mean"]).all()
     values = np.array([1.0, 2.0, np.nan, np.nan])
     low, high = bootstrap_intervals(lambda clips: {"mean": values[clips].mean()}, ["a", "a", "b", "b"])["mean"]

@@ -17,13 +17,13 @@ def clock(monkeypatch):
 
 
 def work(clock, progress, seconds):
-    """Finishes a unit a second."""
+    """Finishes one unit per second."""
     for _ in range(seconds):
         clock.now_s += 1
         progress.advance(note=lambda: "loss 0.5")
 
 
-def test_a_log_gets_a_line_now_and_then_with_the_rate_of_this_run_and_an_estimate(clock, capsys):
+def test_a_log_gets_a_line_every_few_seconds_with_the_rate_and_an_estimate(clock, capsys):
     with Progress("extract", 100, "clips", initial=40) as progress:
         work(clock, progress, 35)
     assert capsys.readouterr().err.splitlines() == [
@@ -33,7 +33,7 @@ def test_a_log_gets_a_line_now_and_then_with_the_rate_of_this_run_and_an_estimat
     ]
 
 
-def test_of_many_processes_one_reports(clock, capsys):
+def test_a_process_that_is_not_shown_prints_nothing(clock, capsys):
     with Progress("train", 40, "steps", shown=False) as progress:
         work(clock, progress, 40)
     assert capsys.readouterr().err == ""
@@ -50,6 +50,6 @@ def test_a_terminal_gets_a_bar_with_a_rate(clock, monkeypatch):
     assert "steps/s, loss 0.5]" in shown
 
 
-def test_what_is_tracked_is_counted(clock, capsys):
+def test_tracked_items_are_counted(clock, capsys):
     assert list(track("abc", "draw", 3, "clips")) == ["a", "b", "c"]
     assert capsys.readouterr().err.startswith("draw: 3/3 clips")

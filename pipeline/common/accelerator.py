@@ -1,0 +1,117 @@
+"""The device and the processes that the launcher was asked for, joined by Accelerate."""
+
+import os
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs, str_to_bool
+
+from pipeline.common.config import Config
+from pipeline.common.errors import UserError
+from pipeline.common.machine import launch_command
+
+TRACKER_LOGS = Path("logs")
+
+
+def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
+    """Join the processes of this launch on the device that the launcher was asked for (P11).
+
+    With `trains` false, for scoring, no tracker is needed, and fp16 becomes full precision where it is not available.
+    Raises `UserError` if fewer processes run than were asked for, if they did not find each other, and for a device, a
+    precision or a tracker that is not available.
+    """
+    launch = launch_arguments()
+    use_cpu = _uses_cpu(launch)
+    trackers = _installed_trackers(config) if trains else []
+    timeout_s = config.execution.process_timeout_s
+    try:
+        accelerator = Accelerator(
+            cpu=use_cpu,
+            mixed_precision=_precision(config.recipe.training.mixed_precision, use_cpu, trains),
+            log_with=trackers or None,
+            project_dir=TRACKER_LOGS,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
+        )
+    except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the processes did not find each other within {timeout_s:.0f} s ({reason})") from None
+    _check_number_of_processes(accelerator.num_processes, launch)
+    return accelerator
+
+
+def _uses_cpu(launch: Namespace | None) -> bool:
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU")
+    use_cpu = bool(str_to_bool(asked_for_cpu or "false")) or bool(launch and launch.use_cpu)
+    if (asked_for_cpu or launch) and not use_cpu and not torch.cuda.is_available():
+        raise UserError("the launch settings ask for a GPU and this machine has none; use launch: cpu")
+    return use_cpu
+
+
+def _precision(wanted: str, use_cpu: bool, trains: bool) -> str:
+    if wanted == "fp16" and (use_cpu or not torch.cuda.is_available()):
+        if trains:
+            raise UserError("training.mixed_precision is fp16, which a CPU cannot train in; use bf16 or no")
+        return "no"
+    return wanted
+
+
+def _installed_trackers(config: Config) -> list[str]:
+    installed = {str(name) for name in get_available_trackers()}
+    if absent := [name for name in config.execution.trackers if name not in installed]:
+        raise UserError(f"execution.trackers names {absent[0]}, which is not installed; pip install {absent[0]}")
+    return list(config.execution.trackers)
+
+
+def _check_number_of_processes(running: int, launch: Namespace | None) -> None:
+    if launch and running < launch.num_processes:
+        raise UserError(
+            f"accelerate launch was asked for {launch.num_processes} processes and {running} run; "
+            "several processes need distributed_type: MULTI_GPU (--multi_gpu), on CPUs too: see configs/accelerate/"
+        )
+    if running != (launched := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise UserError(
+            f"{launched} processes were launched but this one runs in a group of {running}; "
+            "use a file of configs/accelerate/, and set ACCELERATE_USE_CPU=true for several processes without a GPU"
+        )
+
+
+def launch_arguments() -> Namespace | None:
+    """What `accelerate launch` was asked for (`num_processes`, `use_cpu`); None if it did not start this process.
+
+    Only its command line tells: asked for several processes on a CPU, it starts one and says nothing.
+    """
+    if (command := launch_command()) is None:
+        return None
+    given = vars(launch_command_parser().parse_known_args(command)[0])
+    settings: dict[str, Any] = {}
+    if given["config_file"] or (Path(default_config_file).is_file() and not given["cpu"]):
+        settings = vars(load_config_from_file(given["config_file"]))
+    return Namespace(
+        num_processes=given["num_processes"] or settings.get("num_processes") or 1,
+        use_cpu=given["cpu"] or settings.get("use_cpu", False),
+    )
+
+
+@contextmanager
+def names_a_lost_process(timeout_s: float) -> Iterator[None]:
+    """Turn what a collective operation raises when another process died or hangs into one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if torch.distributed.is_initialized() and any(word in str(error) for word in ("gloo", "Gloo", "NCCL")):
+            raise UserError(
+                f"another process of this launch ended, or was silent for {timeout_s:.0f} s ({reason}); "
+                "its own output tells why. Run the same command again to continue from the last checkpoint"
+            ) from None
+        raise

@@ -1,0 +1,66 @@
+"""One way to read a command line: help with an example, settings from a file, single settings changed.
+
+It imports nothing heavy, so that `--help` answers at once; a stage imports what it needs after its words are parsed.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.common.config import Config
+
+EXIT_CODES = """exit codes:
+  0    done
+  2    something must be corrected; the line that begins with "error:" says what
+  130  interrupted by Ctrl-C; finished work is kept"""
+
+
+def stage_parser(file: str, description: str | None, settings: bool = False) -> argparse.ArgumentParser:
+    """The parser of a stage, whose help is the docstring of its module, with exit codes.
+
+    With `settings`, the stage takes `--params` and `--set` (`settings_of`). A docstring that has a section
+    "exit codes:" of its own replaces the usual one.
+    """
+    text = (description or "").strip()
+    epilog = None if "exit codes:" in text else EXIT_CODES
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{Path(file).stem}",
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an abbreviation could mean something else once there is another option
+    )
+    if settings:
+        parser.add_argument(
+            "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="settings (params.yaml)"
+        )
+        parser.add_argument(
+            "--set",
+            dest="changes",
+            action="append",
+            default=[],
+            type=_assignment,
+            metavar="KEY=VALUE",
+            help="change one setting, such as recipe.training.epochs=3; may be repeated",
+        )
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> "Config":
+    """The settings that a stage was given; raises `UserError` for the first one that is wrong."""
+    from pipeline.common.config import load_config
+
+    return load_config(arguments.params, dict(arguments.changes))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{text!r}: the value is not valid YAML") from None

@@ -1,0 +1,218 @@
+"""The settings of a recipe: what is taken from a clip, what the model is made of, how it is trained."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, model_validator
+
+from pipeline.common.errors import UserError
+from pipeline.common.schema import Count, Fraction, Name, Positive, Settings, parse_settings
+
+Number = TypeVar("Number", bound=Any)
+
+
+class Features(Settings):
+    """What is taken from a clip (P1). Part of every shard's fingerprint."""
+
+    frames: Count = Field(description="frames per clip, at evenly spaced times")
+    frame_size_px: Annotated[int, Field(ge=16, multiple_of=2)] = Field(description="frames are squares of this side")
+    framing: Literal["full_frame", "center_crop"] = Field(
+        description="full_frame: the whole picture, scaled to the square; center_crop: its largest central square"
+    )
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    front_end: Literal["librosa", "kaldi"] = Field(
+        description="librosa: Slaney mels in dB; kaldi: the filter banks that AudioSet-pretrained transformers expect"
+    )
+    sample_rate_hz: Count
+    fft_size: Count = Field(description="samples; kaldi uses the next power of two of window_length instead")
+    window_length: Count = Field(description="samples")
+    hop_length: Count = Field(description="samples")
+    mel_bins: Count
+    max_duration_s: Positive = Field(description="longer clips are quarantined; shorter log-mels are padded to it")
+    require_video: bool = Field(description="false: a file with sound and without a video stream is a clip too")
+
+    @model_validator(mode="after")
+    def _window_fits_the_fft(self) -> "Features":
+        if self.window_length > self.fft_size:
+            raise ValueError(f"window_length ({self.window_length}) must not exceed fft_size ({self.fft_size})")
+        return self
+
+    def mel_frames(self, samples: int) -> int:
+        """Length, in hops, of the log-mel of a waveform: librosa centres its windows, kaldi keeps them inside."""
+        if self.front_end == "librosa":
+            return 1 + samples // self.hop_length
+        return max(0, 1 + (samples - self.window_length) // self.hop_length)
+
+    def hop_time_s(self, hop: Number) -> Number:
+        """Time of the middle of a hop's window, in seconds from the clip's start; `hop` is a number or an array."""
+        offset = 0.0 if self.front_end == "librosa" else self.window_length / 2
+        return (hop * self.hop_length + offset) / self.sample_rate_hz
+
+    @property
+    def max_mel_frames(self) -> int:
+        """Length, in hops, to which a batch pads every log-mel: that of a clip of `max_duration_s`."""
+        return self.mel_frames(round(self.max_duration_s * self.sample_rate_hz))
+
+
+class BackboneSettings(Settings):
+    """The network of one modality (`pipeline.models.backbone`) and its weights (`pipeline.models.weights`)."""
+
+    name: str = Field(description="small; a network of torchvision.models.video, for video; or a network of timm")
+    weights: str = Field(description="none: random; pretrained: the published ones; or the path of a local file")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        description="SHA-256 that the file must have; null: any"
+    )
+    min_matched: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest share of the network's tensors that the file must fill"
+    )
+    grid: Count = Field(
+        description="parts into which each side of a picture, or the mel axis, is cut, with one token for each part; "
+        "1: one token for each moment"
+    )
+
+    @model_validator(mode="after")
+    def _sha256_needs_a_file(self) -> "BackboneSettings":
+        if self.weights == "none" and self.sha256 is not None:
+            raise ValueError("weights is none, so no file can have this sha256; set sha256: null")
+        return self
+
+
+FusionKind = Literal["cross_attention", "self_attention", "concat", "late", "video", "audio"]
+
+
+class ModelSettings(Settings):
+    """The network (`pipeline.models.model`)."""
+
+    video: BackboneSettings
+    audio: BackboneSettings
+    freeze_backbones: bool = Field(description="true: backbones stay as they were loaded, the rest is trained")
+    gradient_checkpointing: bool = Field(
+        description="true: recompute the backbones' activations in the backward pass instead of storing them"
+    )
+    fusion: FusionKind = Field(
+        description="how the modalities meet (`pipeline.models.fusion`); video, audio: one modality alone"
+    )
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens in the fusion")
+    heads: Count
+    layers: Count = Field(description="attention blocks of the fusion, one after the other")
+    pooling: Literal["mean", "learned"] = Field(description="of a modality's tokens; learned: a weighted mean")
+    dropout: Fraction
+    stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
+
+    @property
+    def backbones(self) -> dict[str, BackboneSettings]:
+        """The backbones of the modalities that the fusion uses, by modality."""
+        both = {"video": self.video, "audio": self.audio}
+        return {self.fusion: both[self.fusion]} if self.fusion in both else both
+
+    @model_validator(mode="after")
+    def _frozen_backbones_have_weights(self) -> "ModelSettings":
+        if self.freeze_backbones and any(backbone.weights == "none" for backbone in self.backbones.values()):
+            raise ValueError("freeze_backbones is true and weights is none: random networks would never learn")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelSettings":
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class AugmentationSettings(Settings):
+    """Random changes to training batches (`pipeline.loading.augmentation`); each is drawn per clip."""
+
+    flip: bool = Field(description="mirror all frames of a clip with probability one half")
+    min_crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest side of the random crop, as a share of the frame's side"
+    )
+    color_jitter: Fraction = Field(description="brightness and contrast change by up to this share")
+    gain_db: Annotated[float, Field(ge=0)] = Field(description="loudness changes by up to this many dB")
+    roll_s: Annotated[float, Field(ge=0)] = Field(
+        description="the sound is shifted by up to this many seconds; what leaves at one end enters at the other"
+    )
+    mask_mel_bins: Annotated[int, Field(ge=0)] = Field(description="SpecAugment: widest frequency mask, in mel bins")
+    mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
+    drop_video: Fraction = Field(description="share of the clips that are trained on without their video")
+    drop_audio: Fraction = Field(description="share of the clips that are trained on without their sound")
+
+    @model_validator(mode="after")
+    def _no_clip_loses_both(self) -> "AugmentationSettings":
+        if self.drop_video + self.drop_audio > 1:
+            raise ValueError(f"drop_video ({self.drop_video}) and drop_audio ({self.drop_audio}) exceed 1 together")
+        return self
+
+
+class RateScales(Settings):
+    """Factors of the learning rate of each part of the network."""
+
+    backbones: Positive
+    fusion: Positive
+    head: Positive
+
+
+class TrainingSettings(Settings):
+    """The optimisation (`pipeline.training`)."""
+
+    epochs: Count
+    batch_size: Count = Field(description="clips per optimisation step, over all processes and micro-batches together")
+    micro_batches: Count = Field(
+        description="parts into which a process splits its clips of a step, one after the other, to save memory"
+    )
+    shuffle_shards: Count = Field(
+        description="number of successive shards whose clips are shuffled together; all shards are shuffled first"
+    )
+    learning_rate: Positive
+    rate_scales: RateScales
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="factor of the learning rate for each layer of a backbone further from its output"
+    )
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Fraction = Field(description="share of the steps in which the learning rate rises")
+    clip_norm: Positive = Field(description="largest norm of the gradient; longer gradients are scaled down to it")
+    label_smoothing: Fraction
+    ema_decay: Fraction = Field(
+        description="decay per step of the moving average of the weights, which is what is scored; 0: no average"
+    )
+    patience: Annotated[int, Field(ge=0)] = Field(
+        description="epochs without a better one after which the training ends; 0: it never ends early"
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(description="fp16 needs a GPU")
+    channels_last: bool = Field(description="convolutions use the channels-last memory layout")
+    compile: bool = Field(description="torch.compile: minutes at the start, faster steps on a GPU")
+    select_on: Literal["dev", "val", "none"] = Field(
+        description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself; "
+        "none: the last epoch is taken, and all of train is trained on"
+    )
+    dev_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the train sources held out as dev")
+    augmentation: AugmentationSettings
+
+    @model_validator(mode="after")
+    def _patience_needs_scored_epochs(self) -> "TrainingSettings":
+        if self.select_on == "none" and self.patience:
+            raise ValueError(
+                f"patience ({self.patience}) needs epochs that are scored; with select_on none, set it to 0"
+            )
+        return self
+
+
+class Recipe(Settings):
+    """What a model is made of and how it is trained."""
+
+    name: Name
+    features: Features
+    model: ModelSettings
+    training: TrainingSettings
+
+
+def load_recipe(name: str, folder: Path = Path("configs/recipe")) -> Recipe:
+    """Read one of the recipes in `folder`; raises `UserError` for a name that is not among them."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"there is no recipe {name}; expected one of {', '.join(recipe_names(folder))}")
+    return parse_settings(Recipe, yaml.safe_load(path.read_text()), str(path))
+
+
+def recipe_names(folder: Path = Path("configs/recipe")) -> list[str]:
+    """Names of the recipes in `folder`, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))

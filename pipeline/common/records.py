@@ -1,0 +1,74 @@
+"""Records: frozen dataclasses that a JSON or CSV file holds. These functions write and read all of them."""
+
+import csv
+import functools
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.common.files import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Kind = TypeVar("Kind", bound="DataclassInstance")
+
+
+_cached_adapter = functools.cache(TypeAdapter)  # building one takes a millisecond
+
+
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    return _cached_adapter(kind)
+
+
+def to_json(record: Any, indent: int | None = 2) -> str:
+    """A record as JSON."""
+    return _adapter(type(record)).dump_json(record, indent=indent).decode() + "\n"
+
+
+def parse_record(kind: type[Kind], content: str | bytes) -> Kind:
+    """Undo `to_json`; raises `ValueError` with one sentence for content that is not such a record."""
+    try:
+        record: Kind = _adapter(kind).validate_json(content, strict=True)
+        return record
+    except ValidationError as error:
+        raise ValueError(_sentence(kind, error)) from None
+
+
+def write_record(record: Any, path: Path, indent: int | None = 2) -> None:
+    """Write a record as JSON, whole or not at all."""
+    write_text(path, to_json(record, indent))
+
+
+def read_record(kind: type[Kind], path: Path) -> Kind:
+    """Read a record; raises `FileNotFoundError`, or `ValueError` for content that is not such a record."""
+    return parse_record(kind, path.read_bytes())
+
+
+def write_table(kind: type[Kind], rows: Iterable[Kind], path: Path) -> None:
+    """Write records as CSV, with one column per field; None becomes an empty cell."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def read_table(kind: type[Kind], path: Path) -> list[Kind]:
+    """Undo `write_table`; raises `FileNotFoundError`, or `ValueError` for a table of something else."""
+    with path.open(newline="") as file:
+        try:
+            rows = [{key: cell or None for key, cell in row.items()} for row in csv.DictReader(file)]
+            return [_adapter(kind).validate_python(row) for row in rows]
+        except (ValidationError, csv.Error, TypeError) as error:
+            raise ValueError(_sentence(kind, error)) from None
+
+
+def _sentence(kind: type[Any], error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or kind.__name__
+    return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
