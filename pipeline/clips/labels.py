@@ -1,8 +1,8 @@
 """The classes, their order, and VGAF's label files.
 
-A label file has the header `Vid_name Label`, then one clip a line: its id without `.mp4`, and 1 (positive), 2 (neutral)
-or 3 (negative). Line endings, tabs, repeated spaces, a byte-order mark and empty last lines are tolerated; anything
-else is an error that names the line.
+A label file has the header `Vid_name Label` and one line per clip: the clip's id without `.mp4`, and 1 (positive),
+2 (neutral) or 3 (negative). Any line endings, tabs, repeated spaces, a byte-order mark and empty lines are accepted.
+Anything else is an error that names the line.
 """
 
 import re
@@ -10,27 +10,28 @@ from pathlib import Path
 
 from pipeline.common.errors import UserError
 
-# The only place that states the order. A class's index in logits, confusion matrices and tables is its index here;
-# VGAF's label files number the classes from 1 in the same order.
+# Only this line states the order. A class has the same index in logits, confusion matrices and tables. VGAF's label
+# files number the classes in the same order, from 1.
 CLASSES = ("positive", "neutral", "negative")
 
 HEADER = ("Vid_name", "Label")
-# An id is a tar member's key and a file name. WebDataset cuts a member's name at its first dot, so none is allowed.
+# An id is a file name and the key of tar members. WebDataset ends the key at the first dot, so an id has no dot.
 CLIP_ID = re.compile(r"(?=.{3,64}$)[A-Za-z0-9_-]*[A-Za-z0-9-]_[A-Za-z0-9-]+")
 
 
 def source_of(clip_id: str) -> str:
-    """The video that a clip was cut from: `<source>_<clip>` up to the last underscore."""
+    """The id of the video that a clip was cut from: the part of `<source>_<clip>` before the last underscore."""
     return clip_id.rpartition("_")[0]
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Class name by clip id, in the file's order; raises `UserError` on anything that the format does not allow."""
+    """Class name by clip id, in the file's order; raises `UserError` for a file that breaks the format."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(
-            f"label file {path} is missing; unpack it from VGAF, or make it: 'Vid_name Label' and a line a clip"
+            f"label file {path} is missing; unpack it from VGAF, or write one: the header 'Vid_name Label', "
+            "then one line per clip"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"label file {path} is not UTF-8 text (byte {error.start}); is it the right file?") from None
@@ -38,10 +39,13 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def parse_labels(lines: list[str], source: str) -> dict[str, str]:
-    """Parse the lines of a label file; `source` names it in error messages."""
+    """Class name by clip id, from the lines of a label file; `source` names the file in error messages.
+
+    Raises `UserError` for the first line that breaks the format.
+    """
     if not lines or tuple(lines[0].split()) != HEADER:
-        found = lines[0][:60] if lines else "nothing"
-        raise UserError(f"{source}: the first line is {found!r}, expected the header 'Vid_name Label'")
+        first_line = repr(lines[0][:60]) if lines else "missing"
+        raise UserError(f"{source}: the first line is {first_line}, expected the header 'Vid_name Label'")
     labels: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not (fields := line.split()):
@@ -52,12 +56,13 @@ def parse_labels(lines: list[str], source: str) -> dict[str, str]:
         clip_id, code = fields
         if not CLIP_ID.fullmatch(clip_id):
             raise UserError(
-                f"{where}: clip id {clip_id[:60]!r}, expected <source>_<clip>: up to 64 letters, digits, _, -; no .mp4"
+                f"{where}: the clip id is {clip_id[:60]!r}, expected <source>_<clip> of at most 64 letters, digits, "
+                "_ and -, without .mp4"
             )
         if code not in {str(number) for number in range(1, len(CLASSES) + 1)}:
             meaning = ", ".join(f"{number} ({name})" for number, name in enumerate(CLASSES, start=1))
-            raise UserError(f"{where}: label {code[:20]!r} of clip {clip_id}, expected one of {meaning}")
+            raise UserError(f"{where}: the label of clip {clip_id} is {code[:20]!r}, expected one of {meaning}")
         if clip_id in labels:
-            raise UserError(f"{where}: clip {clip_id} is labelled a second time; keep one of its lines")
+            raise UserError(f"{where}: clip {clip_id} is labelled a second time; keep only one of its lines")
         labels[clip_id] = CLASSES[int(code) - 1]
     return labels

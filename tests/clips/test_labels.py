@@ -1,3 +1,5 @@
+"""The classes, their order, and the label files."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +8,7 @@ from pipeline.clips.labels import CLASSES, parse_labels, read_labels, source_of
 from pipeline.common.errors import UserError
 
 
-def test_the_class_order_is_that_of_vgaf():
+def test_the_classes_have_the_order_of_vgaf():
     assert parse_labels(["Vid_name Label", "2_2 1", "2_3 2", "2_4 3"], "x") == {
         "2_2": "positive",
         "2_3": "neutral",
@@ -23,14 +25,14 @@ def test_line_endings_tabs_spaces_and_a_byte_order_mark_are_tolerated(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "named"),
     [
-        ([], "nothing"),
+        ([], "the first line is missing"),
         (["Vid Label", "2_2 1"], "'Vid Label'"),
-        (["Vid_name Label", "2_2 4"], "label '4' of clip 2_2"),
-        (["Vid_name Label", "2_2 0"], "label '0'"),
+        (["Vid_name Label", "2_2 4"], "the label of clip 2_2 is '4'"),
+        (["Vid_name Label", "2_2 0"], "the label of clip 2_2 is '0'"),
         (["Vid_name Label", "2_2 1", "2_2 1"], "clip 2_2 is labelled a second time"),
         (["Vid_name Label", "2_2"], "line 2 is '2_2'"),
-        (["Vid_name Label", "2_2.mp4 1"], "no .mp4"),
-        (["Vid_name Label", "../2_2 1"], "clip id '../2_2'"),
+        (["Vid_name Label", "2_2.mp4 1"], "without .mp4"),
+        (["Vid_name Label", "../2_2 1"], "the clip id is '../2_2'"),
         (["Vid_name Label", "2 1"], "expected <source>_<clip>"),
     ],
 )
@@ -48,7 +50,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 
 
 @given(st.dictionaries(st.from_regex(r"[A-Za-z0-9-]{1,9}_[0-9]{1,4}", fullmatch=True), st.sampled_from(CLASSES)))
-def test_what_is_written_is_read(labels):
+def test_labels_are_read_as_they_were_written(labels):
     lines = [f"{clip_id} {CLASSES.index(label) + 1}" for clip_id, label in labels.items()]
     assert parse_labels(["Vid_name Label", *lines], "x") == labels
 
@@ -62,6 +64,6 @@ def test_any_text_is_parsed_or_refused_with_a_sentence(lines):
     assert set(labels.values()) <= set(CLASSES)
 
 
-def test_the_source_is_what_stands_before_the_last_underscore():
+def test_the_source_is_the_part_before_the_last_underscore():
     assert source_of("289_55") == "289"
     assert source_of("a_b_7") == "a_b"

@@ -1,3 +1,5 @@
+"""The manifest: which clips there are, and what is recorded of them."""
+
 import shutil
 
 import pytest
@@ -24,14 +26,14 @@ def test_each_clip_has_its_source_label_path_and_size(root):
         ("7_2", "7", "neutral", "Train/7_2.mp4", 3),
         ("8_1", "8", "negative", "Train/8_1.mp4", 3),
     ]
-    assert summary["class_counts"] == {"positive": 1, "neutral": 1, "negative": 1}
-    assert summary["sources"] == 2
+    assert summary.class_counts == {"positive": 1, "neutral": 1, "negative": 1}
+    assert summary.sources == 2
 
 
-def test_the_summary_tells_one_label_file_from_another(root):
-    before = index_split(root, "train")[1]["label_sha256"]
+def test_the_summary_distinguishes_label_files(root):
+    before = index_split(root, "train")[1].label_sha256
     (root / "Train_labels.txt").write_text("Vid_name Label\n8_1 3\n7_2 2\n7_1 2")
-    assert index_split(root, "train")[1]["label_sha256"] != before
+    assert index_split(root, "train")[1].label_sha256 != before
 
 
 def test_a_manifest_is_read_as_it_was_written(root, tmp_path):
@@ -53,11 +55,11 @@ def test_a_copy_nested_one_folder_deeper_is_found(root, tmp_path_factory):
         (lambda root: (root / "Train_labels.txt").unlink(), "label file"),
         (lambda root: (root / "Train" / "7_2.mp4").unlink(), "lacks 7_2.mp4"),
         (lambda root: (root / "Train" / "9_1.mp4").touch(), "no line for 9_1"),
-        (lambda root: (root / "Train_labels.txt").write_text("Vid_name Label\n"), "lists no clip of the train split"),
+        (lambda root: (root / "Train_labels.txt").write_text("Vid_name Label\n"), "lists no clip"),
         (shutil.rmtree, "does not exist"),
     ],
 )
-def test_what_is_missing_or_too_much_is_named(root, break_it, named):
+def test_what_is_missing_or_superfluous_is_named(root, break_it, named):
     break_it(root)
     with pytest.raises(UserError, match=named):
         index_split(root, "train")
@@ -69,7 +71,7 @@ def test_a_source_in_both_splits_is_found(root):
     assert sources_in_both(clips[:1], clips[1:]) == ["7"]
 
 
-# Without a lone carriage return, which Python's csv writes unquoted, and reads as the end of a line.
+# No lone carriage return: Python's csv writes it unquoted and reads it as the end of a line.
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1, max_size=30)
 
 
