@@ -1,8 +1,9 @@
-"""What extraction costs, against decoding alone, the usual way, and other libraries; speed-up, and memory.
+"""What extraction costs, beside decoding alone, the usual way and other libraries; its speed-up; and its memory.
 
-`.venv/bin/python benchmarks/extract.py [--footage RECORDING ...]`, some ten minutes on two cores. One interleaved run
-on the same clips; CPU seconds of all processes; each ratio is taken within a repeat, and the median of them is printed.
-Torchcodec and decord take part where they are installed (and find their libraries); they are not in the lock file.
+`.venv/bin/python benchmarks/extract.py [--footage RECORDING ...]` takes some ten minutes on two cores. All ways extract
+the same clips in one interleaved run. What counts is the CPU time of all processes. Each ratio is taken within one
+repeat, and the median over the repeats is printed. Torchcodec and decord take part if they are installed and find
+their libraries; they are not in the lock file.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,49 +28,61 @@ import psutil
 from footage import cut_clip, draw_clip, run_ffmpeg
 from threadpoolctl import threadpool_limits
 
-from pipeline.clips.manifest import Clip, sha256_of
-from pipeline.common.config import Extract, Features, load_config
+from pipeline.clips.manifest import Clip
+from pipeline.common.config import load_config
+from pipeline.common.files import sha256_of
 from pipeline.common.machine import available_cores, ffmpeg_path
-from pipeline.extraction import clip_reader as sandbox
+from pipeline.common.recipe import Features
+from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.log_mel import log_mel
-from pipeline.extraction.tasks import extract_shard, extract_splits, plan_tasks
+from pipeline.extraction.sandbox import CHILD_MODULE
+from pipeline.extraction.splits import extract_splits
+from pipeline.extraction.tasks import extract_shard, plan_tasks
 
-SECONDS, CLIPS, REPEATS, HEIGHTS = 5.0, 16, 5, (360, 720)
+SECONDS, HEIGHTS = 5.0, (360, 720)
 FEATURES = {"frames": 8, "frame_size_px": 256, "framing": "center_crop", "mel_bins": 80}
 FEW, MANY = 100, 10_000
+
+# A way to extract clips: called with their files.
+Way = Callable[[list[Path]], None]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure extraction.")
     parser.add_argument("--footage", type=Path, nargs="*", default=[], help="recordings with sound to cut clips from")
-    footage = parser.parse_args().footage
+    parser.add_argument("--clips", type=int, default=16, help="number of clips of each height")
+    parser.add_argument("--repeats", type=int, default=5, help="number of repeats of the comparison")
+    parser.add_argument(
+        "--many", type=int, default=MANY, help=f"clips whose peak memory is compared with that of {FEW}"
+    )
+    arguments = parser.parse_args()
     config = load_config()
-    features, limits = config.recipe.features.model_copy(update=FEATURES), config.extract
-    with tempfile.TemporaryDirectory() as folder:
-        result = {}
+    settings = ClipSettings(features=config.recipe.features.model_copy(update=FEATURES), limits=config.extract)
+    with tempfile.TemporaryDirectory() as name:
+        folder, result = Path(name), {}
         for height in HEIGHTS:
-            clips = make_clips(Path(folder), footage, height)
-            ratios = compare(clips, Path(folder), features, limits)
+            clips = make_clips(folder, arguments.footage, height, arguments.clips)
+            ratios = compare(clips, folder, settings, arguments.repeats)
             result[f"cpu_vs_floor_{height}p"] = ratios["this stage"]
             result[f"ffmpeg_vs_floor_{height}p"] = ratios["this stage, decoder ffmpeg"]
             if height == HEIGHTS[0]:
                 result["usual_vs_ours"] = ratios["usual way"] / ratios["this stage"]
-                result |= speed_up(clips, Path(folder), features, limits)
-        result |= memory(Path(folder), features, limits)
+                result |= speed_up(clips, folder, settings)
+        result |= memory(folder, settings, arguments.many)
     print(json.dumps({key: round(value, 3) for key, value in result.items()}))
 
 
-def make_clips(folder: Path, footage: list[Path], height: int) -> list[Clip]:
+def make_clips(folder: Path, footage: list[Path], height: int, count: int) -> list[Clip]:
     clips = []
-    for number in range(CLIPS):
+    for number in range(count):
         path = folder / f"{height}_{number}.mp4"
         if footage:
             cut_clip(footage[number % len(footage)], number // len(footage), SECONDS, height, path)
         else:
             draw_clip(number, SECONDS, height, path)
         clips.append(Clip(path.stem, f"{height}", "neutral", path.name, path.stat().st_size, sha256_of(path)))
-    kbits = sum(clip.bytes for clip in clips) * 8 / 1000 / CLIPS / SECONDS
-    print(f"\n{CLIPS} {'cut' if footage else 'drawn'} clips of {height}p, {SECONDS:.0f} s, {kbits:.0f} kbit/s")
+    kbits = sum(clip.bytes for clip in clips) * 8 / 1000 / count / SECONDS
+    print(f"\n{count} {'cut' if footage else 'drawn'} clips of {height}p, {SECONDS:.0f} s, {kbits:.0f} kbit/s")
     return clips
 
 
@@ -76,49 +90,39 @@ def make_clips(folder: Path, footage: list[Path], height: int) -> list[Clip]:
 
 
 def cpu_s() -> float:
-    """Processor seconds of this process and all its children so far, the living and the dead."""
-    own, dead = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    living = [child.cpu_times() for child in psutil.Process().children()]
-    return (
-        own.ru_utime + own.ru_stime + dead.ru_utime + dead.ru_stime
-        + sum(t.user + t.system + t.children_user + t.children_system for t in living)
-    )  # fmt: skip
+    """CPU seconds so far of this process and all its children, both running and ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    running = [child.cpu_times() for child in psutil.Process().children()]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + sum(
+        times.user + times.system + times.children_user + times.children_system for times in running
+    )
 
 
-def compare(clips: list[Clip], folder: Path, features: Features, limits: Extract) -> dict[str, float]:
-    """CPU of each way relative to the floor's in the same repeat: medians."""
-
-    def ours(decoder: str) -> Callable[[list[Path]], None]:
-        settings = limits.model_copy(update={"decoder": decoder, "clips_per_shard": CLIPS})
-        (task,) = plan_tasks("clips", clips, folder, folder / "shards", features, settings)
-
-        def extract(_: list[Path]) -> None:
-            extract_shard(task)
-
-        return extract
-
-    ways: dict[str, Callable[[list[Path]], None]] = {
+def compare(clips: list[Clip], folder: Path, settings: ClipSettings, repeats: int) -> dict[str, float]:
+    """Median CPU time of each way, relative to that of the floor in the same repeat."""
+    ways: dict[str, Way] = {
         "floor: ffmpeg decodes": decode_only,
-        "this stage": ours("in_process"),
-        "this stage, decoder ffmpeg": ours("ffmpeg"),
-        "usual way": partial(usual_way, features=features),
-        **peers(features),
+        "this stage": this_stage(clips, folder, settings, "in_process"),
+        "this stage, decoder ffmpeg": this_stage(clips, folder, settings, "ffmpeg"),
+        "usual way": partial(usual_way, features=settings.features),
+        **peers(settings.features),
     }
     paths = [folder / clip.path for clip in clips]
     for way in ways.values():
-        way(paths[:1])  # what is paid once a process: imports, compilation, a child's start
+        way(paths[:1])  # what each process pays once: imports, compilation, starting a child
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    # As the stage does in its workers: a second thread of BLAS would only spin.
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, way in ways.items():
             before = cpu_s()
+            # As in the workers of the stage: a second thread of BLAS would only wait, and wait busily.
             with threadpool_limits(1):
                 way(paths)
             seconds[name].append(cpu_s() - before)
     floor = seconds["floor: ffmpeg decodes"]
     ratios = {name: median(a / b for a, b in zip(values, floor, strict=True)) for name, values in seconds.items()}
     for name, ratio in ratios.items():
-        print(f"{name:28} {1000 * median(seconds[name]) / CLIPS:8.1f} CPU-ms a clip   {ratio:5.2f} x the floor")
+        cpu_ms = 1000 * median(seconds[name]) / len(clips)
+        print(f"{name:28} {cpu_ms:8.1f} CPU-ms per clip   {ratio:5.2f} x the floor")
     return ratios
 
 
@@ -129,8 +133,20 @@ def decode_only(paths: list[Path]) -> None:
         )
 
 
+def this_stage(clips: list[Clip], folder: Path, settings: ClipSettings, decoder: str) -> Way:
+    """The work of one worker of the extract stage, on all clips."""
+    limits = settings.limits.model_copy(update={"decoder": decoder, "clips_per_shard": len(clips)})
+    changed = settings.model_copy(update={"limits": limits})
+    (task,) = plan_tasks("clips", clips, folder, folder / "shards", changed)
+
+    def extract(_: list[Path]) -> None:
+        extract_shard(task)
+
+    return extract
+
+
 def usual_way(paths: list[Path], features: Features) -> None:
-    """Every frame to a JPEG file, the sound to a WAV file, librosa on that."""
+    """Write every frame to a JPEG file and the sound to a WAV file, and read that with librosa."""
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             run_ffmpeg("-threads", "1", "-i", path, "-q:v", "2", f"{folder}/%05d.jpg")
@@ -139,38 +155,43 @@ def usual_way(paths: list[Path], features: Features) -> None:
             log_mel(waveform, features)
 
 
-def peers(features: Features) -> dict[str, Callable[[list[Path]], None]]:
-    """Libraries that decode frames by number or time, with the same sampling, scaling, JPEG and log-mel after them."""
-    found: dict[str, Callable[[list[Path]], None]] = {}
-    try:
-        from torchcodec.decoders import AudioDecoder, VideoDecoder
+def peers(features: Features) -> dict[str, Way]:
+    """Libraries that decode frames by number or time; sampling, scaling, JPEG and log-mel are the same as here."""
+    ways: dict[str, Way] = {}
+    for name, make in (("torchcodec", torchcodec_way), ("decord", decord_way)):
+        try:
+            ways[name] = make(features)
+        except (ImportError, RuntimeError, OSError) as error:
+            print(f"{name}: not measured ({str(error).splitlines()[0]})")
+    return ways
 
-        def torchcodec_way(paths: list[Path]) -> None:
-            for path in map(str, paths):
-                decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode="approximate")
-                frames = decoder.get_frames_played_at(midpoints(decoder.metadata.duration_seconds, features.frames))
-                encode(frames.data.permute(0, 2, 3, 1).numpy(), features)
-                sound = AudioDecoder(path, sample_rate=features.sample_rate_hz, num_channels=1).get_all_samples()
-                log_mel(sound.data[0].numpy(), features)
 
-        found["torchcodec"] = torchcodec_way
-    except (ImportError, RuntimeError, OSError) as error:
-        print(f"torchcodec: not measured ({str(error).splitlines()[0]})")
-    try:
-        from decord import AudioReader, VideoReader
+def torchcodec_way(features: Features) -> Way:
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
 
-        def decord_way(paths: list[Path]) -> None:
-            for path in map(str, paths):
-                reader = VideoReader(path, num_threads=1)
-                times = midpoints(len(reader) / reader.get_avg_fps(), features.frames)
-                encode(reader.get_batch([int(t * reader.get_avg_fps()) for t in times]).asnumpy(), features)
-                sound = AudioReader(path, sample_rate=features.sample_rate_hz, mono=True)
-                log_mel(sound[:].asnumpy()[0], features)
+    def extract(paths: list[Path]) -> None:
+        for path in map(str, paths):
+            decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode="approximate")
+            frames = decoder.get_frames_played_at(midpoints(decoder.metadata.duration_seconds, features.frames))
+            encode(frames.data.permute(0, 2, 3, 1).numpy(), features)
+            sound = AudioDecoder(path, sample_rate=features.sample_rate_hz, num_channels=1).get_all_samples()
+            log_mel(sound.data[0].numpy(), features)
 
-        found["decord"] = decord_way
-    except (ImportError, RuntimeError, OSError) as error:
-        print(f"decord: not measured ({str(error).splitlines()[0]})")
-    return found
+    return extract
+
+
+def decord_way(features: Features) -> Way:
+    from decord import AudioReader, VideoReader
+
+    def extract(paths: list[Path]) -> None:
+        for path in map(str, paths):
+            reader = VideoReader(path, num_threads=1)
+            times = midpoints(len(reader) / reader.get_avg_fps(), features.frames)
+            encode(reader.get_batch([int(t * reader.get_avg_fps()) for t in times]).asnumpy(), features)
+            sound = AudioReader(path, sample_rate=features.sample_rate_hz, mono=True)
+            log_mel(sound[:].asnumpy()[0], features)
+
+    return extract
 
 
 def midpoints(duration_s: float, count: int) -> list[float]:
@@ -189,10 +210,10 @@ def encode(frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", features: 
 # ------------------------------------------------------------------------------------------------ workers and memory
 
 
-def speed_up(clips: list[Clip], folder: Path, features: Features, limits: Extract) -> dict[str, float]:
-    """Clips a second with two workers, relative to one worker and to two processes that only decode."""
-    many = [Clip(f"{i}_{c.clip_id}", c.source_id, c.label, c.path, c.bytes, c.sha256) for i in range(16) for c in clips]
-    settings = limits.model_copy(update={"clips_per_shard": 8})
+def speed_up(clips: list[Clip], folder: Path, settings: ClipSettings) -> dict[str, float]:
+    """Clips per second with two workers, relative to one worker and to two processes that only decode."""
+    many = [replace(clip, clip_id=f"{i}_{clip.clip_id}") for i in range(16) for clip in clips]
+    settings = settings.model_copy(update={"limits": settings.limits.model_copy(update={"clips_per_shard": 8})})
     paths = [folder / clip.path for clip in many]
     rates: dict[str, list[float]] = {"one": [], "two": [], "floor": []}
 
@@ -204,10 +225,10 @@ def speed_up(clips: list[Clip], folder: Path, features: Features, limits: Extrac
     def extract_with(workers: int, clips: list[Clip]) -> None:
         target = folder / "speed"
         shutil.rmtree(target, ignore_errors=True)
-        extract_splits({"x": clips}, folder, target, features, settings, workers)
+        extract_splits({"x": clips}, folder, target, settings, workers)
 
     start = time.monotonic()
-    extract_with(1, many[:1])  # the fork server imports librosa, once a run
+    extract_with(1, many[:1])  # the fork server imports librosa once per run
     print(f"\nstart of a run: {time.monotonic() - start:.1f} s")
     for _ in range(3):
         for name, workers in (("one", 1), ("two", 2)):
@@ -221,17 +242,17 @@ def speed_up(clips: list[Clip], folder: Path, features: Features, limits: Extrac
     }
 
 
-def memory(folder: Path, features: Features, limits: Extract) -> dict[str, float]:
-    """Peak resident memory of a worker and its reading process together, in MB, with few and with many clips."""
+def memory(folder: Path, settings: ClipSettings, many: int) -> dict[str, float]:
+    """Peak resident memory, in MB, of a worker with its child and of the main process, with few and with many clips."""
     path = folder / "short.mp4"
     run_ffmpeg(
         *("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=0.4"),
         *("-f", "lavfi", "-i", "sine=duration=0.4", "-c:v", "libx264", "-c:a", "aac", path),
     )
     result = {}
-    for count in (FEW, MANY):
+    for count in (FEW, many):
         clips = [Clip(f"1_{i}", "1", "neutral", path.name, 0, "") for i in range(count)]
-        arguments = ({"x": clips}, folder, folder / f"memory-{count}", features, limits, available_cores())
+        arguments = ({"x": clips}, folder, folder / f"memory-{count}", settings, available_cores())
         process = multiprocessing.get_context("spawn").Process(target=extract_splits, args=arguments)
         process.start()
         peaks = {"worker": 0.0, "main": 0.0}
@@ -239,16 +260,16 @@ def memory(folder: Path, features: Features, limits: Extract) -> dict[str, float
             for name, size in resident_mb(psutil.Process(process.pid)).items():
                 peaks[name] = max(peaks[name], size)
             time.sleep(0.1)
-        print(f"{count} clips: peak {peaks['worker']:.0f} MB a worker, {peaks['main']:.0f} MB the main process")
+        print(f"{count} clips: peak {peaks['worker']:.0f} MB per worker, {peaks['main']:.0f} MB in the main process")
         result[f"peak_mb_{count}"] = peaks["worker"]
         result[f"main_peak_mb_{count}"] = peaks["main"]
     return result
 
 
 def resident_mb(main_process: psutil.Process) -> dict[str, float]:
-    """Resident memory now: of the main process, and of the largest worker with its reading process."""
+    """Resident memory at this moment of the main process, and of the largest worker with the child that reads clips."""
     try:
-        readers = [child for child in main_process.children(recursive=True) if sandbox.__name__ in child.cmdline()]
+        readers = [child for child in main_process.children(recursive=True) if CHILD_MODULE in child.cmdline()]
         pairs = [(reader, psutil.Process(reader.ppid())) for reader in readers]
         workers = [(reader.memory_info().rss + worker.memory_info().rss) / 1e6 for reader, worker in pairs]
         return {"main": main_process.memory_info().rss / 1e6, "worker": max(workers, default=0.0)}

@@ -1,7 +1,7 @@
-"""Clips for the benchmarks: H.264 and AAC as people upload it, cut from given recordings or drawn.
+"""Clips for the benchmarks: H.264 and AAC as in usual uploads, cut from given recordings or drawn.
 
-What is drawn moves like hand-held footage: a camera pans over a textured scene in which textured things move, with
-grain. Encoded by x264's defaults (medium, CRF 23, high profile, one group of pictures), as PERF figures usually are.
+A drawn clip moves like hand-held footage: a camera pans over a grainy, textured scene in which textured objects move.
+All clips are encoded by x264's defaults (medium, CRF 23, high profile, one group of pictures).
 """
 
 import subprocess
@@ -23,25 +23,25 @@ def run_ffmpeg(*arguments: str | Path, content: bytes | None = None) -> None:
 
 
 def cut_clip(recording: Path, start_s: float, seconds: float, height: int, target: Path) -> None:
-    """A piece of a recording with sound, scaled to `height`."""
+    """Cut a piece out of a recording with sound, and scale it to `height`."""
     piece = ("-ss", f"{start_s}", "-i", recording, "-t", f"{seconds}", "-vf", f"scale=-2:{height}")
     run_ffmpeg(*piece, *H264, *AAC, target)
 
 
 def draw_clip(seed: int, seconds: float, height: int, target: Path) -> None:
-    """A drawn clip of `height` and 16:9."""
+    """Draw a clip of `height`, with the aspect ratio 16:9."""
     rng = np.random.default_rng(seed)
     width, count = 2 * round(height * 16 / 18), round(seconds * RATE_FPS)
     scene = _texture(rng, height * 5 // 4, width * 5 // 4)
-    things = [_texture(rng, height // 3, height // 4) for _ in range(3)]
+    objects = [_texture(rng, height // 3, height // 4) for _ in range(3)]
     raw = bytearray()
     for t in np.arange(count) / RATE_FPS:
         y, x = ((1 + np.sin(t * np.array([0.7, 0.5]) + seed)) / 2 * (height // 5, width // 5)).astype(int)
         frame = scene[y : y + height, x : x + width].copy()
-        for i, thing in enumerate(things):
+        for i, texture in enumerate(objects):
             top = round((0.3 + 0.2 * np.sin(1.3 * t + 2 * i)) * height)
             left = round((0.15 + 0.25 * i + 0.05 * np.sin(2.1 * t + i)) * width)
-            frame[top : top + thing.shape[0], left : left + thing.shape[1]] = thing
+            frame[top : top + texture.shape[0], left : left + texture.shape[1]] = texture
         raw += np.clip(frame + rng.normal(0, 2, frame.shape), 0, 255).astype(np.uint8).tobytes()
     tone = f"aevalsrc=0.3*sin(500*t*t)+0.05*(random(0)-0.5)|0.3*sin(900*t):s={AUDIO_RATE_HZ}:d={seconds}"
     picture = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-framerate", f"{RATE_FPS}", "-i", "-")
@@ -49,7 +49,7 @@ def draw_clip(seed: int, seconds: float, height: int, target: Path) -> None:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """Noise at all scales, the coarse the stronger, as in photographs: (height, width, 3)."""
+    """Noise at all scales, stronger at coarser scales, as in photographs: (height, width, 3)."""
     texture = np.zeros((height, width, 3), np.float32)
     for octave in range(2, 9):
         cells = rng.normal(0, 90 / octave, (2**octave, 2**octave, 3)).astype(np.float32)

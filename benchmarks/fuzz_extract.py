@@ -1,9 +1,9 @@
-"""Damaged and hostile files by the hundred: does each end in a stated outcome?
+"""Hundreds of damaged and hostile files: does each of them end in a stated outcome?
 
-`.venv/bin/python benchmarks/fuzz_extract.py [--files 500] [--seed 0]`, some minutes on two cores. Clips of several
-containers and codecs are mutated: bytes changed, runs zeroed, pieces cut out, doubled or taken from another clip, ends
-cut off, sizes in headers made huge. Unexplained is what is neither extracted nor quarantined with a reason: another
-exception, a reader that crashed or had to be stopped for its time limit, a process that is left behind.
+`.venv/bin/python benchmarks/fuzz_extract.py [--files 500] [--seed 0]` takes some minutes on two cores. Clips of several
+containers and codecs are mutated: bytes are changed or zeroed, pieces are cut out, doubled or taken from another clip,
+ends are cut off, and sizes in headers are made huge. A file is unexplained if it is neither extracted nor quarantined
+with a reason: another exception, a child that crashed or reached its time limit, a process that is left behind.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from footage import run_ffmpeg
 
 from pipeline.common.config import load_config
 from pipeline.common.progress import track
-from pipeline.extraction.clip_reader import Sandbox
-from pipeline.extraction.tasks import extract_clip
-from pipeline.extraction.timeline import REASONS, MediaError
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.reasons import REASONS, MediaError
+from pipeline.extraction.samples import extract_sample
+from pipeline.extraction.sandbox import Sandbox
 
 TIMEOUT_S = 20.0
 UNEXPLAINED_REASONS = {"crashed", "timeout"}
@@ -36,12 +37,13 @@ SEEDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Extract mutated clips and count what becomes of them.")
+    parser = argparse.ArgumentParser(description="Extract mutated clips and count their outcomes.")
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     config = load_config()
-    features, limits = config.recipe.features, config.extract.model_copy(update={"timeout_s": TIMEOUT_S})
+    limits = config.extract.model_copy(update={"timeout_s": TIMEOUT_S})
+    settings = ClipSettings(features=config.recipe.features, limits=limits)
     rng, outcomes, slowest_s = random.Random(arguments.seed), Counter[str](), 0.0
     with tempfile.TemporaryDirectory() as folder:
         seeds = make_seeds(Path(folder))
@@ -51,18 +53,8 @@ def main() -> None:
             mutant = Path(folder, f"mutant{Path(name).suffix}")
             mutant.write_bytes(mutate(seeds[name], rng.choice(list(seeds.values())), rng))
             start = time.monotonic()
-            try:
-                extract_clip(mutant, "1_1", features, limits, sandbox)
-                outcome = "extracted"
-            except MediaError as error:
-                outcome = error.reason if error.reason in REASONS else f"unknown reason {error.reason}"
-                if outcome in UNEXPLAINED_REASONS:
-                    print(f"\nfile {number}, from {name}: {error}")
-            except Exception as error:
-                outcome = f"exception {type(error).__name__}"
-                print(f"\nfile {number}, from {name}: {error!r}")
+            outcomes[extract(mutant, settings, sandbox, f"file {number}, from {name}")] += 1
             slowest_s = max(slowest_s, time.monotonic() - start)
-            outcomes[outcome] += 1
         sandbox.close()
     left_behind = len(psutil.Process().children(recursive=True))
     for outcome, count in outcomes.most_common():
@@ -72,6 +64,20 @@ def main() -> None:
     result = {"files": arguments.files, "extracted": outcomes["extracted"], "quarantined": sum(explained.values())}
     result["unexplained"] = result["files"] - result["extracted"] - result["quarantined"] + left_behind
     print(json.dumps(result))
+
+
+def extract(mutant: Path, settings: ClipSettings, sandbox: Sandbox, description: str) -> str:
+    """The outcome of a file. An unexplained one is printed with `description`."""
+    try:
+        extract_sample(mutant, "1_1", settings, sandbox)
+    except MediaError as error:
+        if error.reason in UNEXPLAINED_REASONS:
+            print(f"\n{description}: {error}")
+        return error.reason if error.reason in REASONS else f"unknown reason {error.reason}"
+    except Exception as error:
+        print(f"\n{description}: {error!r}")
+        return f"exception {type(error).__name__}"
+    return "extracted"
 
 
 def make_seeds(folder: Path) -> dict[str, bytes]:
@@ -88,7 +94,7 @@ def mutate(content: bytes, other: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.randint(1, 4)):
         at, length = rng.randrange(len(mutant)), 2 ** rng.randint(0, 12)
         if rng.random() < 0.3:
-            at = rng.randrange(min(len(mutant), 2048))  # headers are worth more attempts than pictures
+            at = rng.randrange(min(len(mutant), 2048))  # headers deserve more attempts than pictures
         match rng.randrange(7):
             case 0:
                 for _ in range(rng.randint(1, 32)):

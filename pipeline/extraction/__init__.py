@@ -1,1 +1,1 @@
-"""From clips to shards: which frames, which sound, within which limits, on how many processes."""
+"""From clips to shards: which frames and which sound are taken, within which limits, on how many processes."""

@@ -1,6 +1,6 @@
-"""Where tasks run: on the processes of this machine, or on a Dask cluster. The same tasks, the same results.
+"""Where tasks run: on processes of this machine, or on a Dask cluster. The tasks and their results are the same.
 
-Neither leaves a process behind: a worker ends when the process that started it does, however that one ended.
+Neither leaves a process behind: a worker ends when the process that started it ends, in whatever way.
 """
 
 import multiprocessing
@@ -22,10 +22,13 @@ Result = TypeVar("Result")
 def run_on_this_machine(
     function: Callable[[Task], Result], tasks: list[Task], workers: int, preload: str
 ) -> Iterator[Result]:
-    """Yield the results of the tasks as they come, from `workers` processes that find module `preload` imported."""
+    """Yield the results of the tasks as they finish, from `workers` processes that start with `preload` imported.
+
+    Raises `UserError` if a worker is killed.
+    """
     if not tasks:
         return
-    # A fork server imports once; its workers inherit what it imported.
+    # A fork server imports the module once; its workers inherit it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
@@ -35,16 +38,17 @@ def run_on_this_machine(
                 yield future.result()
         except BrokenProcessPool:
             raise UserError(
-                "an extraction worker was killed (out of memory, or by hand); finished shards are kept: run it again"
+                "an extraction worker was killed (by hand, or because memory ran out); "
+                "finished shards are kept: run the same command again"
             ) from None
-        except BaseException:  # an interrupt or an error: nobody waits for the rest
+        except BaseException:  # after an interrupt or an error, nobody waits for the rest
             for process in multiprocessing.active_children():
                 process.kill()
             raise
 
 
 def _end_with_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -56,9 +60,10 @@ def _end_with_parent() -> None:
 
 
 def run_on_dask(function: Callable[[Task], Result], tasks: list[Task], scheduler: str) -> Iterator[Result]:
-    """Yield the results of the tasks as they come, from the workers of a Dask cluster that share these folders.
+    """Yield the results of the tasks as they finish, from the workers of a Dask cluster that share these folders.
 
-    A task whose worker died goes to another one, `distributed.scheduler.allowed-failures` times.
+    A task whose worker died goes to another one, `distributed.scheduler.allowed-failures` times. Raises `UserError` if
+    Dask is not installed, the scheduler does not answer, or a task's workers keep dying.
     """
     if not tasks:
         return
@@ -72,10 +77,14 @@ def run_on_dask(function: Callable[[Task], Result], tasks: list[Task], scheduler
     try:
         client = distributed.Client(scheduler)
     except OSError as error:
-        raise UserError(f"no Dask scheduler answers at extract.scheduler = {scheduler} ({error}); start one") from None
+        raise UserError(
+            f"no Dask scheduler answers at extract.scheduler = {scheduler} ({error}); start one, or correct the address"
+        ) from None
     with client:
         try:
             for future in distributed.as_completed(client.map(function, tasks, pure=False)):
                 yield future.result()
         except distributed.KilledWorker as error:
-            raise UserError(f"Dask workers died of the same task again and again ({error}); see their logs") from None
+            raise UserError(
+                f"every Dask worker that was given one of the tasks died ({error}); read the workers' logs"
+            ) from None

@@ -1,41 +1,18 @@
-"""The log-mel spectrogram: one definition for training, evaluation and prediction (P1), in two front ends."""
-
-import math
-from dataclasses import dataclass
+"""The log-mel spectrogram: one definition for training, evaluation and prediction (P1), by either of two front ends."""
 
 import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.config import Features
-
-# librosa's floor of the power, hence of the decibels: digital silence is -100 dB. The reference power is 1.
-MIN_POWER = 1e-10
-
-
-@dataclass(frozen=True)
-class Levels:
-    """A front end's unit: its value of digital silence, how much a decibel is, and the usual mean and deviation."""
-
-    silence: float
-    decibel: float
-    mean: float
-    deviation: float
-
-
-LEVELS = {
-    # Mean and deviation: measured on the demo and on recorded speech; between them, hence round numbers.
-    "librosa": Levels(silence=10 * math.log10(MIN_POWER), decibel=1.0, mean=-40.0, deviation=20.0),
-    # Natural logarithm of the energy, from float32's epsilon up. Mean and deviation: AudioSet's, published with the
-    # Audio Spectrogram Transformer (arXiv 2104.01778).
-    "kaldi": Levels(
-        silence=math.log(np.finfo(np.float32).eps), decibel=math.log(10) / 10, mean=-4.2677393, deviation=4.5689974
-    ),
-}
+from pipeline.common.recipe import Features
+from pipeline.shards.levels import MIN_POWER
 
 
 def log_mel(waveform: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
-    """Log-mel spectrogram (mel_bins, hops) of a mono waveform in [-1, 1], by `features.front_end`."""
+    """Log-mel spectrogram (mel_bins, hops) of a mono waveform in [-1, 1], by `features.front_end`.
+
+    `pipeline.shards.levels` has the unit of each front end.
+    """
     return _librosa(waveform, features) if features.front_end == "librosa" else _kaldi(waveform, features)
 
 
@@ -61,7 +38,7 @@ def _librosa(waveform: NDArray[np.float32], features: Features) -> NDArray[np.fl
 
 
 def _kaldi(waveform: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
-    """Natural logarithms: (mel_bins, 1 + (samples - window_length) // hop_length), none for less than a window.
+    """Natural logarithms: (mel_bins, 1 + (samples - window_length) // hop_length), no hops for less than one window.
 
     Hanning window, HTK mel scale from 20 Hz to half the sample rate, no dither, no energy: the settings with which the
     Audio Spectrogram Transformer and AudioMAE were trained (torchaudio 2.11, `compliance.kaldi.fbank`).
@@ -72,9 +49,10 @@ def _kaldi(waveform: NDArray[np.float32], features: Features) -> NDArray[np.floa
 
     if len(waveform) < features.window_length:
         return np.zeros((features.mel_bins, 0), np.float32)
-    ms_per_sample = 1000 / features.sample_rate_hz  # half a sample more: fbank rounds down
+    # fbank takes milliseconds and rounds down to samples, so each length is given half a sample more.
+    ms_per_sample = 1000 / features.sample_rate_hz
     bank = fbank(
-        torch.tensor(waveform)[None],  # a copy: what came out of a pipe is read-only
+        torch.tensor(waveform)[None],  # a copy, because a waveform from the sandbox is read-only
         htk_compat=True,
         sample_frequency=features.sample_rate_hz,
         frame_length=(features.window_length + 0.5) * ms_per_sample,

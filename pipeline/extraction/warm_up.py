@@ -1,9 +1,9 @@
-"""Imported once by the fork server of the extraction: its workers inherit librosa, imported and compiled."""
+"""Imported once by the fork server of the extraction, so that its workers inherit librosa, imported and compiled."""
 
 import numpy as np
 
-import pipeline.extraction.tasks  # noqa: F401 - what the workers run: they inherit it too
-from pipeline.common.config import Features
+import pipeline.extraction.tasks  # noqa: F401 - the workers run this module, so they inherit it too
+from pipeline.common.recipe import Features
 from pipeline.extraction.log_mel import log_mel
 
 log_mel(

@@ -10,13 +10,15 @@ import time
 import dask
 import psutil
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
+from numbered_clips import with_limits
 
 from pipeline.clips.manifest import index_split
 from pipeline.common.errors import UserError
 from pipeline.extraction.executors import run_on_dask
-from pipeline.extraction.tasks import extract_splits
-from pipeline.shards.format import INDEX_NAME
+from pipeline.extraction.sandbox import CHILD_MODULE
+from pipeline.extraction.splits import extract_splits
+from pipeline.shards.index import INDEX_NAME
 
 
 @pytest.fixture
@@ -55,13 +57,13 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker_writes_the_same_bytes(cluster, drawn_root, features, limits, tmp_path):
+def test_a_cluster_that_loses_a_worker_writes_the_same_bytes(cluster, drawn_root, clip_settings, tmp_path):
     address, workers = cluster
     clips = {split: index_split(drawn_root, split)[0] for split in ("train", "val")}
-    limits = limits.model_copy(update={"clips_per_shard": 2})
-    extract_splits(clips, drawn_root, tmp_path / "local", features, limits, 2)
+    settings = with_limits(clip_settings, clips_per_shard=2)
+    extract_splits(clips, drawn_root, tmp_path / "local", settings, 2)
 
-    on_dask = limits.model_copy(update={"executor": "dask", "scheduler": address})
+    on_dask = with_limits(settings, executor="dask", scheduler=address)
     folder = tmp_path / "dask"
     killer = subprocess.Popen(
         [
@@ -72,18 +74,14 @@ def test_a_cluster_that_loses_a_worker_writes_the_same_bytes(cluster, drawn_root
             f"os.kill({workers[0].pid}, signal.SIGKILL)",
         ]
     )
-    extract_splits(clips, drawn_root, folder, features, on_dask, 0)
+    extract_splits(clips, drawn_root, folder, on_dask, 0)
     assert killer.wait() == 0
     assert workers[0].wait() == -signal.SIGKILL
     assert contents(folder) == contents(tmp_path / "local")
     assert (folder / "val" / INDEX_NAME).exists()
-    readers = [
-        p
-        for p in psutil.process_iter(["cmdline", "ppid"])
-        if "pipeline.extraction.clip_reader" in (p.info["cmdline"] or [])
-    ]
-    assert readers
-    assert [p for p in readers if p.info["ppid"] == 1] == []  # the dead worker's ended with it
+    children = [p for p in psutil.process_iter(["cmdline", "ppid"]) if CHILD_MODULE in (p.info["cmdline"] or [])]
+    assert children
+    assert [p for p in children if p.info["ppid"] == 1] == []  # the dead worker's child ended with it
 
 
 def test_a_scheduler_that_does_not_answer_is_named():

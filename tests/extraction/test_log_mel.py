@@ -1,11 +1,14 @@
+"""The log-mel spectrogram of both front ends."""
+
 import numpy as np
 import pytest
 import torch
 from torchaudio.compliance.kaldi import fbank
 from torchaudio.transforms import MelSpectrogram
 
-from pipeline.common.config import Features
-from pipeline.extraction.log_mel import LEVELS, log_mel
+from pipeline.common.recipe import Features
+from pipeline.extraction.log_mel import log_mel
+from pipeline.shards.levels import LEVELS
 
 
 @pytest.fixture
@@ -35,13 +38,13 @@ def test_the_level_does_not_depend_on_the_rest_of_the_clip(waveform, features):
     np.testing.assert_array_equal(log_mel(waveform, features)[:, :hop], log_mel(louder, features)[:, :hop])
 
 
-def test_digital_silence_is_the_floor(features):
-    # As stored: in float32, some processors' logarithm is a rounding beside it.
+def test_digital_silence_has_the_lowest_value(features):
+    # In the type in which it is stored: in float32, the logarithm of some processors is off by a rounding.
     stored = log_mel(np.zeros(16_000, np.float32), features).astype(np.float16)
     assert (stored == LEVELS["librosa"].silence).all()
 
 
-def test_there_is_a_frame_at_every_hop_and_one_at_the_start(waveform, features):
+def test_there_is_one_spectrum_at_the_start_and_one_after_each_hop(waveform, features):
     assert log_mel(waveform, features).shape == (features.mel_bins, 1 + len(waveform) // features.hop_length)
 
 
@@ -52,7 +55,7 @@ def kaldi(features):
     return Features.model_validate({**features.model_dump(), **changes})
 
 
-def test_kaldi_is_what_audioset_pretrained_transformers_were_trained_on(waveform, kaldi):
+def test_kaldi_gives_what_audioset_pretrained_transformers_were_trained_on(waveform, kaldi):
     # The preprocessing published with the Audio Spectrogram Transformer, whose checkpoints AudioMAE's follow.
     signal = torch.from_numpy(waveform)[None]
     expected = fbank(
@@ -65,21 +68,21 @@ def test_kaldi_is_what_audioset_pretrained_transformers_were_trained_on(waveform
         dither=0.0,
         frame_shift=10,
     )
-    read_only = np.frombuffer(waveform.tobytes(), np.float32)  # as what a clip was decoded to
+    read_only = np.frombuffer(waveform.tobytes(), np.float32)  # like a waveform from the sandbox
     np.testing.assert_allclose(log_mel(read_only, kaldi), expected.numpy().T, atol=1e-3)
     assert log_mel(waveform, kaldi).shape == (128, kaldi.mel_frames(len(waveform)))
-    for rate_hz in (24_000, 48_000):  # at which 400 samples in ms and back, in floating point, are 399
+    for rate_hz in (24_000, 48_000):  # where 400 samples, converted to ms and back, become 399
         settings = kaldi.model_copy(update={"sample_rate_hz": rate_hz})
         assert log_mel(waveform, settings).shape == (128, settings.mel_frames(len(waveform)))
 
 
-def test_kaldi_gives_silence_its_floor_and_nothing_for_less_than_a_window(kaldi):
+def test_kaldi_gives_silence_its_lowest_value_and_nothing_for_less_than_one_window(kaldi):
     silence = log_mel(np.zeros(16_000, np.float32), kaldi)
     np.testing.assert_allclose(silence, LEVELS["kaldi"].silence, rtol=1e-6)
     assert log_mel(np.zeros(399, np.float32), kaldi).shape == (128, kaldi.mel_frames(399)) == (128, 0)
 
 
-def test_a_decibel_is_a_decibel_in_both_front_ends(waveform, features, kaldi):
+def test_a_decibel_has_the_stated_size_in_both_front_ends(waveform, features, kaldi):
     for settings in (features, kaldi):
         louder = log_mel(10 * waveform, settings) - log_mel(waveform, settings)
         assert np.median(louder) == pytest.approx(20 * LEVELS[settings.front_end].decibel, rel=1e-3)

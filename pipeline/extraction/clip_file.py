@@ -1,0 +1,207 @@
+"""Opening a clip's file: its streams, their packets and its timeline, without decoding (PyAV).
+
+A file is untrusted. Only demuxers and protocols of a whitelist open it, and reading stops as soon as the packets
+exceed a limit.
+"""
+
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from operator import sub
+from pathlib import Path
+
+import av
+
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.reasons import MediaError
+from pipeline.extraction.timeline import WHOLE_FILE, Packet, Span, Stream, Timeline, Window, build_timeline
+
+# The demuxers that a clip may need. None of them opens other files, as playlists and concat scripts do.
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi"
+WHITELISTS = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+# A codec needs this much of the sound before the first moment that is wanted.
+PREROLL_S = 1.0
+# Containers store the sound and the pictures of one moment at most this far apart.
+INTERLEAVING_S = 2.0
+# More frames per second than this, or a longer pause between two, is a hostile timeline, not a video.
+MAX_FRAMES_PER_SECOND, MAX_PAUSE_S = 1000, 3600
+# These say nothing about the file's content.
+ACCESS_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """An open clip: its first video and audio streams, their packets in the order of the file, and the timeline.
+
+    A clip without video has the timeline of its sound. The packets begin at the key frame before `seek_s`, on the
+    container's clock; with None, at the beginning of the file.
+    """
+
+    path: Path
+    timeline: Timeline
+    video: av.VideoStream | None
+    audio: av.AudioStream | None
+    video_packets: list[Packet]
+    audio_packets: list[Packet]
+    seek_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The first video and audio streams of a container."""
+
+    video: av.VideoStream | None
+    audio: av.AudioStream | None
+    timed: Stream  # the stream that gives the timeline: the video if there is one
+
+    @property
+    def used(self) -> list[Stream]:
+        """The streams whose packets are read, each once."""
+        return [self.timed, self.audio] if self.audio and self.audio is not self.timed else [self.timed]
+
+
+def input_url(path: Path) -> str:
+    """The path as libavformat must be given it, so that no character in it means a protocol or an option."""
+    return f"file:{path.absolute()}"
+
+
+@contextmanager
+def open_clip(path: Path, settings: ClipSettings, window: Window | None = None) -> Iterator[ClipFile]:
+    """Read the packets of a file, or of a window of it, and keep it open for decoding.
+
+    Raises `MediaError` for a file that is not a clip or exceeds a limit.
+    """
+    with ExitStack() as stack:
+        with _errors_of_the_file():
+            clip = _read_clip_file(path, stack.enter_context(_open(path)), settings, window)
+        yield clip
+
+
+def read_duration_s(path: Path, settings: ClipSettings) -> float:
+    """How long a file lasts, by all of its timestamps: headers can lack the duration, or lie. Raises `MediaError`."""
+    with _errors_of_the_file(), _open(path) as container:
+        stream = _choose_streams(container, settings).timed
+        timeline = build_timeline(stream, _in_order(container.demux(stream), stream), None, [])
+        pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
+        if pause_s > MAX_PAUSE_S:
+            raise MediaError("bad_timestamps", f"two frames are {pause_s:.0f} s apart, the limit is {MAX_PAUSE_S} s")
+        return timeline.duration_s
+
+
+def _open(path: Path) -> "av.container.InputContainer":
+    # A title that is not UTF-8 is no reason to refuse a clip: nothing here reads it.
+    return av.open(input_url(path), options=WHITELISTS, metadata_errors="replace")
+
+
+@contextmanager
+def _errors_of_the_file() -> Iterator[None]:
+    """Turn what PyAV and the operating system raise about a file into `MediaError`."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
+        message = getattr(error, "strerror", None) or getattr(error, "reason", None)
+        reason = "inaccessible" if getattr(error, "errno", None) in ACCESS_ERRORS else "unreadable"
+        raise MediaError(reason, f"{type(error).__name__}: {message}") from None
+
+
+def _choose_streams(container: "av.container.InputContainer", settings: ClipSettings) -> Streams:
+    video, audio = next(iter(container.streams.video), None), next(iter(container.streams.audio), None)
+    if video is None:
+        if settings.features.require_video:
+            raise MediaError("no_video", "no video stream")
+        if audio is None:
+            raise MediaError("no_video", "neither a video nor an audio stream")
+        return Streams(None, audio, timed=audio)
+    if video.codec_context is None:
+        raise MediaError("video_undecodable", "no decoder for the video stream")
+    if video.width * video.height > settings.limits.max_pixels:
+        raise MediaError("too_large", f"{video.width}x{video.height} pixels, the limit is {settings.limits.max_pixels}")
+    return Streams(video, audio, timed=video)
+
+
+def _read_clip_file(
+    path: Path, container: "av.container.InputContainer", settings: ClipSettings, window: Window | None
+) -> ClipFile:
+    streams, longest_s = _choose_streams(container, settings), settings.features.max_duration_s
+    video, audio = streams.video, streams.audio
+    span, seek_s = WHOLE_FILE, None
+    if window is None:
+        packets = _read_packets(container, streams, longest_s)
+    else:
+        # Exact fractions, so that a frame that appears at the very start of the window is in it.
+        first_s = (streams.timed.start_time or 0) * (streams.timed.time_base or Fraction(1))
+        span = Span(first_s + Fraction(window.start_s), first_s + Fraction(window.end_s))
+        packets, seek_s = _read_window(container, streams, longest_s, float(first_s), span)
+    video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
+    audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
+    timeline = build_timeline(streams.timed, video_packets if video else audio_packets, audio, audio_packets, span)
+    if timeline.duration_s > longest_s:
+        raise MediaError("too_long", f"{timeline.duration_s:.3f} s, the limit is {longest_s} s")
+    return ClipFile(path, timeline, video, audio, video_packets, audio_packets, seek_s)
+
+
+def _read_window(
+    container: "av.container.InputContainer", streams: Streams, longest_s: float, first_s: float, span: Span
+) -> tuple[list[Packet], float | None]:
+    """The packets from a key frame before `span` on, and the time that was sought; None if that is the file's start.
+
+    Some containers seek by time alone, to a key frame or not. So this seeks further and further back, until there is a
+    key frame before the span.
+    """
+    timed, preroll_s = streams.timed, PREROLL_S
+    tick_s = timed.time_base or Fraction(1)
+    while (seek_s := float(span.start_s) - preroll_s) > first_s:
+        container.seek(round(seek_s / tick_s), stream=timed)
+        packets = _read_packets(container, streams, longest_s, span)
+        keys = [p.pts for p in packets if p.stream_index == timed.index and p.is_keyframe and p.pts is not None]
+        if keys and min(keys) * tick_s <= span.start_s:
+            return packets, seek_s
+        preroll_s *= 2
+    if preroll_s > PREROLL_S:
+        container.seek(round(first_s / tick_s), stream=timed)
+    return _read_packets(container, streams, longest_s, span), None
+
+
+def _read_packets(
+    container: "av.container.InputContainer", streams: Streams, longest_s: float, span: Span = WHOLE_FILE
+) -> list[Packet]:
+    """The packets of the streams, from the container's position to a little beyond the end of `span`.
+
+    Raises `MediaError` as soon as the timestamps show that what is read is longer than `longest_s`.
+    """
+    packets: list[Packet] = []
+    tick_s = streams.timed.time_base or Fraction(1)
+    longest = longest_s / tick_s
+    frames, first, last = 0, 2**63, -(2**63)
+    for packet in _in_order(container.demux(*streams.used), streams.timed):
+        packets.append(packet)
+        pts = packet.pts
+        if packet.stream_index != streams.timed.index or pts is None or packet.is_discard:
+            continue
+        if not span.contains(pts * tick_s):
+            if (pts if packet.dts is None else packet.dts) * tick_s > span.end_s + INTERLEAVING_S:
+                break
+            continue
+        frames, first, last = frames + 1, min(first, pts), max(last, pts)
+        if last - first > longest or frames > longest_s * MAX_FRAMES_PER_SECOND:
+            read_s = longest_s * (last - first) / longest
+            raise MediaError("too_long", f"over {read_s:.1f} s or {frames} frames, the limit is {longest_s} s")
+    return packets
+
+
+def _in_order(packets: Iterable[Packet], timed: Stream) -> Iterator[Packet]:
+    """Yield the packets as they come; raise `MediaError` for a key frame of `timed` that follows a later one."""
+    last_key = -(2**63)
+    for packet in packets:
+        if packet.size == 0:  # PyAV's mark of a stream's end
+            continue
+        is_key = packet.stream_index == timed.index and packet.is_keyframe and not packet.is_discard
+        if is_key and packet.pts is not None:
+            if packet.pts <= last_key:
+                raise MediaError("bad_timestamps", f"a key frame at {packet.pts} follows one at {last_key}")
+            last_key = packet.pts
+        yield packet

@@ -1,0 +1,106 @@
+"""The reference decoder: one ffmpeg process per clip, with the limits of the process that starts it."""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+import ffmpeg
+import numpy as np
+
+from pipeline.common.machine import ffmpeg_path
+from pipeline.common.recipe import Features
+from pipeline.extraction.clip_file import WHITELISTS, ClipFile, input_url
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.decoder_output import Decoded, check_sound
+from pipeline.extraction.filters import frame_filters, sound_filters
+from pipeline.extraction.reasons import MediaError
+
+# -copyts keeps the container's timestamps, from which the timeline was read.
+FLAGS = ("-copyts", "-nostdin", "-loglevel", "error", "-filter_complex_threads", "1")
+
+
+@dataclass(frozen=True)
+class FfmpegOutput:
+    """What an ffmpeg process left: its exit code, raw frames and samples, and error messages."""
+
+    exit_code: int
+    frames: bytes
+    sound: bytes
+    errors: bytes
+
+
+def decode_with_ffmpeg(clip: ClipFile, pts: list[int], settings: ClipSettings) -> Decoded:
+    """Decode the frames shown at `pts`, and the sound; raises `MediaError` for a clip that cannot be decoded."""
+    output = _run_ffmpeg(clip, pts, settings)
+    return _check_output(output, clip, pts, settings.features)
+
+
+def _run_ffmpeg(clip: ClipFile, pts: list[int], settings: ClipSettings) -> FfmpegOutput:
+    # Files in memory, not pipes: they need no threads to read them, and a limit holds for their size.
+    frames_file, sound_file, errors_file = files = [os.memfd_create(name) for name in ("frames", "sound", "errors")]
+    try:
+        done = subprocess.run(
+            _command(clip, pts, settings, frames_file, sound_file),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors_file,
+            pass_fds=(frames_file, sound_file),
+        )
+        return FfmpegOutput(done.returncode, *map(_read, files))
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _command(clip: ClipFile, pts: list[int], settings: ClipSettings, frames_file: int, sound_file: int) -> list[str]:
+    seek: dict[str, Any] = {}
+    if clip.seek_s is not None:
+        seek = {"ss": clip.seek_s, "seek_timestamp": 1, "noaccurate_seek": None}
+    source = ffmpeg.input(input_url(clip.path), **WHITELISTS, max_pixels=settings.limits.max_pixels, threads=1, **seek)
+    outputs = []
+    if clip.video:
+        is_wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
+        # Two frames can have the same timestamp; the first of them is taken.
+        video = source[str(clip.video.index)].filter("select", f"({is_wanted})*not(eq(pts,prev_selected_pts))")
+        for name, options in frame_filters(settings.features):
+            video = video.filter(name, **options)
+        raw_video = {"format": "rawvideo", "pix_fmt": "bgr24", "fps_mode": "passthrough", "frames:v": len(pts)}
+        outputs.append(ffmpeg.output(video, f"pipe:{frames_file}", **raw_video))
+    if clip.audio and clip.timeline.has_audio:
+        sound = source[str(clip.audio.index)]
+        for name, options in sound_filters(clip.timeline, settings.features):
+            sound = sound.filter(name, **options)
+        outputs.append(ffmpeg.output(sound, f"pipe:{sound_file}", format="f32le"))
+    command: list[str] = ffmpeg.merge_outputs(*outputs).global_args(*FLAGS).compile(cmd=ffmpeg_path())
+    return command
+
+
+def _read(file: int) -> bytes:
+    os.lseek(file, 0, os.SEEK_SET)
+    with os.fdopen(file, "rb", closefd=False) as stream:
+        return stream.read()
+
+
+def _check_output(output: FfmpegOutput, clip: ClipFile, pts: list[int], features: Features) -> Decoded:
+    """The decoded frames and sound, which are counted because ffmpeg exits with 0 on much corrupt input."""
+    message = f"ffmpeg exit {output.exit_code}: {_first_error(output.errors, clip)}"[:200]
+    if b"Cannot allocate memory" in output.errors:
+        raise MediaError("out_of_memory", message)
+    shape = (len(pts), features.frame_size_px, features.frame_size_px, 3)
+    if len(output.frames) != np.prod(shape):
+        count = len(output.frames) // int(np.prod(shape[1:]))
+        raise MediaError("video_undecodable", f"{count} of {len(pts)} frames decoded; {message}")
+    waveform = None
+    if clip.timeline.has_audio:
+        waveform = check_sound(np.frombuffer(output.sound, np.float32), clip.timeline, features)
+    if output.exit_code != 0:
+        raise MediaError("video_undecodable", message)
+    return Decoded(np.frombuffer(output.frames, np.uint8).reshape(shape), waveform)
+
+
+def _first_error(errors: bytes, clip: ClipFile) -> str:
+    """The first line of the messages, without folders and memory addresses, which would differ from run to run."""
+    text = errors[:2000].decode(errors="replace").replace(input_url(clip.path), clip.path.name).strip()
+    return re.sub(r" @ 0x[0-9a-f]+", "", text or "no message").splitlines()[0]

@@ -1,0 +1,32 @@
+"""The filters that turn decoded pictures and sound into frames and the waveform: the same for both decoders."""
+
+from pipeline.common.recipe import Features
+from pipeline.extraction.timeline import Timeline
+
+# The name of a libavfilter filter, and its options.
+Filter = tuple[str, dict[str, str]]
+
+
+def frame_filters(features: Features) -> list[Filter]:
+    """The filters that make a frame of a decoded picture: scaled, and cropped if `framing` says so."""
+    size = features.frame_size_px
+    if features.framing == "full_frame":
+        return [("scale", {"w": f"{size}", "h": f"{size}", "flags": "area"})]
+    # The shorter side, as displayed, becomes `size`; `sar` is the aspect ratio of the pixels themselves.
+    width, height = f"ceil({size}*max(1,iw*sar/ih))", f"ceil({size}*max(1,ih/(iw*sar)))"
+    return [("scale", {"w": width, "h": height, "flags": "area"}), ("crop", {"w": f"{size}", "h": f"{size}"})]
+
+
+def sound_filters(timeline: Timeline, features: Features) -> list[Filter]:
+    """The filters that make the waveform of decoded sound: resampled once, from the clip's start to at most its end.
+
+    Gaps, and the time before a track that starts later, become silence.
+    """
+    rate = features.sample_rate_hz
+    # Cut what sounds before the first frame, and the padding in a codec's last block, beyond the track's end.
+    track = {"start": f"{timeline.start_s:.6f}", "end": f"{timeline.start_s + (timeline.audio_end_s or 0):.6f}"}
+    # The resampler counts `first_pts` at its input's rate, which is unknown at this point; 0 is 0 at any rate.
+    from_zero = {"expr": f"PTS-{timeline.start_s:.6f}/TB"}
+    resample = {"osr": f"{rate}", "ochl": "mono", "osf": "flt", "async": "1", "first_pts": "0"}
+    length = {"end_sample": f"{round(timeline.duration_s * rate)}"}
+    return [("atrim", track), ("asetpts", from_zero), ("aresample", resample), ("atrim", length)]

@@ -1,0 +1,29 @@
+"""From a clip's file to the sample that is stored in a shard, and that a model sees."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.common.recipe import Features
+from pipeline.extraction.clip_reader import ClipMedia
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.log_mel import log_mel
+from pipeline.extraction.sandbox import Sandbox
+from pipeline.shards.format import Sample
+
+
+def extract_sample(path: Path, clip_id: str, settings: ClipSettings, sandbox: Sandbox) -> Sample:
+    """Read a clip's file in the sandbox; raises `MediaError` for a clip that cannot be used."""
+    return to_sample(clip_id, sandbox.read_clip(path, settings), settings.features)
+
+
+def to_sample(clip_id: str, media: ClipMedia, features: Features) -> Sample:
+    """The sample of what was read of a clip: its frames, and the log-mel of its waveform."""
+    return Sample(
+        clip_id=clip_id,
+        duration_s=media.duration_s,
+        frame_rate_hz=media.frame_rate_hz,
+        jpegs=media.jpegs,
+        frame_times_s=media.frame_times_s,
+        log_mel=None if media.waveform is None else log_mel(media.waveform, features).astype(np.float16),
+    )

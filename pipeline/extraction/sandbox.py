@@ -1,0 +1,115 @@
+"""Reading a clip in a child process that may hang, grow or crash without harm (P6).
+
+A clip is untrusted input to megabytes of native code. So a child process in its own session reads it, under limits of
+the operating system (`pipeline.extraction.sandbox_child`). The asking process waits no longer than the time limit, or
+twice that if the child died, and then kills the child's whole process group.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.extraction.clip_reader import ClipMedia
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.reasons import MediaError
+from pipeline.extraction.sandbox_messages import Request, unpack_duration, unpack_media
+from pipeline.extraction.timeline import Window
+
+PACKAGE_ROOT = Path(__file__).parents[2]
+# Started by name, not imported: it reads untrusted files, so it starts with as little as possible.
+CHILD_MODULE = "pipeline.extraction.sandbox_child"
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
+
+Answer = TypeVar("Answer")
+
+
+class ChildDiedError(Exception):
+    """The child died while it read a clip; `code` is its exit code, negative for a signal."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the process that read the clip ended with {code}")
+        self.code = code
+
+
+class Sandbox:
+    """Reads clips in a child process, which is started when it is first needed, and again after it died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def read_clip(self, path: Path, settings: ClipSettings, window: Window | None = None) -> ClipMedia:
+        """Read a clip, or a window of a file, within the limits; raises `MediaError`."""
+        return self._ask(Request("media", path, settings, window), unpack_media)
+
+    def read_duration_s(self, path: Path, settings: ClipSettings) -> float:
+        """How long a file lasts, which may be longer than a clip; raises `MediaError`."""
+        return self._ask(Request("duration", path, settings), unpack_duration)
+
+    def close(self) -> None:
+        """Kill the child and everything that it started."""
+        if self._process is not None and self._connection is not None:
+            self._connection.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = self._connection = None
+
+    def _ask(self, request: Request, unpack: Callable[[bytes], Answer]) -> Answer:
+        try:
+            return unpack(self._exchange_again_if_it_dies(request))
+        except MediaError as error:
+            if error.reason == "out_of_memory":
+                self.close()  # a fresh child starts with all of its memory
+            raise
+
+    def _exchange_again_if_it_dies(self, request: Request) -> bytes:
+        try:
+            return self._exchange(request)
+        except ChildDiedError as death:
+            if death.code in CRASHES:
+                # ffmpeg keeps the video out of the child. A child that was killed is asked for the same again.
+                limits = request.settings.limits.model_copy(update={"decoder": "ffmpeg"})
+                request = replace(request, settings=request.settings.model_copy(update={"limits": limits}))
+        try:
+            return self._exchange(request)
+        except ChildDiedError as death:
+            raise MediaError("crashed", str(death)) from None
+
+    def _exchange(self, request: Request) -> bytes:
+        """Send a request and wait for its answer; raises `ChildDiedError`, or `MediaError` after the time limit."""
+        process, connection = self._running_child()
+        timeout_s = request.settings.limits.timeout_s
+        try:
+            connection.send_bytes(request.to_bytes())
+            if connection.poll(timeout_s):
+                return connection.recv_bytes()
+        except (EOFError, ConnectionError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            self.close()
+            raise ChildDiedError(process.returncode) from None
+        self.close()
+        raise MediaError("timeout", f"still reading after {timeout_s} s")
+
+    def _running_child(self) -> tuple["subprocess.Popen[bytes]", Connection]:
+        if self._process is None or self._connection is None:
+            self._connection, child_end = Pipe()
+            with child_end:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", CHILD_MODULE, str(child_end.fileno())],
+                    cwd=PACKAGE_ROOT,  # so that the child runs this code, whatever the current folder is
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(child_end.fileno(),),
+                    start_new_session=True,
+                )
+        return self._process, self._connection
