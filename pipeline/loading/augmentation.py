@@ -1,4 +1,4 @@
-"""Random changes to a training batch, on its device, each drawn per clip and the same for all frames of a clip."""
+"""Random changes to a training batch, on its device. Each is drawn per clip and is the same for all its frames."""
 
 from dataclasses import dataclass, replace
 
@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.common.config import Augmentation, Features
-from pipeline.extraction.log_mel import LEVELS
-from pipeline.loading.loader import Batch, to_device
+from pipeline.common.recipe import AugmentationSettings, Features
+from pipeline.loading.batch import Batch, to_device
+from pipeline.shards.levels import LEVELS
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for the `clips` clips of a step, of which a batch holds those at `rows`.
+    """Random numbers for the `clips` clips of a step; a batch holds the clips at `rows` of the step.
 
-    Drawn for the whole step on the CPU: a clip gets the same ones on any number of processes and on any device.
+    They are drawn for the whole step, on the CPU, so a clip gets the same numbers on any number of processes and on any
+    device.
     """
 
     generator: torch.Generator
@@ -34,16 +35,16 @@ class Draws:
         return extent * (2 * self.uniform(*shape) - 1)
 
 
-def augment(batch: Batch, settings: Augmentation, features: Features, draws: Draws) -> Batch:
-    """A changed copy of the batch; frames and log-mels become float32. `draws` decides everything."""
+def augment(batch: Batch, settings: AugmentationSettings, features: Features, draws: Draws) -> Batch:
+    """A changed copy of the batch, with frames and log-mels in float32; it follows from `draws` alone."""
     batch = _drop_modality(batch, settings, features, draws)
     frames = _jitter_color(_crop_and_flip(batch.frames.float(), settings, draws), settings, draws)
     rolled = _roll(batch.log_mel.float(), batch.mel_frames, settings, features, draws)
     return replace(batch, frames=frames, log_mel=_mask_and_gain(rolled, batch.mel_frames, settings, features, draws))
 
 
-def _drop_modality(batch: Batch, settings: Augmentation, features: Features, draws: Draws) -> Batch:
-    """Some clips lose their video, others their sound, none both: a clip keeps the modality that it has alone."""
+def _drop_modality(batch: Batch, settings: AugmentationSettings, features: Features, draws: Draws) -> Batch:
+    """Some clips lose their video, others their sound, none loses both. A clip keeps its only modality."""
     chosen = draws.uniform()
     has_audio = batch.mel_frames > 0
     drop_video = (chosen < settings.drop_video) & has_audio
@@ -57,8 +58,8 @@ def _drop_modality(batch: Batch, settings: Augmentation, features: Features, dra
     )
 
 
-def _crop_and_flip(frames: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
-    """A random rectangle of each clip, of at least `min_crop` of each side, resized back; mirrored half of the time."""
+def _crop_and_flip(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tensor:
+    """Cut a random rectangle of at least `min_crop` of each side, resize it back, and mirror half of the clips."""
     clips, count, channels, height, width = frames.shape
     scale = settings.min_crop + (1 - settings.min_crop) * draws.uniform(2)
     shift = (1 - scale) * draws.around(1.0, 2)
@@ -67,21 +68,23 @@ def _crop_and_flip(frames: Tensor, settings: Augmentation, draws: Draws) -> Tens
     nothing = torch.zeros_like(sign)
     columns = [sign * scale[:, 0], nothing, shift[:, 0], nothing, scale[:, 1], shift[:, 1]]
     affine = torch.stack(columns, dim=1).view(clips, 2, 3)
-    # All frames of a clip move together: they are channels of one picture.
+    # All frames of a clip move together, as channels of one picture.
     picture = frames.reshape(clips, count * channels, height, width)
     grid = F.affine_grid(affine, list(picture.shape), align_corners=False)
     return F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False).reshape(frames.shape)
 
 
-def _jitter_color(frames: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
-    """Brightness and contrast of each clip change by a factor of 1 +- `color_jitter`."""
+def _jitter_color(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tensor:
+    """Multiply brightness and contrast of each clip by a factor within 1 +- `color_jitter`."""
     brightness, contrast = (1 + draws.around(settings.color_jitter, 2, 1, 1, 1, 1)).unbind(dim=1)
     mean = frames.mean(dim=(1, 2, 3, 4), keepdim=True)
     return ((frames - mean) * contrast + mean * brightness).clamp(0, 255)
 
 
-def _roll(log_mel: Tensor, mel_frames: Tensor, settings: Augmentation, features: Features, draws: Draws) -> Tensor:
-    """The sound of each clip moved by within +- `roll_s`; what leaves it at one end comes in at the other."""
+def _roll(
+    log_mel: Tensor, mel_frames: Tensor, settings: AugmentationSettings, features: Features, draws: Draws
+) -> Tensor:
+    """Shift the sound of each clip by up to `roll_s` seconds; what leaves at one end enters at the other."""
     hops_per_s = features.sample_rate_hz / features.hop_length
     shift = draws.around(settings.roll_s * hops_per_s).round().long()
     hop = torch.arange(log_mel.shape[-1], device=log_mel.device)
@@ -91,9 +94,9 @@ def _roll(log_mel: Tensor, mel_frames: Tensor, settings: Augmentation, features:
 
 
 def _mask_and_gain(
-    log_mel: Tensor, mel_frames: Tensor, settings: Augmentation, features: Features, draws: Draws
+    log_mel: Tensor, mel_frames: Tensor, settings: AugmentationSettings, features: Features, draws: Draws
 ) -> Tensor:
-    """Loudness within +- `gain_db`; one frequency and one time mask (SpecAugment), filled with the clip's mean."""
+    """Change the loudness by up to `gain_db`; mask some bins and some hops (SpecAugment) with the clip's mean."""
     clips, bins, hops = log_mel.shape
     device = log_mel.device
     gain_db = draws.around(settings.gain_db, 1, 1)
@@ -109,7 +112,7 @@ def _mask_and_gain(
 
 
 def _random_span(length: Tensor, longest: int, draws: Draws) -> Tensor:
-    """Start and end of a span of 0 to `longest`, somewhere in 0 .. length, for each clip: (clips, 2)."""
+    """For each clip, start and end of a span of 0 to `longest`, placed at random in 0 .. length: (clips, 2)."""
     size = (draws.uniform() * (longest + 1)).floor()
     start = (draws.uniform() * (length - size + 1).clamp(min=1)).floor()
     return torch.stack([start, start + size], dim=1)

@@ -1,1 +1,1 @@
-"""The networks: from a batch to class probabilities, and a finished run of one."""
+"""The networks: from a batch to class logits, pretrained weights for them, and the folder of a finished run."""

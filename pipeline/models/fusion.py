@@ -1,6 +1,6 @@
-"""How the tokens of two modalities meet: in cross-attention, in self-attention, side by side, late, or not at all.
+"""Class logits from the tokens of two modalities: with cross-attention, self-attention, concatenation, or late fusion.
 
-Works on tokens alone; what they are made of does not matter to it.
+It works on tokens alone and needs to know nothing about the networks that make them.
 """
 
 import math
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.config import Model
+from pipeline.common.recipe import ModelSettings
+from pipeline.models.attention_blocks import CrossAttention, SelfAttention
 
-# Wavelengths of the time encoding: from finer than a token to longer than a clip.
+# Wavelengths of the time encoding: the shortest is finer than a token, the longest is longer than a clip.
 SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 0.2, 20.0
 VIDEO, AUDIO = "video", "audio"
 ATTENDING = ("cross_attention", "self_attention")
@@ -20,7 +21,10 @@ ATTENDING = ("cross_attention", "self_attention")
 
 @dataclass(frozen=True)
 class Tokens:
-    """One modality's: values (B, time, space, D), times_s (B, time) or (time,), padding (B, time), True: not there."""
+    """The tokens of one modality.
+
+    values (B, time, space, D); times_s (B, time) or (time,); padding (B, time) is True where the clip has nothing.
+    """
 
     values: Tensor
     times_s: Tensor
@@ -37,10 +41,10 @@ def time_encoding(times_s: Tensor, width: int) -> Tensor:
 
 
 class Entrance(nn.Module):
-    """What a modality's tokens get before they meet others: one width, their times, and a token that is always there.
+    """Prepares a modality's tokens for the fusion: it gives them the common width and their times, and adds one token.
 
-    That first, learned token stands for the modality as a whole. It is never masked, so attention to a clip that lacks
-    the modality is attention to this token: a learned "nothing there", and never an empty softmax.
+    The added token is learned, comes first and stands for the modality as a whole. It is never masked. So if a clip
+    lacks the modality, the other one attends to this token, a learned "nothing there", and never to nothing at all.
     """
 
     def __init__(self, dim: int, space: int, width: int) -> None:
@@ -60,89 +64,8 @@ class Entrance(nn.Module):
         return torch.cat([summary, values.flatten(1, 2)], 1), torch.cat([torch.zeros_like(padding[:, :1]), padding], 1)
 
 
-class StochasticDepth(nn.Module):
-    """Zeros for a share of the clips, and the rest scaled up so that the mean stays (Huang et al., arXiv 1603.09382).
-
-    torchvision has it too, but importing that takes longer than all else that a prediction needs.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        if not self.training or self.share == 0:
-            return values
-        kept = values.new_empty(values.shape[0], 1, 1).bernoulli_(1 - self.share)
-        return values * (kept / (1 - self.share))
-
-
-class AttentionBlock(nn.Module):
-    """Tokens attend to a context, then a feed-forward layer; pre-norm, residual, each branch skipped now and then."""
-
-    def __init__(self, settings: Model) -> None:
-        super().__init__()
-        width, dropout = settings.width, settings.dropout
-        self.query_norm, self.context_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, settings.heads, dropout=dropout, batch_first=True)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
-            nn.Dropout(dropout),
-        )
-        self.skip = StochasticDepth(settings.stochastic_depth)
-
-    def forward(self, tokens: Tensor, context: Tensor, padding: Tensor, maps: list[Tensor] | None) -> Tensor:
-        """Tokens (B, T, D), context (B, S, D) and its padding (B, S) -> (B, T, D); to `maps`: (B, heads, T, S)."""
-        context = self.context_norm(context)
-        attended, weights = self.attention(
-            self.query_norm(tokens),
-            context,
-            context,
-            key_padding_mask=padding,
-            need_weights=maps is not None,
-            average_attn_weights=False,
-        )
-        if maps is not None:
-            maps.append(weights)
-        tokens = tokens + self.skip(attended)
-        return tokens + self.skip(self.feed_forward(tokens))
-
-
-class CrossAttention(nn.Module):
-    """Video attends to audio and audio to video, both to the other's tokens as they came in."""
-
-    def __init__(self, settings: Model) -> None:
-        super().__init__()
-        self.video_to_audio, self.audio_to_video = AttentionBlock(settings), AttentionBlock(settings)
-
-    def forward(self, tokens: list[Tensor], padding: list[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
-        """The new tokens of video and audio, of the shapes that they had."""
-        video, audio = tokens
-        seen, heard = padding
-        return [self.video_to_audio(video, audio, heard, maps), self.audio_to_video(audio, video, seen, maps)]
-
-
-class SelfAttention(nn.Module):
-    """All tokens of both modalities attend to all."""
-
-    def __init__(self, settings: Model) -> None:
-        super().__init__()
-        self.block = AttentionBlock(settings)
-
-    def forward(self, tokens: list[Tensor], padding: list[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
-        """The new tokens of video and audio, of the shapes that they had."""
-        both = torch.cat(tokens, dim=1)
-        attended: Tensor = self.block(both, both, torch.cat(padding, dim=1), maps)
-        return list(torch.split(attended, [part.shape[1] for part in tokens], dim=1))
-
-
 class Pooling(nn.Module):
-    """The mean of the tokens that are not padding, weighted by a learned function of each if `learned`."""
+    """The mean of the tokens that are not padding. If `kind` is learned, a learned score weights each token."""
 
     def __init__(self, width: int, kind: str) -> None:
         super().__init__()
@@ -158,17 +81,17 @@ class Pooling(nn.Module):
 class Fusion(nn.Module):
     """Class logits from the tokens of the modalities that `settings.fusion` uses.
 
-    `given` is (space, D) of each modality's tokens. concat: pooled side by side, one head; late: a head each, and the
-    mean of the logits of those that a clip has.
+    `sizes` is (space, D) of each modality's tokens. Late fusion has one head per modality, and averages the logits over
+    the modalities that a clip has. All other kinds have one head, on the pooled modalities side by side.
     """
 
-    def __init__(self, settings: Model, given: Mapping[str, tuple[int, int]], classes: int) -> None:
+    def __init__(self, settings: ModelSettings, sizes: Mapping[str, tuple[int, int]], classes: int) -> None:
         super().__init__()
         self.kind, self.used, width = settings.fusion, list(settings.backbones), settings.width
         self.is_late = self.kind == "late"
-        self.entrances = nn.ModuleDict({name: Entrance(given[name][1], given[name][0], width) for name in self.used})
-        layer = CrossAttention if settings.fusion == "cross_attention" else SelfAttention
-        count = settings.layers if settings.fusion in ATTENDING else 0
+        self.entrances = nn.ModuleDict({name: Entrance(sizes[name][1], sizes[name][0], width) for name in self.used})
+        layer = CrossAttention if self.kind == "cross_attention" else SelfAttention
+        count = settings.layers if self.kind in ATTENDING else 0
         self.layers = nn.ModuleList(layer(settings) for _ in range(count))
         self.pools = nn.ModuleDict({name: Pooling(width, settings.pooling) for name in self.used})
         widths = [width] * len(self.used) if self.is_late else [width * len(self.used)]
@@ -177,20 +100,24 @@ class Fusion(nn.Module):
         )
 
     def forward(self, tokens: Mapping[str, Tokens], maps: list[Tensor] | None = None) -> Tensor:
-        """Logits (B, classes). `maps` gets the attention of each block, in turn: (B, heads, queries, keys).
+        """Logits (B, classes). Appends the attention of each block to `maps`: (B, heads, queries, keys).
 
-        Queries and keys are a modality's summary token and then its tokens in time; cross-attention's blocks are
-        video to audio, then audio to video; self-attention's tokens are the video's, then the audio's.
+        Queries and keys are a modality's summary token and then its tokens in time. In cross-attention, each layer has
+        two blocks: video to audio, then audio to video. In self-attention, the video's tokens come before the audio's.
         """
         entered = [self.entrances[name](tokens[name]) for name in self.used]
         values, padding = [value for value, _ in entered], [mask for _, mask in entered]
         for layer in self.layers:
             values = layer(values, padding, maps)
-        pooled = [self.pools[name](*each) for name, *each in zip(self.used, values, padding, strict=True)]
-        if not self.is_late:
-            logits: Tensor = self.heads[0](torch.cat(pooled, dim=-1))
-            return logits.float()
-        each = torch.stack([head(value) for head, value in zip(self.heads, pooled, strict=True)], dim=1).float()
+        pooled = [self.pools[name](value, mask) for name, value, mask in zip(self.used, values, padding, strict=True)]
+        if self.is_late:
+            return self._mean_of_heads(pooled, padding)
+        logits: Tensor = self.heads[0](torch.cat(pooled, dim=-1))
+        return logits.float()
+
+    def _mean_of_heads(self, pooled: list[Tensor], padding: list[Tensor]) -> Tensor:
+        """The mean of the logits of the modalities that a clip has; of all of them if it has none."""
+        logits = torch.stack([head(value) for head, value in zip(self.heads, pooled, strict=True)], dim=1).float()
         present = torch.stack([~mask[:, 1:].all(dim=1) for mask in padding], dim=1)
-        present = present | ~present.any(dim=1, keepdim=True)  # with neither, both summaries vote
-        return (each * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
+        present = present | ~present.any(dim=1, keepdim=True)
+        return (logits * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)

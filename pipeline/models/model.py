@@ -1,7 +1,7 @@
-"""The audio-visual model: two backbones, the fusion of their tokens, class logits.
+"""The audio-visual model: one backbone per modality, the fusion of their tokens, class logits.
 
 After "End-to-End Audio-Visual Group Emotion Recognition" (arXiv 2111.05890): all layers are trained through the fusion.
-Its abstract fixes no more than that; depth, width, positions and pooling are this project's choices.
+The paper's abstract states no more than that. Depth, width, positions and pooling are this project's choices.
 """
 
 import torch
@@ -9,50 +9,34 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from pipeline.clips.labels import CLASSES
-from pipeline.common.config import Backbone as Settings
-from pipeline.common.config import Features, Model
-from pipeline.common.errors import UserError
-from pipeline.loading.loader import Batch
-from pipeline.models.backbone import Backbone, Interface, SmallFrameNetwork, SmallSpectrogramNetwork
+from pipeline.common.recipe import Features, ModelSettings
+from pipeline.loading.batch import Batch
+from pipeline.models.backbone import Backbone
+from pipeline.models.building import build_backbone
 from pipeline.models.fusion import AUDIO, VIDEO, Fusion, Tokens
-
-SMALL = "small"
-
-
-def build_backbone(modality: str, settings: Settings, features: Features) -> Backbone:
-    """The network that the settings name, with random weights; raises `UserError` where the features do not fit it."""
-    if settings.name == SMALL:
-        if settings.grid != 1:
-            raise UserError(f"recipe.model.{modality}.grid is {settings.grid}, but the small network takes 1")
-        return SmallFrameNetwork(features) if modality == VIDEO else SmallSpectrogramNetwork(features)
-    # Only now: timm takes a second, and the small networks do without it.
-    from pipeline.models.timm_networks import CLIP_NETWORKS, ClipNetwork, FrameNetwork, SpectrogramNetwork
-
-    if modality == AUDIO:
-        return SpectrogramNetwork(settings, features)
-    return (ClipNetwork if settings.name in CLIP_NETWORKS else FrameNetwork)(settings, features)
+from pipeline.models.run_record import Interface
 
 
 class GroupEmotionModel(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="group-emotion",
-    coders={kind: (kind.model_dump, kind.model_validate) for kind in (Model, Features)},
+    coders={kind: (kind.model_dump, kind.model_validate) for kind in (ModelSettings, Features)},
 ):
-    """Class logits of a batch of clips. `fusion: video` and `fusion: audio` leave the other modality out altogether.
+    """Class logits of a batch of clips. With the fusion `video` or `audio`, there is no network for the other modality.
 
-    It can be saved to a folder or to Hugging Face's hub, and loaded from there: `save_pretrained`, `from_pretrained`.
+    `save_pretrained` saves it to a folder or to Hugging Face's hub; `from_pretrained` loads it from there.
     """
 
-    def __init__(self, settings: Model, features: Features) -> None:
+    def __init__(self, settings: ModelSettings, features: Features) -> None:
         super().__init__()
         self.frozen = settings.freeze_backbones
         self.features = features
         self.networks = nn.ModuleDict(
-            {name: build_backbone(name, each, features) for name, each in settings.backbones.items()}
+            {name: build_backbone(name, backbone, features) for name, backbone in settings.backbones.items()}
         )
-        given = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
-        self.fusion = Fusion(settings, given, len(CLASSES))
+        sizes = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
+        self.fusion = Fusion(settings, sizes, len(CLASSES))
         for network in self.backbones().values():
             if self.frozen:
                 network.requires_grad_(False)
@@ -60,36 +44,42 @@ class GroupEmotionModel(
                 network.recompute()
 
     def backbones(self) -> dict[str, Backbone]:
-        """The networks of the modalities that the fusion uses."""
+        """The networks of the modalities that the fusion uses, by modality."""
         return dict(self.networks.items())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "GroupEmotionModel":
-        """As usual; but frozen networks stay as in use, so that no statistics of theirs change."""
+        """Set the mode as usual, but keep frozen networks in evaluation mode: their statistics must not change."""
         super().train(mode)
         if self.frozen:
             self.networks.eval()
         return self
 
     def forward(self, batch: Batch, maps: list[Tensor] | None = None) -> Tensor:
-        """Logits (B, classes), in the order of `CLASSES`; `maps` gets the attention (`Fusion.forward`)."""
+        """Logits (B, classes), in the order of `CLASSES`. Appends the attention to `maps` (`Fusion.forward`)."""
         logits: Tensor = self.fusion(self.tokens(batch), maps)
         return logits
 
     def tokens(self, batch: Batch) -> dict[str, Tokens]:
-        """What the backbones make of the clips."""
-        makers = {VIDEO: self._video, AUDIO: self._audio}
-        return {name: makers[name](network, batch) for name, network in self.backbones().items()}
+        """The tokens of the clips, by modality."""
+        encoders = {VIDEO: self._video_tokens, AUDIO: self._audio_tokens}
+        return {name: encoders[name](network, batch) for name, network in self.backbones().items()}
 
-    def _video(self, network: Backbone, batch: Batch) -> Tokens:
-        """A token's time is that of the frame it is centred on, or between two; without video all is padding."""
+    def _video_tokens(self, network: Backbone, batch: Batch) -> Tokens:
+        """A token has the time of the frame on which it is centred, or of the middle between two frames.
+
+        All tokens of a clip without video are padding.
+        """
         values, frames = network(batch.frames), network.interface.takes[0]
         centres = token_centres(network.interface, values)
         before, after = centres.floor().long(), centres.ceil().long().clamp(max=frames - 1)
         times_s = (batch.frame_times_s[:, before] + batch.frame_times_s[:, after]) / 2
         return Tokens(values, times_s, ~batch.has_video[:, None].expand(times_s.shape))
 
-    def _audio(self, network: Backbone, batch: Batch) -> Tokens:
-        """A token's time is that of the hop it is centred on; it is padding if its first hop is past the clip's end."""
+    def _audio_tokens(self, network: Backbone, batch: Batch) -> Tokens:
+        """A token has the time of the hop on which it is centred.
+
+        A token is padding if its first hop is past the clip's end.
+        """
         values = network(batch.log_mel)
         centres = token_centres(network.interface, values)
         first_hops = centres - network.interface.offset
@@ -97,5 +87,5 @@ class GroupEmotionModel(
 
 
 def token_centres(interface: Interface, values: Tensor) -> Tensor:
-    """Frame or hop on which each of the tokens (B, time, space, D) is centred: (time,)."""
+    """Number of the frame or hop on which each of the tokens (B, time, space, D) is centred: (time,)."""
     return interface.stride * torch.arange(values.shape[1], device=values.device) + interface.offset

@@ -1,37 +1,74 @@
-"""A finished run's folder: what lies in it, and opening it."""
+"""The folder of a finished run: writing it and opening it."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from pipeline.common.config import Config, parse_config
+from pipeline.common.config import Config
 from pipeline.common.errors import UserError
+from pipeline.common.records import write_record, write_table
 from pipeline.models.model import GroupEmotionModel
+from pipeline.models.run_record import (
+    HISTORY_NAME,
+    LAST_MODEL_NAME,
+    MODEL_NAME,
+    RUN_NAME,
+    Epoch,
+    RunRecord,
+    read_run_record,
+)
 
-MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
-HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's record, and its model with the weights of the chosen epoch."""
+
+    record: RunRecord
+    model: GroupEmotionModel
+
+    @property
+    def config(self) -> Config:
+        """The settings that the run was made with."""
+        return self.record.config
 
 
-def open_run(folder: Path) -> tuple[Config, dict[str, Any], GroupEmotionModel]:
-    """The settings that a run was made with, its record, and its model."""
-    path = folder / RUN_NAME
+def write_run(
+    folder: Path, record: RunRecord, history: Sequence[Epoch], chosen: dict[str, Tensor], last: dict[str, Tensor]
+) -> None:
+    """Write the chosen and the last weights, the history with one row per epoch, and the record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(chosen, folder / MODEL_NAME)
+    save_tensors(last, folder / LAST_MODEL_NAME)
+    write_table(Epoch, history, folder / HISTORY_NAME)
+    write_record(record, folder / RUN_NAME)
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Open the folder of a run, or an exported one; raises `UserError` if it is missing, damaged or incompatible."""
+    record = read_run_record(folder)
+    path = folder / MODEL_NAME
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        weights = load_file(folder / MODEL_NAME)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename or folder / MODEL_NAME} is missing; run the train stage (dvc repro train)"
-        ) from None
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"the run in {folder} is damaged ({error}); train again") from None
-    config = parse_config(record.get("config"), str(path))
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the train stage (dvc repro train)") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); train again") from None
+    model = GroupEmotionModel(record.config.recipe.model, record.config.recipe.features)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"the run in {folder} was made by another version of this code ({said}); train again") from None
-    return config, record, model
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights in {path} are of another version of this code ({reason}); train again") from None
+    return FinishedRun(record, model)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write safetensors with the permissions of any other new file; the library's own are for the owner alone."""
+    path.touch()
+    permissions = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(permissions)

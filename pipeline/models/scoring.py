@@ -8,19 +8,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
-from pipeline.loading.loader import Batch, ClipRef, eval_batches
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
+from pipeline.loading.selection import ClipRef
+from pipeline.models.model import GroupEmotionModel
 
 
 @dataclass(frozen=True)
 class ScoredClip:
-    """A clip as a model saw it, a batch of one, and the class probabilities (classes,) that it gave.
+    """A clip as a model saw it, as a batch of one, and the class probabilities (classes,) that it gave.
 
-    waveform (samples,) is None where there is no sound, or where it was not kept.
+    `waveform` (samples,) is None if the clip has no sound or it was not kept.
     """
 
     name: str
@@ -35,36 +38,43 @@ class ScoredClip:
         return CLASSES[int(self.probabilities.argmax())]
 
 
-@torch.no_grad()
-def score_clips(
-    model: nn.Module, clips: Sequence[ClipRef], config: Config, accelerator: Accelerator
-) -> NDArray[np.float64]:
-    """Class probabilities (clips, classes) in the order of `clips`, the same on every process.
+class Scorer:
+    """A model in evaluation mode, on the device and in the precision of an accelerator.
 
-    `model` is the bare network, on the accelerator's device: as the processes have different numbers of batches, none
-    of its calls may wait for another process.
+    The model must be the bare network. The processes have different numbers of batches, so none of its calls may wait
+    for another process.
     """
-    model.eval()
-    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    training, threads = config.recipe.training, config.execution.decode_threads
-    batch_size = max(1, training.batch_size // (world * training.micro_batches))  # what fits when training, fits here
-    batches = eval_batches(clips, batch_size, config.recipe.features, rank, world, threads, device.type == "cuda")
-    scored: list[tuple[str, list[float]]] = []
-    for batch in batches:
-        scored += zip(batch.clip_ids, probabilities_of(model, batch.to(device), accelerator).tolist(), strict=True)
-    gathered = gather_object(scored)
-    by_id = dict(gathered)
-    if len(gathered) != len(clips) or by_id.keys() != {clip.clip_id for clip in clips}:
-        raise AssertionError(f"{len(gathered)} scores of {len(by_id)} clips, expected {len(clips)}: this is a bug")
+
+    def __init__(self, model: GroupEmotionModel, accelerator: Accelerator) -> None:
+        self.model, self.accelerator = model.to(accelerator.device).eval(), accelerator
+
+    @torch.no_grad()
+    def probabilities(self, batch: Batch) -> NDArray[np.float64]:
+        """Class probabilities (clips, classes) of a batch on any device."""
+        with self.accelerator.autocast():
+            logits: Tensor = self.model(batch.to(self.accelerator.device))
+        return np.asarray(logits.double().softmax(dim=-1).cpu().numpy())
+
+    def score(self, clips: Sequence[ClipRef], config: Config) -> NDArray[np.float64]:
+        """Class probabilities (clips, classes) in the order of `clips`, the same on every process.
+
+        Raises `UserError` for a model that gives NaN.
+        """
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        training = config.recipe.training
+        batch_size = max(1, training.batch_size // (world * training.micro_batches))  # what fits in training fits here
+        loader = Loader.for_config(config, self.accelerator.device)
+        scored: list[tuple[str, list[float]]] = []
+        for batch in loader.eval_batches(clips, batch_size, rank, world):
+            scored += zip(batch.clip_ids, self.probabilities(batch).tolist(), strict=True)
+        return _in_order(clips, gather_object(scored))
+
+
+def _in_order(clips: Sequence[ClipRef], scored: list[tuple[str, list[float]]]) -> NDArray[np.float64]:
+    by_id = dict(scored)
+    if len(scored) != len(clips) or by_id.keys() != {clip.clip_id for clip in clips}:
+        raise AssertionError(f"{len(scored)} scores of {len(by_id)} clips, expected {len(clips)}: this is a bug")
     probabilities = np.array([by_id[clip.clip_id] for clip in clips]).reshape(len(clips), len(CLASSES))
     if not np.isfinite(probabilities).all():
-        raise UserError("the model gives NaN: the training diverged; lower training.learning_rate")
+        raise UserError("the model gives NaN, so the training diverged; lower training.learning_rate")
     return probabilities
-
-
-@torch.no_grad()
-def probabilities_of(model: nn.Module, batch: Batch, accelerator: Accelerator) -> NDArray[np.float64]:
-    """Class probabilities (clips, classes) of a batch on the accelerator's device, at the accelerator's precision."""
-    with accelerator.autocast():
-        logits: Tensor = model(batch)
-    return np.asarray(logits.double().softmax(dim=-1).cpu().numpy())

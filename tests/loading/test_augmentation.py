@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.extraction.log_mel import LEVELS
+from pipeline.common.config import parse_config
+from pipeline.common.errors import UserError
 from pipeline.loading.augmentation import Draws, augment
+from pipeline.shards.levels import LEVELS
 
 SILENCE = LEVELS["librosa"].silence
 OFF = {
@@ -23,12 +25,12 @@ OFF = {
 
 @pytest.fixture
 def changed(config, batch):
-    """The batch, augmented as the recipe says, with `settings` instead."""
+    """Augments a batch as the recipe says, with `settings` in place of the recipe's."""
 
-    def changed(seed=0, of=batch, clips=4, rows=range(4), **settings):
+    def changed(seed=0, original=batch, clips=4, rows=range(4), **settings):
         augmentation = config.recipe.training.augmentation.model_copy(update=settings)
         draws = Draws(torch.Generator().manual_seed(seed), clips, np.array(rows), torch.device("cpu"))
-        return augment(of, augmentation, config.recipe.features, draws)
+        return augment(original, augmentation, config.recipe.features, draws)
 
     return changed
 
@@ -38,7 +40,7 @@ def part(batch, chosen):
     return dataclasses.replace(batch, clip_ids=[batch.clip_ids[i] for i in chosen], **tensors)
 
 
-def test_it_follows_from_its_seed_and_leaves_padding_alone(changed, batch):
+def test_augmentation_follows_from_its_seed_and_leaves_padding_alone(changed, batch):
     first, again, other = changed(0, roll_s=1.0), changed(0, roll_s=1.0), changed(1, roll_s=1.0)
     torch.testing.assert_close(first.frames, again.frames, atol=0, rtol=0)
     torch.testing.assert_close(first.log_mel, again.log_mel, atol=0, rtol=0)
@@ -50,23 +52,23 @@ def test_it_follows_from_its_seed_and_leaves_padding_alone(changed, batch):
     assert first.frames.max() <= 255
 
 
-def test_a_clip_is_changed_alike_on_whichever_process_it_is(changed, batch):
+def test_a_clip_is_changed_in_the_same_way_on_any_process(changed, batch):
     settings = {"roll_s": 1.0, "drop_video": 0.3, "drop_audio": 0.3}
     whole = changed(0, **settings)
     for rows in ([0, 2], [1, 3]):
-        share = changed(0, of=part(batch, rows), rows=rows, **settings)
+        share = changed(0, original=part(batch, rows), rows=rows, **settings)
         for name in ("frames", "log_mel", "has_video", "mel_frames"):
             torch.testing.assert_close(getattr(share, name), getattr(whole, name)[rows])
 
 
-def test_all_frames_of_a_clip_are_changed_alike_and_clips_differently(changed, batch):
+def test_all_frames_of_a_clip_change_in_the_same_way_and_clips_differently(changed, batch):
     same = dataclasses.replace(batch, frames=batch.frames[:1, :1].expand_as(batch.frames))
-    frames = changed(of=same).frames
+    frames = changed(original=same).frames
     torch.testing.assert_close(frames, frames[:, :1].expand_as(frames))
     assert (frames[0] != frames[1]).any()
 
 
-def test_what_is_switched_off_changes_nothing(changed, batch):
+def test_settings_at_zero_change_nothing(changed, batch):
     off = changed(**OFF)
     torch.testing.assert_close(off.frames, batch.frames.float(), atol=1e-2, rtol=0)
     torch.testing.assert_close(off.log_mel, batch.log_mel.float())
@@ -83,7 +85,7 @@ def test_the_sound_is_rolled_within_its_own_length(changed, batch):
     assert moved
 
 
-def test_a_dropped_modality_is_masked_and_never_both(changed, batch):
+def test_a_dropped_modality_is_masked_and_no_clip_loses_both(changed, batch):
     seen = set()
     for seed in range(30):
         dropped = changed(seed, **{**OFF, "drop_video": 0.5, "drop_audio": 0.499})
@@ -93,14 +95,11 @@ def test_a_dropped_modality_is_masked_and_never_both(changed, batch):
                 assert (dropped.log_mel[row] == SILENCE).all()
     assert seen == {(True, False), (False, True)}
     without_video = dataclasses.replace(batch, has_video=torch.zeros(4, dtype=torch.bool))
-    kept = changed(of=without_video, **{**OFF, "drop_audio": 0.999})
-    assert torch.equal(kept.mel_frames, batch.mel_frames), "the only modality of a clip stays"
+    kept = changed(original=without_video, **{**OFF, "drop_audio": 0.999})
+    assert torch.equal(kept.mel_frames, batch.mel_frames), "a clip keeps its only modality"
 
 
-def test_shares_of_dropped_modalities_that_exceed_one_are_refused(values):
-    from pipeline.common.config import parse_config
-    from pipeline.common.errors import UserError
-
+def test_shares_of_dropped_modalities_above_one_are_refused(values):
     values["recipe"]["training"]["augmentation"] |= {"drop_video": 0.6, "drop_audio": 0.6}
     with pytest.raises(UserError, match="exceed 1 together"):
         parse_config(values, "params.yaml")

@@ -1,0 +1,125 @@
+"""Batches: what they hold, the memory they use, and decoding clips into them."""
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Features
+from pipeline.shards.format import Sample
+from pipeline.shards.levels import LEVELS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips on one device, in the types in which they are stored. Frames are RGB; log-mels are padded.
+
+    frames (B, N, 3, H, W) uint8; frame_times_s (B, N); has_video (B,); log_mel (B, mel_bins, T) float16;
+    mel_frames (B,) hops that are not padding, 0 for a clip without audio; labels (B,) indices in `CLASSES`.
+    """
+
+    clip_ids: list[str]
+    frames: Tensor
+    frame_times_s: Tensor
+    has_video: Tensor
+    log_mel: Tensor
+    mel_frames: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: to_device(value, device) for name, value in tensors.items()}
+        return Batch(clip_ids=self.clip_ids, **moved)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device. On a GPU, from pinned memory, so that the copy does not wait for the GPU's earlier work."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Memory:
+    """Memory for batches, which is reused as soon as no tensor lies in it any more.
+
+    Touching a fresh page costs about as much as decoding into it. PyTorch itself keeps pinned memory, and waits for
+    unfinished copies to the GPU before it reuses it.
+    """
+
+    def __init__(self, pinned: bool = False) -> None:
+        self._pinned = pinned
+        self._free: dict[tuple[tuple[int, ...], str], list[NDArray[np.generic]]] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
+        """An uninitialised tensor."""
+        if self._pinned:
+            return torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True)
+        free = self._free.setdefault((shape, np.dtype(dtype).str), [])
+        try:
+            array = free.pop()
+        except IndexError:
+            array = np.empty(shape, dtype)
+        # Only the tensor's storage holds this view, so the view is collected with the last tensor over the storage.
+        lent = array.view()
+        weakref.finalize(lent, free.append, array).atexit = False
+        return torch.from_numpy(lent)
+
+
+def collate(samples: Iterable[Sample], labels: Sequence[int], features: Features, memory: Memory) -> Batch:
+    """Decode samples that were made with `features` into one batch on the CPU, one after the other.
+
+    Log-mels are padded with digital silence to the length of a clip of `max_duration_s`.
+    """
+    clips, count, size = len(labels), features.frames, features.frame_size_px
+    frames = memory.take((clips, count, size, size, 3), np.uint8)
+    log_mel = memory.take((clips, features.mel_bins, features.max_mel_frames), np.float16)
+    times_s = np.zeros((clips, count), np.float32)
+    ids: list[str] = []
+    has_video, mel_frames = np.zeros(clips, bool), np.zeros(clips, np.int64)
+    for row, (sample, pictures, bank) in enumerate(zip(samples, frames.numpy(), log_mel.numpy(), strict=True)):
+        ids.append(sample.clip_id)
+        if sample.jpegs:
+            has_video[row], times_s[row] = True, sample.frame_times_s
+            for jpeg, picture in zip(sample.jpegs, pictures, strict=True):
+                decode_jpeg(jpeg, sample.clip_id, picture)
+        else:
+            pictures[:] = 0
+        if sample.log_mel is not None:
+            hops = mel_frames[row] = sample.log_mel.shape[1]
+            bank[:, :hops] = sample.log_mel
+        bank[:, mel_frames[row] :] = LEVELS[features.front_end].silence
+    return Batch(
+        clip_ids=ids,
+        frames=frames.permute(0, 1, 4, 2, 3),
+        frame_times_s=torch.from_numpy(times_s),
+        has_video=torch.from_numpy(has_video),
+        log_mel=log_mel,
+        mel_frames=torch.from_numpy(mel_frames),
+        labels=torch.tensor(labels),
+    )
+
+
+def decode_jpeg(jpeg: bytes | memoryview, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Decode a frame to RGB (H, W, 3), into `picture` if it is given.
+
+    Raises `UserError` for bytes that are not a whole JPEG, or one of another size than `picture`.
+    """
+    try:
+        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
+        if picture is not None and decoded.shape != picture.shape:
+            raise ValueError(
+                f"it has {decoded.shape[1]}x{decoded.shape[0]} pixels, expected {picture.shape[1]}x{picture.shape[0]}"
+            )
+    except ValueError as error:
+        raise UserError(
+            f"a frame of clip {clip_id} is not a whole JPEG ({error}): "
+            "its shard is damaged; delete it and run the extract stage again"
+        ) from None
+    return decoded

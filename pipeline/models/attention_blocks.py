@@ -1,0 +1,94 @@
+"""Attention within and between the tokens of two modalities."""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.common.recipe import ModelSettings
+
+
+class StochasticDepth(nn.Module):
+    """Replaces a share of the clips by zeros, and scales up the others so that the mean stays the same.
+
+    Huang et al., arXiv 1603.09382. torchvision has this too, but importing it takes longer than everything else that a
+    prediction needs.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        if not self.training or self.share == 0:
+            return values
+        kept = values.new_empty(values.shape[0], 1, 1).bernoulli_(1 - self.share)
+        return values * (kept / (1 - self.share))
+
+
+class AttentionBlock(nn.Module):
+    """Tokens attend to a context, then pass a feed-forward layer.
+
+    Both branches have their norm first and are residual; in training, a clip skips a branch now and then.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        width, dropout = settings.width, settings.dropout
+        self.query_norm, self.context_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, settings.heads, dropout=dropout, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+            nn.Dropout(dropout),
+        )
+        self.skip = StochasticDepth(settings.stochastic_depth)
+
+    def forward(self, tokens: Tensor, context: Tensor, padding: Tensor, maps: list[Tensor] | None) -> Tensor:
+        """Tokens (B, T, D), context (B, S, D), its padding (B, S) -> (B, T, D); appends (B, heads, T, S) to `maps`."""
+        context = self.context_norm(context)
+        attended, weights = self.attention(
+            self.query_norm(tokens),
+            context,
+            context,
+            key_padding_mask=padding,
+            need_weights=maps is not None,
+            average_attn_weights=False,
+        )
+        if maps is not None:
+            maps.append(weights)
+        tokens = tokens + self.skip(attended)
+        return tokens + self.skip(self.feed_forward(tokens))
+
+
+class CrossAttention(nn.Module):
+    """Video attends to audio, and audio to video. Each attends to the other's tokens as they were before this layer."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.video_to_audio, self.audio_to_video = AttentionBlock(settings), AttentionBlock(settings)
+
+    def forward(self, tokens: list[Tensor], padding: list[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
+        """The tokens of video and audio and their padding -> new tokens of the same shapes."""
+        video, audio = tokens
+        video_padding, audio_padding = padding
+        return [
+            self.video_to_audio(video, audio, audio_padding, maps),
+            self.audio_to_video(audio, video, video_padding, maps),
+        ]
+
+
+class SelfAttention(nn.Module):
+    """All tokens of both modalities attend to all tokens of both."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.block = AttentionBlock(settings)
+
+    def forward(self, tokens: list[Tensor], padding: list[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
+        """The tokens of video and audio and their padding -> new tokens of the same shapes."""
+        both = torch.cat(tokens, dim=1)
+        attended: Tensor = self.block(both, both, torch.cat(padding, dim=1), maps)
+        return list(torch.split(attended, [part.shape[1] for part in tokens], dim=1))

@@ -1,0 +1,26 @@
+"""The weights that a recipe needs, fetched before a training needs them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from pipeline.common.recipe import Recipe
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.weight_files import find
+
+
+def fetch_recipe_weights(recipe: Recipe, folder: Path) -> Iterator[str]:
+    """Fetch the published weights of a recipe into `folder`, unless they are already in it.
+
+    Yields one line about what each network takes and gives, and one about the file of its weights, if it has one.
+    Raises `UserError` if the recipe's features do not fit a network, or a file is not the one that it should be.
+    """
+    with torch.device("meta"):  # what the networks state is known without their memory
+        model = GroupEmotionModel(recipe.model, recipe.features)
+    for modality, network in model.backbones().items():
+        settings, interface = recipe.model.backbones[modality], network.interface
+        takes, gives = (" x ".join(map(str, sizes)) for sizes in (interface.takes, interface.gives))
+        yield f"{recipe.name}, {modality}: {settings.name} takes {takes}, gives tokens of {gives} (time x space x D)"
+        if file := find(settings, network.published, folder):
+            yield f"  {file.path}, {file.path.stat().st_size / 1e6:.0f} MB, SHA-256 {file.sha256}"

@@ -1,0 +1,30 @@
+"""A backbone is built by its name. A wrong name is refused."""
+
+import re
+
+import pytest
+
+from pipeline.common.errors import UserError
+
+
+@pytest.mark.parametrize(("modality", "name", "message"), [
+    ("video", "r2plus1d_81", "there is no network r2plus1d_81; close to it: r2plus1d_18"),
+    ("audio", "resnet18_", "close to it: resnet18"),
+    ("video", "resnet18.nobody", "no weights nobody of resnet18; it has resnet18.a1_in1k"),
+    ("video", "resnet18.", "no weights  of resnet18; it has resnet18.a1_in1k"),
+    ("video", "timm/resnet18.a1_in1k", "one on Hugging Face's hub is named hf_hub:owner/name"),
+])  # fmt: skip
+def test_a_wrong_name_is_refused_with_the_right_ones(modality, name, message, build):
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(modality, name)
+
+
+def test_a_network_for_clips_is_refused_for_audio(build):
+    message = "r2plus1d_18 is a network for frames; for audio take small, or one of timm's"
+    with pytest.raises(UserError, match=re.escape(message)):
+        build("audio", "r2plus1d_18")
+
+
+def test_the_small_network_takes_no_grid(build):
+    with pytest.raises(UserError, match=r"video\.grid is 2, but the small network takes 1"):
+        build("video", "small", grid=2)
