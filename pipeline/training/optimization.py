@@ -1,4 +1,4 @@
-"""What the optimiser is told: learning rates by step and by part of the network, weight decay, the moving average."""
+"""The optimiser: learning rates by step and by part of the network, weight decay, the moving average."""
 
 import math
 from typing import Any
@@ -7,22 +7,23 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.common.config import Training
+from pipeline.common.recipe import TrainingSettings
 from pipeline.models.model import GroupEmotionModel
 
 SCALE = "rate_scale"
 
 
-def build_optimizer(model: GroupEmotionModel, settings: Training) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`."""
+def build_optimizer(model: GroupEmotionModel, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW with the groups of `parameter_groups`."""
     return torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
 
 
-def parameter_groups(model: GroupEmotionModel, settings: Training) -> list[dict[str, Any]]:
-    """Trained parameters by learning rate and weight decay; `rate_scale` is a group's factor of the learning rate.
+def parameter_groups(model: GroupEmotionModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Group the trained parameters by learning rate and weight decay; `rate_scale` is a factor of the learning rate.
 
-    Backbones, fusion and head have a factor each. A backbone's last layer (`layers()`) has its full rate, each one
-    before it `layer_decay` of the next one's. Matrices and kernels decay; biases, norms, tokens and positions do not.
+    Backbones, fusion and head have one factor each. The last layer of a backbone (`layers()`) has its full rate, and
+    each layer before it has `layer_decay` times the rate of the next one. Matrices and kernels decay; biases, norms,
+    tokens and positions do not.
     """
     scales = settings.rate_scales
     factors: dict[nn.Parameter, float] = {}
@@ -42,8 +43,8 @@ def parameter_groups(model: GroupEmotionModel, settings: Training) -> list[dict[
     return list(groups.values())
 
 
-def learning_rate(step: int, steps: int, settings: Training) -> float:
-    """Linear warm-up, then a cosine to 0 at the last step."""
+def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
+    """The learning rate of a step: a linear warm-up, then a cosine that reaches 0 at the last step."""
     warmup = max(1, round(settings.warmup * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -51,13 +52,13 @@ def learning_rate(step: int, steps: int, settings: Training) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of each parameter group, by its factor."""
+    """Set the learning rate of each parameter group to `value` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = value * group[SCALE]
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """The exponential moving average of the model's weights and buffers, to be updated after each step; None for 0."""
+    """An exponential moving average of the weights and buffers, to be updated after each step; None for decay 0."""
     if not decay:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]

@@ -1,19 +1,15 @@
 import torch
 
+from pipeline.models.run_record import Epoch
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training.checkpoint import (
-    Checkpoint,
-    differences,
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, load_checkpoint, save_checkpoint
+from pipeline.training.identity import differences
+from pipeline.training.state import Position, optimizer_tensors, restore_optimizer
 
 
 def checkpoint(step):
-    tensors = {"a": torch.randn(3)}
-    return Checkpoint({"seed": 0}, [], step, 4, [{"epoch": 1}], [0.1], 1.0, 0.5, {}, tensors, {}, tensors, tensors)
+    position = Position(step, [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 0.25)], ["seed: 0 -> 1"], 1.0, 0.5)
+    return Checkpoint(CheckpointRecord({"seed": 0}, 4, position), {"model": {"a": torch.randn(3)}, "average": {}})
 
 
 def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):
@@ -22,10 +18,9 @@ def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):
         save_checkpoint(saved := checkpoint(step), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
     loaded = load_checkpoint(tmp_path)
-    assert torch.equal(loaded.model["a"], saved.model["a"])
-    assert {k: v for k, v in vars(loaded).items() if not isinstance(v, dict)} == {
-        k: v for k, v in vars(saved).items() if not isinstance(v, dict)
-    }
+    assert loaded.record == saved.record
+    assert torch.equal(loaded.tensors["model"]["a"], saved.tensors["model"]["a"])
+    assert loaded.tensors["average"] == {}
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):

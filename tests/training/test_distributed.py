@@ -1,4 +1,4 @@
-"""Processes launched for real: on one machine, and on two, which are network namespaces with addresses of their own."""
+"""Real processes: on one machine, and on two machines, which are network namespaces with their own addresses."""
 
 import csv
 import os
@@ -15,13 +15,14 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.common.accelerator import start_accelerator
 from pipeline.common.errors import EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.training.checkpoint import latest_step
-from pipeline.training.distributed import share_batch_norm, start_accelerator
+from pipeline.training.distributed import share_batch_norm
 
 LAUNCH_FILES = REPOSITORY / "configs/accelerate"
 ACCELERATE = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
@@ -30,7 +31,7 @@ ADDRESSES = {"a": "10.213.7.1", "b": "10.213.7.2"}
 
 
 class Place:
-    """A folder with shards, in which stages are launched; whatever runs there is ended with the test."""
+    """A folder with shards, in which stages are launched. Everything that runs there ends with the test."""
 
     def __init__(self, folder, source, config):
         self.folder, self.started, self.config = folder, [], config
@@ -64,9 +65,9 @@ class Place:
         return self.start(*ACCELERATE, *options, "-m", f"stages.{stage}", **settings)
 
     def run(self, how, stage, *options, **settings):
-        said, _ = (process := self.launch(how, stage, *options, **settings)).communicate(timeout=120)
-        assert process.returncode == 0, said
-        return said
+        output, _ = (process := self.launch(how, stage, *options, **settings)).communicate(timeout=120)
+        assert process.returncode == 0, output
+        return output
 
     def wait_for_checkpoint(self, after=0):
         deadline = time.monotonic() + 90
@@ -107,7 +108,7 @@ def end(place):
 
 @pytest.fixture(scope="module")
 def alone(workspace, tmp_path_factory):
-    """What one process makes of two epochs."""
+    """The result of one process after two epochs."""
     place = Place(tmp_path_factory.mktemp("alone"), *workspace)
     place.run("cpu", "train")
     place.run("cpu", "evaluate")
@@ -140,7 +141,7 @@ def test_modality_dropout_and_clips_without_sound_train_on_two_processes(place):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes_when_told_so(place, alone):
+def test_a_training_continues_with_another_number_of_processes_when_told_so(place, alone):
     process = place.start(sys.executable, "-m", "stages.train")
     place.wait_for_checkpoint()
     process.terminate()
@@ -148,14 +149,14 @@ def test_a_run_goes_on_with_another_number_of_processes_when_told_so(place, alon
     refused = place.launch("multi_cpu", "train").communicate(timeout=60)[0]
     assert "number of processes: 1 -> 2" in refused
     options = (*ACCELERATE, "--config_file", str(LAUNCH_FILES / "multi_cpu.yaml"), "-m", "stages.train")
-    said, (code,) = finish([place.start(*options, "--resume", "changed")])
-    assert code == 0, said
+    output, (code,) = finish([place.start(*options, "--resume", "changed")])
+    assert code == 0, output
     assert place.losses == pytest.approx(alone.losses, abs=1e-5)
 
 
 @pytest.fixture
 def nodes():
-    """Two network namespaces that reach each other; gives, for each, the command that runs something in it."""
+    """Two network namespaces that reach each other: for each, the command that runs something in it."""
     names = {node: f"ge-{os.getpid()}-{node}" for node in ADDRESSES}
 
     def ip(*arguments):
@@ -180,7 +181,7 @@ def nodes():
 
 
 def on_both(place, nodes, stage):
-    """The launchers of both machines, as a user starts them; without a GPU, so the CPU is asked for."""
+    """The launchers of both machines, as a user starts them, on the CPU."""
     return [
         place.launch(
             "multi_node",
@@ -195,20 +196,20 @@ def on_both(place, nodes, stage):
 
 
 def finish(processes, timeout_s=120):
-    said = [process.communicate(timeout=timeout_s)[0] for process in processes]
-    return said, [process.returncode for process in processes]
+    output = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    return output, [process.returncode for process in processes]
 
 
 @pytest.mark.slow
 def test_two_machines_give_what_one_process_gives(place, alone, nodes):
     for stage in ("train", "evaluate"):
-        said, codes = finish(on_both(place, nodes, stage))
-        assert codes == [0, 0], said
+        output, codes = finish(on_both(place, nodes, stage))
+        assert codes == [0, 0], output
     assert_same_results(place, alone)
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_both_machines_with_a_message_and_the_same_commands_go_on(place, nodes):
+def test_a_killed_process_ends_both_machines_with_a_message_and_the_same_commands_continue(place, nodes):
     place.set(epochs=60, checkpoint_steps=2)
     launchers = on_both(place, nodes, "train")
     place.wait_for_checkpoint(after=6)
@@ -219,14 +220,14 @@ def test_a_killed_process_ends_both_machines_with_a_message_and_the_same_command
     ]
     victim.kill()
     killed = time.monotonic()
-    said, codes = finish(launchers, timeout_s=TIMEOUT_S + 30)
+    output, codes = finish(launchers, timeout_s=TIMEOUT_S + 30)
     assert 0 not in codes
     assert time.monotonic() - killed < TIMEOUT_S + 30
-    assert "another process of this run ended" in said[0]
-    assert "SIGKILL" in said[1] or "Signal 9" in said[1]
-    said, codes = finish(on_both(place, nodes, "train"))
-    assert codes == [0, 0], said
-    assert "going on after step" in said[0]
+    assert "another process of this launch ended" in output[0]
+    assert "SIGKILL" in output[1] or "Signal 9" in output[1]
+    output, codes = finish(on_both(place, nodes, "train"))
+    assert codes == [0, 0], output
+    assert "continuing after step" in output[0]
 
 
 def assert_ended(processes):
@@ -269,24 +270,24 @@ def test_sigterm_ends_the_process_with_its_own_code(place):
     process = place.start(sys.executable, "-m", "stages.train")
     place.wait_for_checkpoint()
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == EXIT_STOPPED, said
-    assert "the same command goes on from there" in said
-    assert "Traceback" not in said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED, output
+    assert "run the same command again to continue" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
 def test_fewer_processes_than_asked_for_is_an_error(place):
     process = place.start(*ACCELERATE, "--cpu", "--num_processes", "2", "-m", "stages.train")
-    said, _ = process.communicate(timeout=60)
-    assert f"exit status {EXIT_USER_ERROR}" in said
-    assert "accelerate launch was asked for 2 processes and 1 run" in said
+    output, _ = process.communicate(timeout=60)
+    assert f"exit status {EXIT_USER_ERROR}" in output
+    assert "accelerate launch was asked for 2 processes and 1 run" in output
 
 
 SILENT_SECOND = """
 import time
 from pipeline.common.config import load_config
-from pipeline.training.distributed import names_a_lost_process, start_accelerator
+from pipeline.common.accelerator import names_a_lost_process, start_accelerator
 from pipeline.common.errors import exits_with_one_sentence
 
 @exits_with_one_sentence
@@ -302,7 +303,7 @@ main()
 
 
 @pytest.mark.slow
-def test_a_process_that_is_silent_is_not_waited_for_longer_than_the_settings_say(place):
+def test_a_silent_process_is_waited_for_no_longer_than_the_settings_say(place):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -310,13 +311,13 @@ def test_a_process_that_is_silent_is_not_waited_for_longer_than_the_settings_say
     first, _ = (
         place.start(sys.executable, "-c", SILENT_SECOND, RANK=rank, LOCAL_RANK=rank, **together) for rank in "01"
     )
-    said, _ = first.communicate(timeout=TIMEOUT_S + 60)
-    assert first.returncode == EXIT_USER_ERROR, said
-    assert f"another process of this run ended, or was silent for {TIMEOUT_S:.0f} s" in said
+    output, _ = first.communicate(timeout=TIMEOUT_S + 60)
+    assert first.returncode == EXIT_USER_ERROR, output
+    assert f"another process of this launch ended, or was silent for {TIMEOUT_S:.0f} s" in output
 
 
 SRUN = """#!/usr/bin/env bash
-# Stands for Slurm's: runs its command once a task, and ends with the highest of their codes.
+# Stands for Slurm's: runs its command once per task, and exits with the highest of their codes.
 shift
 for task in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
 highest=0
@@ -349,9 +350,9 @@ def test_the_slurm_script_trains_on_all_tasks_and_requeues_a_stopped_job(place):
     for child in psutil.Process(job.pid).children(recursive=True):
         if "stages.train" in child.cmdline():
             child.terminate()
-    said, _ = job.communicate(timeout=60)
-    assert job.returncode == EXIT_STOPPED, said
-    assert "requeued 7" in said
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == EXIT_STOPPED, output
+    assert "requeued 7" in output
 
 
 def test_batch_norm_is_shared_or_refused():
@@ -377,7 +378,7 @@ def with_settings(config, execution=None, **training):
 
 def test_fp16_is_refused_on_a_cpu(config, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    with pytest.raises(UserError, match=r"training\.mixed_precision is fp16, which a CPU does not train in"):
+    with pytest.raises(UserError, match=r"training\.mixed_precision is fp16, which a CPU cannot train in"):
         start_accelerator(with_settings(config, mixed_precision="fp16"))
 
 

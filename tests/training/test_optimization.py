@@ -22,8 +22,8 @@ def rated(config):
     model = GroupEmotionModel(config.recipe.model, config.recipe.features)
     optimizer = build_optimizer(model, settings)
     set_learning_rate(optimizer, 1.0)
-    of = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-    return {name: of[parameter] for name, parameter in model.named_parameters()}
+    rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    return {name: rates[parameter] for name, parameter in model.named_parameters()}
 
 
 def test_every_parameter_is_trained_at_the_rate_of_its_part(rated):

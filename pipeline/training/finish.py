@@ -1,0 +1,47 @@
+"""A finished training becomes a run: its record, its history, the chosen weights and the last ones."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pipeline.common.provenance import environment
+from pipeline.models.run_record import ClipCounts, RunRecord
+from pipeline.models.runs import write_run
+from pipeline.training.history import best_epoch
+from pipeline.training.identity import training_fingerprint
+from pipeline.training.setup import Training
+from pipeline.training.state import weights_of
+
+
+def write_finished(training: Training, folder: Path) -> None:
+    """Write the run of a finished training."""
+    state = training.state
+    write_run(folder, run_record(training), state.history, chosen=state.best, last=weights_of(training.scored_model))
+
+
+def run_record(training: Training) -> RunRecord:
+    """What a run was made from and with."""
+    state, chosen = training.state, best_epoch(training.state.history)
+    return RunRecord(
+        config=training.config,
+        identity=training.identity,
+        fingerprint=training_fingerprint(training.identity),
+        resumed_with_changes=state.changes,
+        parameters=sum(parameter.numel() for parameter in state.model.parameters()),
+        pretrained=dict(training.pretrained),
+        interfaces={name: network.interface for name, network in state.model.backbones().items()},
+        clips=ClipCounts(training=len(training.clips.training), selection=len(training.clips.selection)),
+        selected_on=training.settings.select_on,
+        selected_epoch=chosen.epoch,
+        selection_accuracy=chosen.selection_accuracy,
+        seconds=round(sum(epoch.seconds for epoch in state.history), 1),
+        processes=training.accelerator.num_processes,
+        device=device_name(training.accelerator.device),
+        **asdict(environment()),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a reader of a result would name it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,34 @@
+"""The history of a training: what each epoch is measured by, which one is kept, when there is no point in going on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.metrics import accuracy, log_loss
+from pipeline.loading.selection import ClipRef
+from pipeline.models.run_record import Epoch
+
+
+def selection_measures(clips: Sequence[ClipRef], probabilities: NDArray[np.float64]) -> tuple[float, float]:
+    """Accuracy, which chooses the epoch, and log loss in nats, which decides between equally accurate ones."""
+    labels = np.array([clip.label for clip in clips])
+    return accuracy(labels, probabilities.argmax(axis=1)), log_loss(labels, probabilities)
+
+
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
+    """The chosen epoch: highest selection accuracy, then lowest log loss; the last one if it was not scored."""
+    if history[-1].selection_accuracy is None:
+        return history[-1]
+    return max(history, key=_rank)
+
+
+def _rank(epoch: Epoch) -> tuple[float, float]:
+    if epoch.selection_accuracy is None or epoch.selection_log_loss is None:
+        return -np.inf, -np.inf
+    return epoch.selection_accuracy, -epoch.selection_log_loss
+
+
+def ran_out_of_patience(history: Sequence[Epoch], patience: int) -> bool:
+    """Whether the last `patience` epochs were all worse than an earlier one; never with patience 0."""
+    return bool(patience and history) and len(history) - best_epoch(history).epoch >= patience

@@ -1,0 +1,199 @@
+"""A training before its first step: clips, network, optimiser, trackers, and what an earlier checkpoint left."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.common.accelerator import TRACKER_LOGS
+from pipeline.common.config import Config
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import TrainingSettings
+from pipeline.loading.plan import plan_epoch, shard_numbers
+from pipeline.loading.selection import TrainingClips, select_clips
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.run_record import Identity, LoadedWeights
+from pipeline.models.weights import load_weights
+from pipeline.training.checkpoint import Resume, load_checkpoint, refuse_another_training, remove_checkpoints
+from pipeline.training.distributed import StopSignal, share_batch_norm
+from pipeline.training.identity import differences, training_fingerprint, training_identity
+from pipeline.training.optimization import build_optimizer, moving_average
+from pipeline.training.state import TrainingState
+
+
+@dataclass
+class Training:
+    """A training: what it works with, and its state, which alone changes.
+
+    `pretrained` says which weights the backbones started from. `wrapped` is the model as Accelerate wraps it.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    checkpoints: Path
+    clips: TrainingClips
+    identity: Identity
+    pretrained: Mapping[str, LoadedWeights]
+    wrapped: nn.Module
+    stop: StopSignal
+    state: TrainingState
+    _ticked_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """How the model is trained."""
+        return self.config.recipe.training
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full steps that the training clips make."""
+        return len(self.clips.training) // self.settings.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all epochs."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def scored_model(self) -> GroupEmotionModel:
+        """The model that is scored, selected and published: the moving average, if there is one."""
+        average = self.state.average
+        return average.module if average else self.state.model  # type: ignore[return-value]
+
+    def plan_of_epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The clips of each step of an epoch, as positions in `clips.training`: (steps, batch_size)."""
+        shards = shard_numbers(self.clips.training)
+        settings = self.settings
+        return plan_epoch(shards, settings.batch_size, settings.shuffle_shards, self.config.seed, epoch)
+
+    def tick(self) -> None:
+        """Add the time since the last call to the running epoch."""
+        now_s = time.monotonic()
+        self.state.elapsed_s += now_s - self._ticked_s
+        self._ticked_s = now_s
+
+
+def start_training(config: Config, accelerator: Accelerator, checkpoints: Path) -> Training:
+    """Set up a training; raises `UserError` if the processes differ in settings, data or code."""
+    clips = select_clips(config)
+    torch.manual_seed(config.seed)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    pretrained = load_pretrained(model, config, accelerator)
+    identity = training_identity(config, clips, pretrained, accelerator)
+    for rank, other in enumerate(gather_object([identity])):
+        if changes := differences(identity, other):
+            raise UserError(f"process {rank} trains something else than this one: {'; '.join(changes)}")
+    state = initial_state(model, config.recipe.training, accelerator)
+    start_trackers(config, identity, accelerator)
+    return Training(
+        config=config,
+        accelerator=accelerator,
+        checkpoints=checkpoints,
+        clips=clips,
+        identity=identity,
+        pretrained=pretrained,
+        wrapped=accelerator.prepare_model(model),
+        stop=StopSignal(config.execution.process_timeout_s),
+        state=state,
+    )
+
+
+def initial_state(model: GroupEmotionModel, settings: TrainingSettings, accelerator: Accelerator) -> TrainingState:
+    """The state before the first step, with the model on its device and in its memory layout."""
+    model.to(accelerator.device)
+    if settings.channels_last:
+        to_channels_last(model)
+    share_batch_norm(model, accelerator.device, accelerator.num_processes)
+    average = moving_average(model, settings.ema_decay)
+    optimizer = build_optimizer(model, settings)
+    if settings.compile:
+        model.compile()
+    return TrainingState(
+        loss_sums=torch.zeros(accelerator.num_processes, device=accelerator.device),
+        model=model,
+        average=average,
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        scaler=accelerator.scaler,
+    )
+
+
+def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accelerator) -> dict[str, LoadedWeights]:
+    """Load the weights that the recipe asks for into the backbones; the first process of a machine fetches them."""
+    loaded: dict[str, LoadedWeights] = {}
+    with accelerator.local_main_process_first():
+        for name, network in model.backbones().items():
+            settings = config.recipe.model.backbones[name]
+            if weights := load_weights(network, settings, Path(config.execution.pretrained)):
+                accelerator.print(f"{name}: {weights}")
+                loaded[name] = weights
+    return loaded
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Change the memory layout of convolution kernels, for pictures and for clips, to channels last."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+
+
+def start_trackers(config: Config, identity: Identity, accelerator: Accelerator) -> None:
+    """Start the trackers. Each training has a folder of its own, which it uses again when it is resumed."""
+    settings = {key: str(value) for key, value in identity.items()}
+    name = training_fingerprint(identity)[:12]
+    folder = TRACKER_LOGS / name
+    accelerator.project_configuration.logging_dir = str(folder)
+    resumed = {
+        "dvclive": {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "resume": True},
+        "wandb": {"id": name, "resume": "allow"},
+    }
+    accelerator.init_trackers(config.dataset.name, settings, resumed)
+
+
+def resume_training(training: Training, resume: Resume) -> None:
+    """Continue from the last checkpoint, if there is one.
+
+    Raises `UserError` for a checkpoint of another training, unless `resume` is `changed` (continue it) or `afresh`
+    (remove it).
+    """
+    folder, accelerator = training.checkpoints, training.accelerator
+    if resume == "afresh" and accelerator.is_main_process:
+        remove_checkpoints(folder)
+    accelerator.wait_for_everyone()
+    checkpoint = load_checkpoint(folder)
+    _check_same_step(checkpoint.record.position.step if checkpoint else 0, folder)
+    if not folder.exists():
+        print(f"warning: {folder} of the first machine is not visible here; resuming needs it", file=sys.stderr)
+    if checkpoint is None:
+        return
+    record = checkpoint.record
+    if resume == "exact":
+        refuse_another_training(record, training.identity, folder)
+    if record.steps_per_epoch != training.steps_per_epoch:
+        raise UserError(
+            f"{folder} is of a training with {record.steps_per_epoch} steps per epoch, now there are "
+            f"{training.steps_per_epoch}: it cannot continue with other clips or another batch size; "
+            "add --resume afresh"
+        )
+    try:
+        training.state.restore(record.position, checkpoint.tensors, accelerator.process_index)
+    except RuntimeError as error:
+        raise UserError(f"{folder} is of another network ({str(error).splitlines()[0]}); remove it") from None
+    training.state.changes = [*record.position.changes, *differences(record.identity, training.identity)]
+    accelerator.print(f"continuing after step {training.state.step}")
+
+
+def _check_same_step(step: int, folder: Path) -> None:
+    if len(steps := set(gather_object([step]))) > 1:
+        raise UserError(
+            f"the processes see checkpoints of different steps, {sorted(steps)}: put {folder} on a disk that all "
+            "machines share, copy the first machine's to the others, or remove it on all of them"
+        )

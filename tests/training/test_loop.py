@@ -1,0 +1,204 @@
+"""The training loop: what it learns from, keeps and reports."""
+
+import csv
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from short_trainings import (
+    equal,
+    history,
+    interrupt,
+    losses,
+    terminate,
+    train,
+    with_checkpoint_steps,
+    with_model,
+    with_training,
+)
+
+from pipeline.common.accelerator import start_accelerator
+from pipeline.common.errors import Stopped, UserError
+from pipeline.common.recipe import FusionKind
+from pipeline.loading.selection import select_clips
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.models.scoring import Scorer
+from pipeline.results.evaluation import evaluate_run, write_evaluation
+from pipeline.results.report import render_report
+from pipeline.training import loop
+from pipeline.training.checkpoint import latest_step
+from pipeline.training.loop import train_model
+from pipeline.training.state import weights_of
+
+
+def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_path):
+    first = train(ready, tmp_path / "a")
+    assert equal(first, train(ready, tmp_path / "b"))
+    assert not equal(first, train(ready.model_copy(update={"seed": 1}), tmp_path / "c"))
+
+
+def test_a_gradient_that_is_not_a_number_ends_the_training_before_it_is_saved(ready, tmp_path, monkeypatch):
+    clip = Accelerator.clip_grad_norm_
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *a: clip(*a) * float("nan"))
+    with pytest.raises(UserError, match="the loss is nan at step 1"):
+        train(with_checkpoint_steps(ready, 1), tmp_path)
+    assert latest_step(tmp_path / "checkpoints") is None
+
+
+def test_scoring_takes_no_more_clips_at_a_time_than_training(ready, tmp_path, monkeypatch):
+    sizes = []
+    original = GroupEmotionModel.forward
+    monkeypatch.setattr(
+        GroupEmotionModel, "forward", lambda self, batch: (sizes.append(len(batch.labels)), original(self, batch))[1]
+    )
+    train(with_training(ready, batch_size=6, micro_batches=3, epochs=1), tmp_path)
+    assert max(sizes) == 2
+
+
+def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path, monkeypatch):
+    config = with_model(with_training(ready, batch_size=4), dropout=0.0)
+    clip, norms = Accelerator.clip_grad_norm_, []
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *a: (norms.append(clip(*a)), norms[-1])[1])
+    train(config, tmp_path / "whole")
+    expected, steps = torch.stack(norms), len(norms)
+    for parts in (2, 4):
+        train(with_training(config, micro_batches=parts), tmp_path / str(parts))
+        assert losses(tmp_path / str(parts)) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+        torch.testing.assert_close(torch.stack(norms[-steps:]), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_early_stopping_ends_the_training(ready, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.9, 0.8, 0.7, 0.6])
+    monkeypatch.setattr(loop, "selection_measures", lambda *_: (next(scores), 1.0))
+    train(with_training(ready, epochs=50, patience=2), tmp_path)
+    assert [row["epoch"] for row in history(tmp_path)] == ["1", "2", "3", "4"]
+
+
+def test_the_weights_of_the_chosen_epoch_are_kept_and_those_of_the_last(ready, tmp_path, monkeypatch):
+    accuracies, ends, original = iter([0.2, 0.9, 0.5]), [], Scorer.score
+
+    def measure(*_):
+        return next(accuracies), 1.0
+
+    def score(self, *rest):
+        ends.append(weights_of(self.model))
+        return original(self, *rest)
+
+    monkeypatch.setattr(loop, "selection_measures", measure)
+    monkeypatch.setattr(Scorer, "score", score)
+    train(with_training(ready, epochs=3), tmp_path)
+    assert equal(load_file(tmp_path / "run" / MODEL_NAME), ends[1])
+    assert equal(load_file(tmp_path / "run" / LAST_MODEL_NAME), ends[2])
+
+
+def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypatch):
+    config = with_training(ready, ema_decay=0.9, epochs=1)
+    seen, scored = [], []
+    take_step, score = loop.optimization_step, Scorer.score
+
+    def step(training, *rest):
+        loss = take_step(training, *rest)
+        seen.append({name: value.clone() for name, value in training.state.model.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(loop, "optimization_step", step)
+    monkeypatch.setattr(Scorer, "score", lambda self, *rest: (scored.append(self.model), score(self, *rest))[1])
+    kept = train(config, tmp_path)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {name: 0.9 * expected[name] + 0.1 * weights[name] for name in expected}
+    for name, value in expected.items():
+        torch.testing.assert_close(kept[name], value)
+        torch.testing.assert_close(scored[0].state_dict()[name], value)
+
+
+@pytest.mark.slow
+def test_trackers_get_each_epoch_also_when_the_training_is_resumed(ready, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trackers = {"trackers": ["tensorboard", "dvclive"]}
+    config = ready.model_copy(update={"execution": ready.execution.model_copy(update=trackers)})
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4, terminate)
+        accelerator = start_accelerator(config)
+        with pytest.raises(Stopped):
+            train_model(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+        accelerator.end_training()
+    accelerator = start_accelerator(config)
+    train_model(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+    accelerator.end_training()
+    run = json.loads((tmp_path / "run" / RUN_NAME).read_text())
+    folder = Path("logs") / run["fingerprint"][:12]
+    expected = pytest.approx([float(row["train_loss"]) for row in history(tmp_path)], rel=1e-5)
+    assert [event.value for event in EventAccumulator(str(folder / "demo")).Reload().Scalars("train_loss")] == expected
+    with (folder / "dvclive/plots/metrics/train_loss.tsv").open(newline="") as file:
+        assert [float(row["train_loss"]) for row in csv.DictReader(file, delimiter="\t")] == expected
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_precision_and_memory_format_are_settings(ready, tmp_path, precision, channels_last):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = with_training(ready, mixed_precision=precision, channels_last=channels_last, epochs=1)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    train_model(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "run" / MODEL_NAME).values())
+
+
+@pytest.mark.slow  # the compiler takes its time
+@pytest.mark.timeout(600)
+def test_a_compiled_model_learns_the_same(ready, tmp_path):
+    config = with_training(with_model(ready, dropout=0.0, fusion="video"), epochs=1)
+    train(config, tmp_path / "eager")
+    torch._dynamo.utils.counters.clear()
+    train(with_training(config, compile=True), tmp_path / "compiled")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=1e-4)
+
+
+def test_batches_in_which_no_clip_has_audio_or_video_train_without_nan(ready, tmp_path):
+    for dropped in ("drop_audio", "drop_video"):
+        augmentation = ready.recipe.training.augmentation.model_copy(update={dropped: 0.999999})
+        weights = train(with_training(ready, augmentation=augmentation), tmp_path / dropped)
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_without_a_selection_split_all_of_train_is_trained_on_and_the_last_epoch_is_kept(ready, tmp_path):
+    config = with_training(ready, select_on="none")
+    assert len(select_clips(config).training) == 9
+    weights = train(config, tmp_path)
+    assert all(torch.equal(value, weights[f"last.{name}"]) for name, value in weights.items() if "last." not in name)
+    record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
+    assert (record["selected_on"], record["selected_epoch"], record["clips"]["selection"]) == ("none", 2, 0)
+    evaluation = evaluate_run(config, tmp_path / "run", Accelerator(cpu=True))
+    write_evaluation(evaluation, tmp_path / "results")
+    page = render_report(tmp_path / "results", tmp_path / "run")
+    assert "No epoch was chosen" in page
+    assert page.count("<svg") == 3
+
+
+@pytest.mark.slow
+def test_every_fusion_trains_and_is_scored(ready, tmp_path):
+    for fusion in get_args(FusionKind):
+        config = with_model(with_training(ready, epochs=1), fusion=fusion)
+        train(config, tmp_path / fusion)
+        evaluation = evaluate_run(config, tmp_path / fusion / "run", Accelerator(cpu=True))
+        assert evaluation.metrics.scored == 8
+
+
+def test_a_training_that_diverges_gives_no_result(ready, tmp_path):
+    with pytest.raises(UserError, match=r"lower training\.learning_rate"):
+        train(with_training(ready, learning_rate=1.0e30), tmp_path)
+
+
+def test_a_batch_larger_than_the_training_clips_is_refused(ready, tmp_path):
+    with pytest.raises(UserError, match=r"batch_size is 500, more than the"):
+        train(with_training(ready, batch_size=500), tmp_path)

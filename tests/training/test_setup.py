@@ -1,0 +1,67 @@
+"""What a training starts from."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from short_trainings import Killed, interrupt, kill, train, with_backbones, with_checkpoint_steps, with_model
+
+from pipeline.common.errors import UserError
+from pipeline.common.files import sha256_of
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.run_record import MODEL_NAME, RUN_NAME
+from pipeline.training.setup import start_training
+
+
+@pytest.fixture
+def pretrained(ready, tmp_path_factory):
+    """The weights of a finished run."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    train(ready, folder)
+    return folder / "run" / MODEL_NAME
+
+
+def test_training_starts_from_the_weights_of_a_file_and_says_so(ready, pretrained, tmp_path, capsys):
+    config = with_backbones(ready, weights=str(pretrained))
+    training = start_training(config, Accelerator(cpu=True), tmp_path / "checkpoints")
+    given = load_file(pretrained)
+    backbones = [name for name in given if name.startswith("networks.")]
+    assert len(backbones) == 21
+    assert all(torch.equal(training.state.model.state_dict()[name], given[name]) for name in backbones)
+    assert "video: 9 of 9 tensors from" in capsys.readouterr().out
+    train(config, tmp_path)
+    record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
+    assert record["pretrained"]["audio"]["sha256"] == sha256_of(pretrained)
+    assert len(record["pretrained"]["audio"]["matched"]) == 12
+    assert record["identity"]["the pretrained weights of video"] == sha256_of(pretrained)
+
+
+def test_other_pretrained_weights_make_another_training(ready, pretrained, tmp_path, monkeypatch):
+    config = with_backbones(with_checkpoint_steps(ready, 1), weights=str(pretrained))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, kill)
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    save_file({name: value + 1 for name, value in load_file(pretrained).items()}, pretrained)
+    with pytest.raises(UserError, match="the pretrained weights of video"):
+        train(config, tmp_path)
+
+
+def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pretrained, tmp_path):
+    config = with_model(with_backbones(ready, weights=str(pretrained)), freeze_backbones=True)
+    weights, given = train(config, tmp_path), load_file(pretrained)
+    moved = {name for name in given if not torch.equal(weights[name], given[name])}
+    assert moved
+    assert all(name.startswith("fusion.") for name in moved)
+
+
+def test_frozen_batch_norms_keep_their_statistics(ready, features):
+    resnet = with_backbones(ready, name="resnet18", weights="resnet18.pth")
+    model = with_model(resnet, freeze_backbones=True, fusion="audio").recipe.model
+    network = GroupEmotionModel(model, features).train()
+    before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+    network.backbones()["audio"](torch.randn(2, features.mel_bins, features.max_mel_frames))
+    assert before
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
