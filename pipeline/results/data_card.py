@@ -1,21 +1,35 @@
-"""What the clips of a split are like, for the report: from the index of its shards alone."""
+"""What the clips of a split are like, according to the index of their shards."""
 
 import statistics
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass
 
-from pipeline.shards.format import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 
-def describe_clips(index: ShardIndex) -> dict[str, Any]:
-    """Counts; the shortest, median and longest duration in seconds; how many clips have which frame rate in Hz."""
+@dataclass(frozen=True)
+class DataCard:
+    """The clips of a split. `quarantined` counts the clips that could not be extracted, by reason.
+
+    `duration_s` is the shortest, the median and the longest duration, or empty without clips. `frame_rates_hz` are
+    frame rates, rounded to 0.1 Hz, with their numbers of clips, the most frequent first.
+    """
+
+    extracted: int
+    without_sound: int
+    quarantined: dict[str, int]
+    duration_s: list[float]
+    frame_rates_hz: list[tuple[float, int]]
+
+
+def describe_clips(index: ShardIndex) -> DataCard:
+    """The data card of a split."""
     entries = [entry for shard in index.shards for entry in shard.entries]
     durations = sorted(entry.duration_s for entry in entries)
-    rates = Counter(round(entry.frame_rate_hz, 1) for entry in entries)
-    return {
-        "extracted": len(entries),
-        "without_sound": sum(not entry.has_audio for entry in entries),
-        "quarantined": dict(Counter(row.reason for row in index.quarantined).most_common()),
-        "duration_s": [durations[0], statistics.median(durations), durations[-1]] if durations else [],
-        "frame_rates_hz": [list(pair) for pair in rates.most_common()],
-    }
+    return DataCard(
+        extracted=len(entries),
+        without_sound=sum(not entry.has_audio for entry in entries),
+        quarantined=dict(Counter(clip.reason for clip in index.quarantined).most_common()),
+        duration_s=[durations[0], statistics.median(durations), durations[-1]] if durations else [],
+        frame_rates_hz=Counter(round(entry.frame_rate_hz, 1) for entry in entries).most_common(),
+    )

@@ -1,23 +1,48 @@
-"""What must be said of every model that is trained here: on the report's page and in the card of an exported model."""
+"""What must be said of every model that is trained here, and the model card of one of them.
 
+The report shows the statements too.
+"""
+
+from pathlib import Path
+
+import jinja2
+
+from pipeline.clips.labels import CLASSES
+from pipeline.models.run_record import RunRecord
+from pipeline.results.result_files import Metrics
+
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 STATEMENTS = {
     "What it does": (
-        "Says of a short clip of a group of people whether the emotion that the group shows is positive, neutral or "
-        "negative, from frames of the whole scene and from the sound."
+        "For a short clip of a group of people, it predicts whether the emotion that the group shows is positive, "
+        "neutral or negative. It uses frames of the whole scene and the sound."
     ),
     "What the labels are": (
         "Affect as annotators perceived it in the clip as a whole. It is not what the people in it feel, and it says "
         "nothing about any one of them."
     ),
-    "Intended use": "Research on affective computing: comparing methods, studying what such models rest on.",
+    "Intended use": "Research on affective computing: comparing methods, and studying what such models depend on.",
     "Not for": (
         "Surveillance; decisions about people, as in hiring, schooling, policing, insurance or health; advertising by "
         "mood. Inferring emotions of people at work or in education is prohibited in some places, the European Union "
         "among them."
     ),
     "Limits": (
-        "Perceived emotion depends on culture and on context that a clip does not show. The clips that were trained on "
-        "stand for a certain kind of videos, people and languages; other ones get worse answers, with undiminished "
-        "confidence. Errors have not been measured by age, gender or origin: the data sets here have no such labels."
+        "Perceived emotion depends on culture and on context that a clip does not show. The training clips represent "
+        "certain kinds of videos, people and languages. On others, predictions are less accurate but no less "
+        "confident. Errors have not been measured by age, gender or origin, because the data sets have no such labels."
     ),
 }
+
+
+def render_card(run: RunRecord, metrics: Metrics | None) -> str:
+    """The model card of a run, as Markdown; `metrics` is None for a run that was not evaluated."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    return environment.from_string(TEMPLATE.read_text()).render(
+        run=run,
+        recipe=run.config.recipe,
+        features=run.config.recipe.features,
+        metrics=metrics,
+        labels=CLASSES,
+        statements=STATEMENTS,
+    )

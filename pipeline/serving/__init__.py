@@ -1,1 +1,1 @@
-"""A trained model in use: on new files, on a page, exported, in a challenge."""
+"""A trained model in use: predicting files, a page to try it, an exported folder, the challenge's submission."""

@@ -1,46 +1,50 @@
-"""The challenge's answer for the test split, whose labels only its organisers have: a zip with a text file a clip."""
+"""The submission to the challenge: a zip with one text file for each clip of its test split, which has no labels."""
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 
 TEST_CLIP = re.compile(r"Test_([1-9][0-9]*)")
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes each time
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal predictions give an equal file
+WORDS = [label.capitalize() for label in CLASSES]
 
 
-def clips_to_answer(folder: Path) -> list[Path]:
+def list_test_clips(folder: Path) -> list[Path]:
     """The clips of a test split, `Test_<n>.mp4`, by number; raises `UserError` for a gap or a file of another name."""
     numbers: dict[int, Path] = {}
     for path in sorted(folder.glob("*.mp4")):
         if not (name := TEST_CLIP.fullmatch(path.stem)):
-            raise UserError(f"{path} is not named Test_<n>.mp4; expected a folder of the test split's clips alone")
+            raise UserError(
+                f"{path} is not named Test_<n>.mp4; name a folder that holds only the clips of the test split"
+            )
         numbers[int(name[1])] = path
     if not numbers:
-        raise UserError(f"{folder} holds no Test_<n>.mp4; expected a folder of the test split's clips")
+        raise UserError(f"{folder} holds no Test_<n>.mp4; name the folder with the clips of the test split")
     if missing := set(range(1, max(numbers) + 1)) - numbers.keys():
         raise UserError(
-            f"{folder} lacks Test_{min(missing)}.mp4 ({len(missing)} missing below Test_{max(numbers)}.mp4)"
+            f"{folder} lacks Test_{min(missing)}.mp4 ({len(missing)} missing below Test_{max(numbers)}.mp4); "
+            "add the missing clips"
         )
     return [numbers[number] for number in sorted(numbers)]
 
 
-def write_submission(answers: Mapping[str, str], path: Path) -> None:
-    """Write `<clip>.txt` with the class's word, Positive, Neutral or Negative, for each clip."""
+def write_submission(predictions: Mapping[str, str], path: Path) -> None:
+    """Write `<clip>.txt` with the word of the class, Positive, Neutral or Negative, for each clip id."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for clip_id, label in answers.items():
-            archive.writestr(zipfile.ZipInfo(f"{clip_id}.txt", EPOCH), label.capitalize())
+        for clip_id, label in predictions.items():
+            archive.writestr(zipfile.ZipInfo(f"{clip_id}.txt", FIXED_TIME), label.capitalize())
 
 
-def check_submission(path: Path, clip_ids: list[str]) -> None:
-    """Raise `UserError` unless the zip has one file for each clip, with one of the three words, and no other."""
+def check_submission(path: Path, clip_ids: Sequence[str]) -> None:
+    """Raise `UserError` unless the zip has exactly one file for each clip, with one of the three words."""
     with zipfile.ZipFile(path) as archive:
         words = {name: archive.read(name).decode() for name in archive.namelist()}
-        repeated = len(archive.namelist()) != len(words)
-    if repeated or words.keys() != {f"{clip_id}.txt" for clip_id in clip_ids}:
+        has_repeated_names = len(archive.namelist()) != len(words)
+    if has_repeated_names or words.keys() != {f"{clip_id}.txt" for clip_id in clip_ids}:
         raise UserError(f"{path} has {len(words)} files, expected {len(clip_ids)}: one .txt for each clip")
-    if wrong := [name for name, word in words.items() if word not in {label.capitalize() for label in CLASSES}]:
+    if wrong := [name for name, word in words.items() if word not in WORDS]:
         raise UserError(f"{path}: {wrong[0]} holds {words[wrong[0]]!r}, expected Positive, Neutral or Negative")

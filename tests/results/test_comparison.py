@@ -14,7 +14,19 @@ from pipeline.results.comparison import compare, read_results, vote
 HEADER = "clip_id,source_id,label,prediction,positive,neutral,negative\n"
 A = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n1_2,1,neutral,positive,0.5,0.4,0.1\n2_1,2,negative,quarantined,,,\n"
 B = HEADER + "1_1,1,positive,neutral,0.4,0.5,0.1\n1_2,1,neutral,neutral,0.1,0.9,0.0\n2_1,2,negative,quarantined,,,\n"
-METRICS = {"seed": 1, "selected_on": "dev", "label_sha256": "ab", "code_version": "cd", "accuracy": 0.5}
+MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error", "accuracy_sources")
+METRICS = {
+    **{f"{name}{end}": 0.5 for name in MEASURES for end in ("", "_low", "_high")},
+    "clips": 3,
+    "scored": 2,
+    "quarantined_share": 1 / 3,
+    "reproduced": "not applicable",
+    "seed": 1,
+    "selected_on": "dev",
+    "selection_accuracy": None,
+    "label_sha256": "ab",
+    "code_version": "cd",
+}
 
 
 @pytest.fixture
@@ -32,54 +44,62 @@ def results(tmp_path, monkeypatch):
     return results
 
 
-def accuracies(outcome):
-    return {name: run["accuracy"] for name, run in outcome["runs"].items()}
+def accuracies(record):
+    return {name: run.accuracy for name, run in record.runs.items()}
 
 
-def test_the_soft_vote_is_of_the_mean_probabilities_and_a_quarantined_clip_is_wrong(results):
-    outcome = vote(results(a=A, b=B))
-    assert accuracies(outcome) == {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3)}
+def test_the_soft_vote_takes_the_mean_probabilities_and_a_quarantined_clip_is_wrong(results):
+    voted = vote(results(a=A, b=B))
+    assert accuracies(voted) == {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3)}
     # .5 and .45 of positive and neutral for the first, .3 and .65 for the second: both right; the third is not scored.
-    assert outcome["soft_vote"] == pytest.approx(2 / 3)
-    assert outcome["clips"] == 3
-    assert outcome["soft_vote_low"] < 2 / 3 < outcome["soft_vote_high"]
+    assert voted.soft_vote == pytest.approx(2 / 3)
+    assert voted.clips == 3
+    assert voted.soft_vote_low < 2 / 3 < voted.soft_vote_high
 
 
 def test_mean_and_deviation_are_over_the_runs(results):
-    outcome = vote(results(a=A, b=B, c=B.replace("positive,neutral,0.4,0.5,0.1", "positive,positive,0.6,0.3,0.1")))
-    assert list(accuracies(outcome).values()) == pytest.approx([1 / 3, 1 / 3, 2 / 3])
-    assert outcome["mean"] == pytest.approx(4 / 9)
-    assert outcome["sd"] == pytest.approx(statistics.stdev([1 / 3, 1 / 3, 2 / 3]))
+    voted = vote(results(a=A, b=B, c=B.replace("positive,neutral,0.4,0.5,0.1", "positive,positive,0.6,0.3,0.1")))
+    assert list(accuracies(voted).values()) == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert voted.mean == pytest.approx(4 / 9)
+    assert voted.sd == pytest.approx(statistics.stdev([1 / 3, 1 / 3, 2 / 3]))
 
 
-def test_what_runs_come_from_is_said(results):
-    for outcome in (vote(results(a=A)), compare(read_results(["a", "./a"]))):
-        assert outcome["runs"]["a"].items() >= {"seed": 1, "selected_on": "dev", "label_sha256": "ab"}.items()
+def test_the_records_name_what_each_run_comes_from(results):
+    for record in (vote(results(a=A)), compare(read_results(["a", "./a"]))):
+        run = record.runs["a"]
+        assert (run.seed, run.selected_on, run.label_sha256, run.code_version) == (1, "dev", "ab", "cd")
+
+
+def test_a_single_run_has_no_deviation_and_a_single_source_no_interval(results):
+    assert vote(results(a=A)).sd is None
+    one_source = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n"
+    comparison = compare(results(b=one_source, c=one_source))
+    assert (comparison.difference_low, comparison.difference_high) == (None, None)
 
 
 def test_two_runs_are_compared_clip_by_clip(results):
-    """Ten sources of four clips; the second run errs on three clips of each that the first has right."""
+    """Ten sources of four clips; the second run is wrong on three clips of each, and the first on none."""
     rows = [f"{source}_{clip},{source},neutral" for source in range(10) for clip in range(4)]
     right, wrong = ",neutral,0.1,0.8,0.1", ",positive,0.8,0.1,0.1"
     first = HEADER + "".join(row + right + "\n" for row in rows)
     second = HEADER + "".join(row + (right if "_0," in row else wrong) + "\n" for row in rows)
-    outcome = compare(results(first=first, second=second))
-    assert accuracies(outcome) == {"first": 1.0, "second": 0.25}
-    assert (outcome["difference"], outcome["difference_low"], outcome["difference_high"]) == (0.75, 0.75, 0.75)
-    assert (outcome["only_first_right"], outcome["only_second_right"]) == (30, 0)
-    assert outcome["mcnemar_p"] == pytest.approx(2 / 2**30)
+    comparison = compare(results(first=first, second=second))
+    assert accuracies(comparison) == {"first": 1.0, "second": 0.25}
+    assert (comparison.difference, comparison.difference_low, comparison.difference_high) == (0.75, 0.75, 0.75)
+    assert (comparison.only_first_right, comparison.only_second_right) == (30, 0)
+    assert comparison.mcnemar_p == pytest.approx(2 / 2**30)
 
 
 @pytest.mark.parametrize("change", [("1_2", "9_9"), ("1_2,1,neutral", "1_2,1,negative")])
 @pytest.mark.parametrize("together", [vote, compare])
-def test_runs_on_other_clips_or_labels_do_not_go_together(results, together, change):
+def test_runs_on_other_clips_or_labels_are_refused(results, together, change):
     with pytest.raises(UserError, match="b and a are not about the same clips"):
         together(results(a=A, b=B.replace(*change)))
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", HEADER + "1_1,1,happy,positive,0.6,0.4,0.0\n", A[:70], "\x00"])
-def test_what_evaluate_did_not_write_is_refused(results, text):
-    with pytest.raises(UserError, match=r"^a is not a predictions\.csv|^a holds no clips"):
+def test_a_table_that_evaluate_did_not_write_is_refused(results, text):
+    with pytest.raises(UserError, match=r"^a is not a predictions\.csv|^a lists no clip"):
         results(a=text)
 
 
@@ -89,7 +109,7 @@ def test_a_folder_without_a_result_is_refused(results):
     with pytest.raises(UserError, match=r"a has no metrics\.json that evaluate wrote"):
         read_results(["a"])
     Path("a/metrics.json").unlink()
-    with pytest.raises(UserError, match=r"a has no metrics\.json; expected a folder that evaluate wrote"):
+    with pytest.raises(UserError, match=r"a has no metrics\.json; name a folder that evaluate wrote"):
         read_results(["a"])
 
 
@@ -113,13 +133,26 @@ def test_experiments_are_read_by_name(results, tmp_path):
         git("commit", "--quiet", "--message", name)
         git("branch", name)
         git("rm", "-r", "--quiet", "results")
-    assert vote(read_results(["exp-a", "exp-b"]))["soft_vote"] == pytest.approx(2 / 3)
+    assert vote(read_results(["exp-a", "exp-b"])).soft_vote == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("name", "keys"), [
+    ("vote", ["runs", "mean", "sd", "soft_vote", "soft_vote_low", "soft_vote_high", "clips"]),
+    ("compare", ["runs", "difference", "difference_low", "difference_high", "only_first_right", "only_second_right",
+                 "mcnemar_p", "clips"]),
+])  # fmt: skip
+def test_the_commands_read_folders_and_print_json(stage, name, keys, results, tmp_path):
+    results(a=A, b=B)
+    printed = json.loads(stage(name, tmp_path / "a", tmp_path / "b").stdout)
+    assert list(printed) == keys
+    assert printed["clips"] == 3
+    (run, _) = printed["runs"].values()
+    assert list(run) == ["accuracy", "seed", "selected_on", "label_sha256", "code_version"]
 
 
 @pytest.mark.parametrize("name", ["vote", "compare"])
-def test_the_commands_read_folders_and_say_what_they_cannot_find(stage, name, results, tmp_path):
-    results(a=A, b=B)
-    assert json.loads(stage(name, tmp_path / "a", tmp_path / "b").stdout)["clips"] == 3
-    said = stage(name, tmp_path / "a", "no-such-experiment")
-    assert said.returncode == 2
-    assert said.stderr.startswith("error: no-such-experiment is neither a folder nor an experiment")
+def test_the_commands_name_a_result_that_does_not_exist(stage, name, results, tmp_path):
+    results(a=A)
+    process = stage(name, tmp_path / "a", "no-such-experiment")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: no-such-experiment is neither a folder nor an experiment")

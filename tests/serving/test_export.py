@@ -1,125 +1,115 @@
-"""`python -m stages.export`: a folder that says the same as the run it came from, also without this project."""
+"""`python -m stages.export`: a folder that predicts what the run predicts, also without this project."""
 
+import dataclasses
 import json
-import math
 import shutil
+from contextlib import closing
 
 import numpy as np
-import onnxruntime
 import pytest
-import torch
 from accelerate import Accelerator
-from conftest import REPOSITORY
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
+from pipeline.common.records import read_record, write_record
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.runs import MODEL_NAME, open_run
+from pipeline.models.run_record import MODEL_NAME, read_run_record
+from pipeline.models.runs import open_run
+from pipeline.models.scoring import Scorer
 from pipeline.results.evaluation import write_evaluation
-from pipeline.serving.export import INPUTS, Logits, card, check_onnx, export_run, random_clips, write_onnx
+from pipeline.results.model_card import render_card
+from pipeline.results.result_files import read_provenance
+from pipeline.serving.export import ExportedConfig, export_run
 from pipeline.serving.predictor import Predictor
 
-pytestmark = pytest.mark.slow  # a trace of the network takes its time
+pytestmark = pytest.mark.slow  # tracing the network takes seconds
 
 
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
-    """The model folder of a short run. Read only."""
-    run, evaluation = finished
+    """The exported folder of a short run. Read only."""
+    run_folder, evaluation = finished
     folder = tmp_path_factory.mktemp("exported")
     write_evaluation(evaluation, folder / "results")
-    assert export_run(run, folder / "results", folder / "model") < 1e-4
+    assert export_run(run_folder, folder / "results", folder / "model") < 1e-4
     return folder / "model"
 
 
-def test_who_can_read_one_file_of_the_folder_can_read_all(exported):
+@pytest.fixture
+def without_onnx(monkeypatch):
+    """Exports without ONNX, which takes seconds."""
+    monkeypatch.setattr("pipeline.serving.export.write_onnx", lambda *_: None)
+    monkeypatch.setattr("pipeline.serving.export.check_onnx", lambda *_: 0.0)
+
+
+def test_all_files_of_the_folder_have_the_same_permissions(exported):
     assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
 
 
-def test_onnx_says_what_pytorch_says_for_any_number_of_clips(exported, finished):
-    _, _, model = open_run(finished[0])
-    session = onnxruntime.InferenceSession(exported / "model.onnx")
-    assert str(REPOSITORY).encode() not in (exported / "model.onnx").read_bytes()
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["labels"]) == list(CLASSES)
-    assert json.loads(metadata["features"]) == model.features.model_dump()
-    for count in (1, 3, 4):
-        clips = random_clips(model.features, count)
-        with torch.no_grad():
-            expected = Logits(model)(*clips)
-        (logits,) = session.run(None, {name: clip.numpy() for name, clip in zip(INPUTS, clips, strict=True)})
-        np.testing.assert_allclose(logits, expected, atol=1e-4)
+def test_the_folder_holds_all_that_makes_the_model(exported):
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.onnx",
+        "model.safetensors",
+        "run.json",
+    }
+    config, record = read_record(ExportedConfig, exported / "config.json"), read_run_record(exported)
+    assert config == ExportedConfig(record.config.recipe.model, record.config.recipe.features, list(CLASSES))
+    assert list(json.loads((exported / "config.json").read_text())) == ["features", "labels", "settings"]
 
 
-@pytest.mark.parametrize(("change", "said"), [(0.001, r"1\.0e-03"), (math.nan, "nan")])
-def test_a_network_that_onnx_has_otherwise_is_refused(change, said, exported, finished, tmp_path):
-    _, _, model = open_run(finished[0])
-    shutil.copy(exported / "model.onnx", tmp_path)
-    with torch.no_grad():
-        model.fusion.heads[0][-1].bias += change
-    with pytest.raises(UserError, match=f"differs from PyTorch by {said}"):
-        check_onnx(model, tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
-
-
-def test_the_card_of_a_set_with_one_source_and_of_one_modality_says_what_there_is(exported, finished, config):
-    record = json.loads((exported / "run.json").read_text())
-    record["interfaces"].pop("audio")
-    metrics = finished[1].metrics | {"accuracy_sources_low": None, "accuracy_sources_high": None}
-    said = card(record, metrics, config.recipe.features)
-    assert "over sources" not in said
-    assert "this modality alone" in said
-
-
-def test_a_run_is_not_exported_over_itself(exported, tmp_path):
-    (tmp_path / "file").touch()
-    for run, folder in ((exported, exported), (exported, tmp_path / "file")):
-        with pytest.raises(UserError, match="name another folder"):
-            export_run(run, tmp_path, folder)
-
-
-def test_the_folder_is_a_model_for_predict_and_for_the_hub(exported, finished, one_clip):
-    probabilities = []
+def test_the_folder_predicts_what_the_run_predicts(exported, finished, one_clip):
+    clips = []
     for folder in (finished[0], exported):
-        config, _, model = open_run(folder)
-        found = Predictor(model, config, Accelerator(cpu=True)).predict(one_clip)
-        probabilities.append(found.clip.probabilities)
-    np.testing.assert_array_equal(*probabilities)
-    of_hub = GroupEmotionModel.from_pretrained(exported, strict=True)
-    with torch.no_grad():
-        np.testing.assert_array_equal(of_hub(found.clip.batch).double().softmax(-1)[0], probabilities[0])
-    settings = json.loads((exported / "config.json").read_text())
-    assert settings["labels"] == list(CLASSES)
-    assert settings["features"] == of_hub.features.model_dump()
+        with closing(Predictor(open_run(folder), Accelerator(cpu=True))) as predictor:
+            clips.append(predictor.predict(one_clip).clip)
+    np.testing.assert_array_equal(clips[0].probabilities, clips[1].probabilities)
 
 
-def test_the_card_has_the_figures_of_this_run_and_of_no_other(exported, finished, tmp_path, monkeypatch):
-    shown = f"Accuracy {100 * finished[1].metrics['accuracy']:.2f}%"
+def test_the_folder_is_a_model_for_the_hub(exported, batch):
+    run = open_run(exported)
+    model = GroupEmotionModel.from_pretrained(exported, strict=True)
+    scorers = [Scorer(each, Accelerator(cpu=True)) for each in (model, run.model)]
+    np.testing.assert_array_equal(*(scorer.probabilities(batch) for scorer in scorers))
+    assert model.features == run.config.recipe.features
+
+
+def test_the_card_states_the_accuracy_of_this_run(exported, finished):
     card = (exported / "README.md").read_text()
-    assert shown in card
+    assert card.startswith("---\nlicense: other")
+    assert f"Accuracy {100 * finished[1].metrics.accuracy:.2f}%" in card
     assert "Not for.** Surveillance" in card
-    monkeypatch.setattr("pipeline.serving.export.write_onnx", lambda *_: None)
-    monkeypatch.setattr("pipeline.serving.export.check_onnx", lambda *_: 0.0)
-    results = exported.parent / "results"
-    provenance = json.loads((results / "provenance.json").read_text())
-    provenance["run"]["seconds"] += 1
-    (tmp_path / "provenance.json").write_text(json.dumps(provenance))
-    (tmp_path / "metrics.json").write_text((results / "metrics.json").read_text())
-    for folder in (tmp_path, tmp_path / "nowhere"):
+
+
+def test_the_card_states_no_accuracy_of_another_run(exported, finished, without_onnx, tmp_path):
+    results = shutil.copytree(exported.parent / "results", tmp_path / "results")
+    provenance = read_provenance(results)
+    other = dataclasses.replace(provenance.run, seconds=provenance.run.seconds + 1)
+    write_record(dataclasses.replace(provenance, run=other), results / "provenance.json")
+    for folder in (results, tmp_path / "nowhere"):
         export_run(finished[0], folder, tmp_path / "model")
         assert "has not been evaluated" in (tmp_path / "model/README.md").read_text()
 
 
-def test_a_run_that_is_not_there_is_said_in_a_sentence(stage, tmp_path):
-    done = stage("export", tmp_path / "model", "--run", tmp_path)
-    assert done.returncode == 2
-    assert f"{MODEL_NAME} is missing" in done.stderr or "run.json is missing" in done.stderr
+def test_the_card_of_one_modality_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported, finished):
+    record = read_run_record(exported)
+    record = dataclasses.replace(record, interfaces={"video": record.interfaces["video"]})
+    metrics = dataclasses.replace(finished[1].metrics, accuracy_sources_low=None, accuracy_sources_high=None)
+    card = render_card(record, metrics)
+    assert "over sources" not in card
+    assert "this modality alone" in card
 
 
-@pytest.mark.parametrize("fusion", ["self_attention", "late", "video", "audio"])
-def test_every_fusion_can_be_exported(fusion, config, tmp_path):
-    settings = config.recipe.model.model_copy(update={"fusion": fusion, "pooling": "learned"})
-    torch.manual_seed(0)
-    model = GroupEmotionModel(settings, config.recipe.features).eval()
-    write_onnx(model, tmp_path / "model.onnx")
-    assert check_onnx(model, tmp_path / "model.onnx") < 1e-5
+def test_a_run_is_not_exported_over_itself(exported, tmp_path):
+    (tmp_path / "file").touch()
+    for run_folder, folder in ((exported, exported), (exported, tmp_path / "file")):
+        with pytest.raises(UserError, match="name another folder"):
+            export_run(run_folder, tmp_path, folder)
+
+
+def test_a_run_that_does_not_exist_is_named(stage, tmp_path):
+    process = stage("export", tmp_path / "model", "--run", tmp_path)
+    assert process.returncode == 2
+    assert f"{MODEL_NAME} is missing" in process.stderr or "run.json is missing" in process.stderr
+    assert not (tmp_path / "model").exists()

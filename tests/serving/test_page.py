@@ -10,7 +10,7 @@ import sys
 from urllib.request import urlopen
 
 import pytest
-from conftest import REPOSITORY, run_ffmpeg
+from helpers import REPOSITORY, run_ffmpeg
 
 from pipeline.common.errors import UserError
 
@@ -48,48 +48,49 @@ def served(finished, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, served):
-    """The page, opened; what the browser asked other hosts for and what went wrong must be nothing in the end."""
+    """The page, opened. In the end, the browser must have asked no other host, and nothing must have gone wrong."""
     page = browser.new_page()
-    asked, wrong = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+    requested, errors = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(served[0])
     yield page
     page.close()
-    assert [url for url in asked if not url.startswith((served[0], "data:", "blob:"))] == []
-    assert wrong == []
+    assert [url for url in requested if not url.startswith((served[0], "data:", "blob:"))] == []
+    assert errors == []
 
 
-def ask(page, path, what_comes):
+def predict(page, path, expected):
     page.set_input_files("input[type=file]", path)
     page.wait_for_selector("video", state="attached")
     page.get_by_role("button", name="Predict").click()
-    page.wait_for_selector(what_comes, timeout=60_000)
+    page.wait_for_selector(expected, timeout=60_000)
 
 
-def kept(folder):
+def uploads(folder):
+    """The files that the server still keeps."""
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_clip_is_predicted_and_explained_and_removed(page, served, one_clip):
-    ask(page, one_clip, "img[src^='data:image']")
+    predict(page, one_clip, "img[src^='data:image']")
     assert {"positive", "neutral", "negative"} <= set(re.findall(r"\w+", page.inner_text("body")))
-    assert kept(served[1]) == []
+    assert uploads(served[1]) == []
 
 
-def test_a_clip_that_cannot_be_used_is_said_and_removed(page, served, tmp_path):
+def test_a_clip_that_cannot_be_used_is_refused_and_removed(page, served, tmp_path):
     (tmp_path / "damaged.mp4").write_text("not a video")
-    ask(page, tmp_path / "damaged.mp4", "text=cannot be used")
-    assert kept(served[1]) == []
+    predict(page, tmp_path / "damaged.mp4", "text=cannot be used")
+    assert uploads(served[1]) == []
 
 
 def test_a_long_clip_is_predicted_in_windows_and_a_longer_one_refused(page, served, one_clip, tmp_path):
     run_ffmpeg("-stream_loop", "3", "-i", one_clip, "-c", "copy", tmp_path / "long.mp4")
-    ask(page, tmp_path / "long.mp4", "text=The mean of")
+    predict(page, tmp_path / "long.mp4", "text=The mean of")
     run_ffmpeg("-stream_loop", "30", "-i", one_clip, "-c", "copy", tmp_path / "longer.mp4")
-    ask(page, tmp_path / "longer.mp4", "text=more than 60 s")
-    assert kept(served[1]) == []
+    predict(page, tmp_path / "longer.mp4", "text=more than 60 s")
+    assert uploads(served[1]) == []
 
 
 def test_a_recorded_clip_is_predicted(page, served):
@@ -101,7 +102,7 @@ def test_a_recorded_clip_is_predicted(page, served):
     page.wait_for_selector("video[src*='file=']", state="attached")
     page.get_by_role("button", name="Predict").click()
     page.wait_for_selector("img[src^='data:image']", timeout=60_000)
-    assert kept(served[1]) == []
+    assert uploads(served[1]) == []
 
 
 def test_a_file_that_is_too_large_is_refused(browser, served, tmp_path):
@@ -112,18 +113,18 @@ def test_a_file_that_is_too_large_is_refused(browser, served, tmp_path):
     page.set_input_files("input[type=file]", tmp_path / "large.mp4")
     page.wait_for_selector("text=exceed the maximum allowed size", timeout=60_000)
     page.close()
-    assert kept(served[1]) == []
+    assert uploads(served[1]) == []
 
 
-def test_only_this_machine_can_open_it(served):
+def test_only_this_machine_can_open_the_page(served):
     port = int(served[0].rpartition(":")[2])
     assert urlopen(served[0]).status == 200
-    # Another address of this machine: who listens on all of them answers there.
+    # 127.0.0.2 is this machine, too. A server that listens on all addresses would answer.
     with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.2", port), timeout=2):
         pass
 
 
-def test_a_port_that_there_is_not_is_named():
+def test_a_port_that_does_not_exist_is_named():
     gradio = pytest.importorskip("gradio")
     from pipeline.serving.page import serve
 

@@ -1,4 +1,4 @@
-"""`python -m stages.submit`: the challenge's zip, one word a test clip."""
+"""`python -m stages.submit`: the challenge's zip, with one word for each test clip."""
 
 import shutil
 import zipfile
@@ -6,48 +6,48 @@ import zipfile
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.serving.submission import check_submission, clips_to_answer, write_submission
+from pipeline.serving.submission import check_submission, list_test_clips, write_submission
 
-ANSWERS = {"Test_1": "positive", "Test_2": "neutral", "Test_10": "negative"}
+LABELS = {"Test_1": "positive", "Test_2": "neutral", "Test_10": "negative"}
 
 
-def test_the_zip_has_a_file_a_clip_with_the_classs_word_and_the_same_bytes_each_time(tmp_path):
+def test_the_zip_has_one_file_per_clip_with_the_word_of_its_class_and_the_same_bytes_each_time(tmp_path):
     for name in ("a.zip", "b.zip"):
-        write_submission(ANSWERS, tmp_path / name)
+        write_submission(LABELS, tmp_path / name)
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == {
             "Test_1.txt": b"Positive", "Test_2.txt": b"Neutral", "Test_10.txt": b"Negative",
         }  # fmt: skip
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    check_submission(tmp_path / "a.zip", list(ANSWERS))
+    check_submission(tmp_path / "a.zip", list(LABELS))
 
 
-@pytest.mark.parametrize(("answers", "said"), [
+@pytest.mark.parametrize(("labels", "reason"), [
     ({"Test_1": "positive"}, "has 1 files, expected 3"),
-    (ANSWERS | {"Test_3": "positive"}, "has 4 files, expected 3"),
-    (ANSWERS | {"Test_2": "happy"}, "Test_2.txt holds 'Happy', expected Positive, Neutral or Negative"),
+    (LABELS | {"Test_3": "positive"}, "has 4 files, expected 3"),
+    (LABELS | {"Test_2": "happy"}, "Test_2.txt holds 'Happy', expected Positive, Neutral or Negative"),
 ])  # fmt: skip
-def test_a_zip_that_is_not_in_order_is_refused(answers, said, tmp_path):
-    write_submission(answers, tmp_path / "a.zip")
-    with pytest.raises(UserError, match=said):
-        check_submission(tmp_path / "a.zip", list(ANSWERS))
+def test_a_wrong_zip_is_refused(labels, reason, tmp_path):
+    write_submission(labels, tmp_path / "a.zip")
+    with pytest.raises(UserError, match=reason):
+        check_submission(tmp_path / "a.zip", list(LABELS))
 
 
-def test_clips_are_answered_in_the_order_of_their_numbers(tmp_path):
+def test_clips_are_listed_in_the_order_of_their_numbers(tmp_path):
     for number in (10, *range(1, 10)):
         (tmp_path / f"Test_{number}.mp4").touch()
-    assert [path.stem for path in clips_to_answer(tmp_path)] == [f"Test_{number}" for number in range(1, 11)]
+    assert [path.stem for path in list_test_clips(tmp_path)] == [f"Test_{number}" for number in range(1, 11)]
     (tmp_path / "Test_4.mp4").unlink()
     with pytest.raises(UserError, match=r"lacks Test_4\.mp4 \(1 missing below Test_10"):
-        clips_to_answer(tmp_path)
+        list_test_clips(tmp_path)
     (tmp_path / "2_2.mp4").touch()
     with pytest.raises(UserError, match=r"2_2\.mp4 is not named Test_<n>\.mp4"):
-        clips_to_answer(tmp_path)
+        list_test_clips(tmp_path)
     with pytest.raises(UserError, match=r"holds no Test_<n>\.mp4"):
-        clips_to_answer(tmp_path / "nowhere")
+        list_test_clips(tmp_path / "nowhere")
 
 
-def test_the_command_answers_every_clip_or_none(stage, finished, one_clip, tmp_path):
+def test_the_command_answers_every_clip_or_writes_no_zip(stage, finished, one_clip, tmp_path):
     (tmp_path / "Test").mkdir()
     shutil.copy(one_clip, tmp_path / "Test/Test_1.mp4")
     (tmp_path / "Test/Test_2.mp4").write_text("not a video")
@@ -59,8 +59,8 @@ def test_the_command_answers_every_clip_or_none(stage, finished, one_clip, tmp_p
     assert refused.returncode == 2
     assert "Test_2.mp4 cannot be used (unreadable" in refused.stderr
     assert not (tmp_path / "submission.zip").exists()
-    done = submit("--unreadable", "neutral")
-    assert done.returncode == 0, done.stderr
-    assert "submission.zip: 2 answers" in done.stdout
+    process = submit("--unreadable", "neutral")
+    assert process.returncode == 0, process.stderr
+    assert "submission.zip: 2 answers" in process.stdout
     with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
         assert archive.read("Test_2.txt") == b"Neutral"

@@ -1,0 +1,86 @@
+"""The figures of the report, as SVG: curves of the training, confusion matrix, reliability diagram."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pipeline.clips.labels import CLASSES
+from pipeline.models.run_record import Epoch
+from pipeline.results.result_files import ReliabilityBin
+
+# Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
+INK = "#123456"
+SERIES_COLORS = ("#2a7fb8", "#d9622b")
+
+
+def draw_curves(axes: Axes, history: Sequence[Epoch], selected_on: str, selected_epoch: int) -> None:
+    """The training loss and, if epochs were scored, the accuracy on the split `selected_on`, over the epochs."""
+    epochs = [epoch.epoch for epoch in history]
+    axes.plot(epochs, [epoch.train_loss for epoch in history], color=SERIES_COLORS[0])
+    axes.set_xlabel("epoch")
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylabel("training loss (nats)", color=SERIES_COLORS[0])
+    accuracies = [epoch.selection_accuracy for epoch in history]
+    if accuracies == [None] * len(history):
+        return
+    accuracy_axes = axes.twinx()
+    accuracy_axes.plot(epochs, np.array(accuracies, float), color=SERIES_COLORS[1])  # None becomes NaN, a gap
+    accuracy_axes.set_ylabel(f"accuracy on {selected_on}", color=SERIES_COLORS[1])
+    accuracy_axes.set_ylim(0, 1.02)
+    axes.axvline(selected_epoch, color=INK, linewidth=0.8, linestyle=":")
+    axes.annotate("chosen", (selected_epoch, 0.02), (-4, 0), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+
+
+def draw_confusion(axes: Axes, matrix: NDArray[np.int64]) -> None:
+    """The number of clips by label (row) and prediction (column), shaded by its share of the row."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(matrix):
+        color = "white" if shares[row, column] > 0.5 else "#102030"
+        axes.text(column, row, f"{count}\n{shares[row, column]:.0%}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(CLASSES)), CLASSES)
+    axes.set_yticks(range(len(CLASSES)), CLASSES, rotation=90, va="center")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+
+
+def draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
+    """Accuracy over confidence. Each bin has a dot whose area grows with its clips. On the diagonal, both are equal."""
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    clips = np.array([each.clips for each in bins])
+    axes.scatter(
+        [each.confidence for each in bins],
+        [each.accuracy for each in bins],
+        s=20 + 300 * clips / max(1, clips.sum(initial=0)),
+        color=SERIES_COLORS[0],
+        clip_on=False,
+        zorder=3,
+    )
+    axes.set_xlim(1 / len(CLASSES), 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+
+
+def svg(draw: Callable[[Axes], None]) -> str:
+    """What `draw` draws, as an SVG element whose ink is the colour of the text around it."""
+    style: dict[Any, Any] = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif"}
+    for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
+        style[key] = INK
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        draw(figure.subplots())
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    document = file.getvalue()
+    element = document[document.index("<svg") :]
+    scalable = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', element, count=1)
+    return scalable.replace(INK, "currentColor")

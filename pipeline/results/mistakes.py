@@ -1,0 +1,35 @@
+"""The most confident mistakes of a model: which clips, and a picture of each."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.clips.labels import CLASSES
+from pipeline.loading.batch import Memory, collate
+from pipeline.loading.loader import read_sample
+from pipeline.loading.selection import ClipRef
+from pipeline.models.scoring import ScoredClip, Scorer
+from pipeline.results.pictures import draw_clip
+
+SHOWN_MISTAKES = 12
+
+
+def draw_mistakes(clips: Sequence[ClipRef], probabilities: NDArray[np.float64], scorer: Scorer) -> dict[str, bytes]:
+    """JPEG pictures by clip id, of those of the scored clips that are wrong with the highest confidence.
+
+    `probabilities` is (clips, classes). The most confident mistake is the first.
+    """
+    wrong = [(clip, row) for clip, row in zip(clips, probabilities, strict=True) if int(row.argmax()) != clip.label]
+    worst = sorted(wrong, key=lambda pair: -pair[1].max())[:SHOWN_MISTAKES]
+    return {clip.clip_id: _draw_mistake(clip, row, scorer) for clip, row in worst}
+
+
+def _draw_mistake(clip: ClipRef, probabilities: NDArray[np.float64], scorer: Scorer) -> bytes:
+    sample = read_sample(clip)
+    batch = collate([sample], [clip.label], scorer.model.features, Memory())
+    name = f"{clip.clip_id}, labelled {CLASSES[clip.label]}"
+    file = io.BytesIO()
+    draw_clip(ScoredClip(name, sample.duration_s, batch, probabilities), scorer).savefig(file, format="jpeg", dpi=70)
+    return file.getvalue()

@@ -1,0 +1,198 @@
+"""What a folder of results holds: the names of its files, their records, and reading them.
+
+`pipeline.results.evaluation` writes the folder; `pipeline.results.predictions` has the format of `predictions.csv`.
+Importing this module imports no network.
+"""
+
+import csv
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from pipeline.clips.manifest import DatasetSummary
+from pipeline.common.errors import UserError
+from pipeline.common.records import read_record, read_table
+from pipeline.models.run_record import RunRecord
+from pipeline.results.data_card import DataCard
+
+METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
+PER_CLASS_NAME, PER_SOURCE_NAME, RELIABILITY_NAME = "per_class.csv", "per_source.csv", "reliability.csv"
+MISTAKES_NAME = "mistakes"
+
+# Whether the paper's accuracy is reached (`pipeline.results.literature`).
+Reproduced = bool | Literal["not applicable"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Measures over all clips of a split, with 95% intervals from `..._low` to `..._high`. Undefined values are None.
+
+    The interval of `accuracy` is Wilson's, which takes clips as independent. All others, `accuracy_sources_...` among
+    them, are over sources. `scored` counts the clips that were not quarantined; a quarantined clip counts as wrong.
+    `log_loss` (nats) and `calibration_error` are over the scored clips.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float | None
+    calibration_error: float | None
+    accuracy_low: float
+    accuracy_high: float
+    balanced_accuracy_low: float | None
+    balanced_accuracy_high: float | None
+    macro_f1_low: float | None
+    macro_f1_high: float | None
+    log_loss_low: float | None
+    log_loss_high: float | None
+    calibration_error_low: float | None
+    calibration_error_high: float | None
+    accuracy_sources_low: float | None
+    accuracy_sources_high: float | None
+    clips: int
+    scored: int
+    quarantined_share: float
+
+
+@dataclass(frozen=True)
+class Metrics(Measures):
+    """What `metrics.json` holds: the measures of a run, and what they come from (P14, P15).
+
+    `selected_on` is the split that chose the epoch, `selection_accuracy` the accuracy on it. `label_sha256` is that of
+    the label file, `code_version` the commit that the run was trained with.
+    """
+
+    reproduced: Reproduced
+    seed: int
+    selected_on: str
+    selection_accuracy: float | None
+    label_sha256: str
+    code_version: str
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    """One row of `per_class.csv`, with intervals over sources. Undefined bounds are None.
+
+    `label` is the name of the class. Its column is called `class`, which cannot be the name of a field in Python.
+    """
+
+    label: Annotated[str, Field(alias="class")]
+    clips: int
+    precision: float
+    recall: float
+    f1: float
+    precision_low: float | None
+    precision_high: float | None
+    recall_low: float | None
+    recall_high: float | None
+    f1_low: float | None
+    f1_high: float | None
+
+
+@dataclass(frozen=True)
+class SourceAccuracy:
+    """One row of `per_source.csv`: the clips that were cut from one source, and the share that is right."""
+
+    source_id: str
+    clips: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One row of `reliability.csv`: mean confidence, accuracy and number of the clips in a range of confidences."""
+
+    confidence: float
+    accuracy: float
+    clips: float
+
+
+@dataclass(frozen=True)
+class QuarantinedClip:
+    """A clip of a split that could not be extracted, why, and what was wrong with it."""
+
+    split: str
+    clip_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What `provenance.json` holds: the data and the run that a result comes from. `clips` is by split."""
+
+    data: DatasetSummary
+    clips: dict[str, DataCard]
+    quarantined: list[QuarantinedClip]
+    run: RunRecord
+
+
+def write_class_measures(rows: list[ClassMeasures], path: Path) -> None:
+    """Write `per_class.csv`."""
+    values = TypeAdapter(list[ClassMeasures]).dump_python(rows, by_alias=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(values[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(values)
+
+
+def write_mistakes(pictures: Mapping[str, bytes], folder: Path) -> None:
+    """Write JPEG pictures by clip id as `<place>-<clip_id>.jpg`. What was in the folder before is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for place, (clip_id, picture) in enumerate(pictures.items(), start=1):
+        (folder / f"{place:02d}-{clip_id}.jpg").write_bytes(picture)
+
+
+def read_mistakes(folder: Path) -> dict[str, bytes]:
+    """Read the pictures in `mistakes/` of a results folder, by clip id, in the order of their places."""
+    with _reading(folder / MISTAKES_NAME) as path:
+        return {picture.stem.partition("-")[2]: picture.read_bytes() for picture in sorted(path.iterdir())}
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """Read `metrics.json` of a results folder; like all functions here, it raises `UserError` if it cannot be read."""
+    with _reading(folder / METRICS_NAME) as path:
+        return read_record(Metrics, path)
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Read `provenance.json` of a results folder."""
+    with _reading(folder / PROVENANCE_NAME) as path:
+        return read_record(Provenance, path)
+
+
+def read_class_measures(folder: Path) -> list[ClassMeasures]:
+    """Read `per_class.csv` of a results folder."""
+    with _reading(folder / PER_CLASS_NAME) as path:
+        return read_table(ClassMeasures, path)
+
+
+def read_source_accuracies(folder: Path) -> list[SourceAccuracy]:
+    """Read `per_source.csv` of a results folder."""
+    with _reading(folder / PER_SOURCE_NAME) as path:
+        return read_table(SourceAccuracy, path)
+
+
+def read_reliability(folder: Path) -> list[ReliabilityBin]:
+    """Read `reliability.csv` of a results folder."""
+    with _reading(folder / RELIABILITY_NAME) as path:
+        return read_table(ReliabilityBin, path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the train and evaluate stages (dvc repro evaluate)") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({error}); evaluate again (dvc repro --force evaluate)"
+        ) from None

@@ -1,0 +1,110 @@
+"""A model as ONNX: the whole network in one file, for any number of clips, checked against PyTorch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.clips.labels import CLASSES
+from pipeline.common.errors import UserError
+from pipeline.common.recipe import Features
+from pipeline.loading.batch import Batch
+from pipeline.models.model import GroupEmotionModel
+from pipeline.shards.levels import LEVELS
+
+TOLERANCE = 1e-4  # of logits
+INPUTS = ("frames", "frame_times_s", "has_video", "log_mel", "mel_frames")
+CHECKED_CLIPS = 5
+
+
+class TensorModel(nn.Module):
+    """A model in evaluation mode that takes tensors instead of a batch."""
+
+    def __init__(self, model: GroupEmotionModel) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(
+        self, frames: Tensor, frame_times_s: Tensor, has_video: Tensor, log_mel: Tensor, mel_frames: Tensor
+    ) -> Tensor:
+        """Logits (B, classes)."""
+        no_labels = torch.empty(0, dtype=torch.long)
+        return self.model(Batch([], frames, frame_times_s, has_video, log_mel, mel_frames, no_labels))
+
+
+def write_onnx(model: GroupEmotionModel, path: Path) -> None:
+    """Write the network for batches of any size. Its metadata holds the labels and the settings of the features.
+
+    Raises `UserError` if a package that this needs is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401 - the check needs it
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'group-emotion[export]'") from None
+
+    torch.onnx.export(
+        TensorModel(model),
+        random_clips(model.features, 2),
+        path,
+        input_names=list(INPUTS),
+        output_names=["logits"],
+        dynamic_shapes={name: {0: torch.export.Dim("clips", min=1)} for name in INPUTS},
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    exported = onnx.load(path)
+    graph = exported.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]  # they name folders of this machine, from which each operation was called
+    metadata = {"labels": json.dumps(CLASSES), "features": model.features.model_dump_json()}
+    onnx.helper.set_model_props(exported, metadata)
+    path.write_bytes(exported.SerializeToString(deterministic=True))
+
+
+def check_onnx(model: GroupEmotionModel, path: Path) -> float:
+    """The largest difference of a logit between the exported network and PyTorch, for five clips together and singly.
+
+    Raises `UserError`, and removes the file, if the difference exceeds `TOLERANCE`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    network, clips = TensorModel(model), random_clips(model.features, CHECKED_CLIPS)
+    differences = []
+    for part in (slice(None), *(slice(i, i + 1) for i in range(CHECKED_CLIPS))):
+        with torch.no_grad():
+            expected = network(*(values[part] for values in clips)).numpy()
+        arrays = {name: values[part].numpy() for name, values in zip(INPUTS, clips, strict=True)}
+        differences.append(np.abs(session.run(None, arrays)[0] - expected).max())
+    largest = float(np.max(differences))
+    if not largest <= TOLERANCE:  # so that NaN is refused, too
+        path.unlink()
+        raise UserError(
+            f"as ONNX, the model differs from PyTorch by {largest:.1e}, more than {TOLERANCE}: not exported"
+        )
+    return largest
+
+
+def random_clips(features: Features, count: int) -> tuple[Tensor, ...]:
+    """Random inputs of the network for `count` clips, in the order of `INPUTS`.
+
+    Every third clip has no video. The first two have no sound; each later one has more sound than the one before.
+    """
+    generator, size = torch.Generator().manual_seed(count), features.frame_size_px
+    longest, level = features.max_mel_frames, LEVELS[features.front_end]
+    hops = (torch.arange(count) - 1).clamp(min=0) * longest // max(1, count - 2)
+    log_mel = level.mean + level.deviation * torch.randn(count, features.mel_bins, longest, generator=generator)
+    is_padding = torch.arange(longest) >= hops[:, None, None]
+    return (
+        torch.randint(0, 256, (count, features.frames, 3, size, size), dtype=torch.uint8, generator=generator),
+        torch.rand(count, features.frames, generator=generator).cumsum(dim=1),
+        torch.arange(count) % 3 != 0,
+        log_mel.masked_fill(is_padding, level.silence).half(),
+        hops,
+    )

@@ -1,0 +1,110 @@
+"""The report: one page that shows a result and needs no network."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from helpers import REPOSITORY
+
+from pipeline.common.errors import UserError
+from pipeline.results.evaluation import write_evaluation
+from pipeline.results.report import render_report
+from pipeline.results.result_files import read_class_measures
+
+
+@pytest.fixture(scope="module")
+def reported(finished):
+    """An evaluation, the folder that it was written to, and its report. Read only."""
+    run_folder, evaluation = finished
+    folder = run_folder.parent / "reported"
+    write_evaluation(evaluation, folder)
+    return evaluation, folder, render_report(folder, run_folder)
+
+
+def test_the_report_is_one_page_that_asks_for_nothing(reported):
+    evaluation, folder, page = reported
+    for forbidden in ("<script", "<link", 'src="http', "@import", "url(http"):
+        assert forbidden not in page
+    assert f"{100 * evaluation.metrics.accuracy:.2f}%" in page
+    assert page.count("<svg") == 3
+    assert evaluation.provenance.quarantined[0].clip_id in page
+    assert "5/9" in page
+    assert "no reproduction of the paper" in page
+    (row,) = [row for row in read_class_measures(folder) if row.label == "neutral"]
+    assert f"{row.recall:.3f}" in page
+
+
+def test_every_mistake_is_a_picture_that_is_part_of_the_page(reported):
+    evaluation, _, page = reported
+    assert page.count("<img") == page.count('src="data:image/jpeg;base64,') == len(evaluation.mistakes)
+
+
+@pytest.mark.parametrize(
+    ("reproduced", "expected"), [(True, "interval: reproduced"), (False, "interval: not reproduced")]
+)
+def test_the_report_says_whether_the_paper_is_reproduced(reported, finished, reproduced, expected, tmp_path):
+    evaluation, _, _ = reported
+    metrics = dataclasses.replace(evaluation.metrics, reproduced=reproduced)
+    write_evaluation(dataclasses.replace(evaluation, metrics=metrics), tmp_path)
+    assert expected in render_report(tmp_path, finished[0])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "provenance.json", "per_class.csv", "reliability.csv", "mistakes"])
+def test_a_result_without_one_of_its_files_is_refused(reported, finished, name, tmp_path):
+    folder = shutil.copytree(reported[1], tmp_path / "results")
+    if (folder / name).is_dir():
+        shutil.rmtree(folder / name)
+    else:
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing; run the train and evaluate stages"):
+        render_report(folder, finished[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width_px", [1280, 390])
+def test_a_browser_shows_the_report_without_network_errors_or_sideways_scrolling(reported, width_px, tmp_path):
+    if not (browser := shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("needs Chromium")
+    page = reported[2]
+    assert look_at(page, width_px, browser, tmp_path) == ([], set(), True)
+    bad = '<img src="https://images.test/a.png"><script>console.error("no")</script><p style="width: 9000px">wide'
+    messages, hosts, fits = look_at(page.replace("<h1>", f"{bad}<h1>"), width_px, browser, tmp_path)  # the check works
+    assert '"no"' in messages[0]
+    assert (hosts, fits) == ({"images.test"}, False)
+
+
+def test_plots_are_drawn_without_a_network(tmp_path):
+    if not (browser := shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("needs Chromium")
+    if not (REPOSITORY / ".venv/vega.js").exists():
+        pytest.skip("needs the environment that make sets up")
+    (tmp_path / ".venv").symlink_to(REPOSITORY / ".venv")
+    (tmp_path / "dvc_plots").mkdir()
+    template = (REPOSITORY / ".dvc/plots.html").read_text()
+    spec = {"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x", "type": "quantitative"}}}
+    plot = f'<div id="plot"></div><script>vegaEmbed("#plot", {json.dumps(spec)})</script>'
+    page = template.replace("{refresh_tag}", "").replace("{plot_divs}", plot)
+    messages, hosts, fits = look_at(page, 1280, browser, tmp_path / "dvc_plots")
+    assert ([line for line in messages if "Error" in line], hosts, fits) == ([], set(), True)
+    messages, _, _ = look_at(page.replace("vega.js", "nothing.js"), 1280, browser, tmp_path / "dvc_plots")
+    assert "vegaEmbed is not defined" in messages[-1]
+
+
+def look_at(page, width_px, browser, folder):
+    """Open a page. Returns the messages on the console, the hosts that were asked, and whether the width suffices."""
+    measure = "<script>document.title = document.documentElement.scrollWidth <= window.innerWidth</script>"
+    (folder / "page.html").write_text(page + measure)
+    options = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000"),
+        *(f"--user-data-dir={folder}/profile", f"--log-net-log={folder}/net.json", f"--window-size={width_px},900"),
+    )
+    command = [browser, *options, "--dump-dom", (folder / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    hosts = set(re.findall(r'"url":"https?://([^/"]+)', (folder / "net.json").read_text()))
+    asked_by_browser = {host for host in hosts if host.endswith((".google.com", ".gvt1.com"))}
+    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return messages, hosts - asked_by_browser, "<title>true</title>" in done.stdout

@@ -1,0 +1,122 @@
+"""The records of a results folder, also those that version 1.0.0 wrote."""
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+from helpers import REPOSITORY
+
+from pipeline.common.errors import UserError
+from pipeline.common.records import to_json, write_table
+from pipeline.models.run_record import read_run_record
+from pipeline.results.result_files import (
+    ClassMeasures,
+    SourceAccuracy,
+    read_class_measures,
+    read_metrics,
+    read_provenance,
+    read_source_accuracies,
+    write_class_measures,
+)
+
+METRICS = """{
+  "accuracy": 0.9851851851851852, "balanced_accuracy": 0.9851851851851853, "macro_f1": 0.9852055333212159,
+  "log_loss": 0.08386643444622784, "calibration_error": null,
+  "accuracy_low": 0.9625338542752435, "accuracy_high": 0.994224122140418,
+  "balanced_accuracy_low": 0.9667874853907785, "balanced_accuracy_high": 1.0,
+  "macro_f1_low": 0.9669553107222212, "macro_f1_high": 1.0,
+  "log_loss_low": 0.0526815365586576, "log_loss_high": 0.12441122758614008,
+  "calibration_error_low": null, "calibration_error_high": null,
+  "accuracy_sources_low": 0.9666666666666667, "accuracy_sources_high": 1.0,
+  "clips": 270, "scored": 270, "quarantined_share": 0.0, "reproduced": "not applicable", "seed": 0,
+  "selected_on": "dev", "selection_accuracy": 0.9861111111111112, "label_sha256": "e086f74e",
+  "code_version": "013de4e0b5b3"
+}"""
+# `config` is added by the test.
+RUN = """{
+  "identity": {"recipe.name": "demo", "recipe.model.video.sha256": null, "the shards of val": "adf8ce0d",
+               "number of processes": 1, "recipe.training.learning_rate": 0.001, "threads": 2},
+  "fingerprint": "8df94a1a", "resumed_with_changes": [], "parameters": 594643,
+  "pretrained": {"video": {"file": "a.safetensors", "sha256": "ab", "matched": ["conv.weight"],
+                           "reshaped": {"pos_embed": "1x4 -> 1x2"}, "missing": [], "unexpected": ["head.weight"]}},
+  "interfaces": {"audio": {"takes": [64, 551], "mean": [-40.0], "deviation": [20.0], "gives": [35, 1, 512],
+                           "stride": 16, "offset": 0.0}},
+  "clips": {"training": 648, "selection": 72}, "selected_on": "dev", "selected_epoch": 16,
+  "selection_accuracy": 0.9861111111111112, "seconds": 243.9, "processes": 1, "device": "cpu, 2 threads",
+  "code_version": "013de4e0b5b3", "python": "3.11.7", "libraries": {"torch": "2.11.0"}, "machine": "Linux x86_64"
+}"""
+PROVENANCE = """{
+  "data": {
+    "train": {"label_file": "Train_labels.txt", "label_sha256": "3caaf5fc", "clips": 720, "sources": 40,
+              "class_counts": {"positive": 240, "neutral": 240, "negative": 240}, "bytes": 44001184},
+    "val": {"label_file": "Val_labels.txt", "label_sha256": "e086f74e", "clips": 270, "sources": 15,
+            "class_counts": {"positive": 90, "neutral": 90, "negative": 90}, "bytes": 16353578},
+    "sources_in_both": []
+  },
+  "clips": {"val": {"extracted": 269, "without_sound": 5, "quarantined": {"unreadable": 1},
+                    "duration_s": [3.003, 3.985, 5.0], "frame_rates_hz": [[30.0, 144], [25.0, 72]]}},
+  "quarantined": [{"split": "val", "clip_id": "41_1", "reason": "unreadable", "detail": "not a video"}]
+}"""
+
+
+@pytest.fixture
+def run_of_1_0_0():
+    """What `run.json` of version 1.0.0 holds. The settings of the demo have not changed since."""
+    return {"config": yaml.safe_load((REPOSITORY / "params.yaml").read_text()), **json.loads(RUN)}
+
+
+def test_a_run_of_version_1_0_0_is_read(run_of_1_0_0, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(run_of_1_0_0))
+    record = read_run_record(tmp_path)
+    assert record.config.recipe.name == "demo"
+    assert record.interfaces["audio"].gives == (35, 1, 512)
+    assert record.pretrained["video"].share == 1.0
+    assert (record.clips.training, record.clips.selection) == (648, 72)
+    assert json.loads(to_json(record)) == run_of_1_0_0
+
+
+def test_metrics_of_version_1_0_0_are_read_and_written_with_the_same_keys(tmp_path):
+    (tmp_path / "metrics.json").write_text(METRICS)
+    metrics = read_metrics(tmp_path)
+    assert metrics.accuracy == 0.9851851851851852
+    assert metrics.calibration_error is None
+    assert list(json.loads(to_json(metrics)).items()) == list(json.loads(METRICS).items())
+
+
+def test_provenance_of_version_1_0_0_is_read_and_written_with_the_same_keys(run_of_1_0_0, tmp_path):
+    values = json.loads(PROVENANCE) | {"run": run_of_1_0_0}
+    (tmp_path / "provenance.json").write_text(json.dumps(values))
+    provenance = read_provenance(tmp_path)
+    assert provenance.clips["val"].frame_rates_hz == [(30.0, 144), (25.0, 72)]
+    assert json.loads(to_json(provenance)) == values
+
+
+def test_the_table_of_classes_has_a_column_named_class(tmp_path):
+    rows = [ClassMeasures("neutral", 3, 0.5, 0.25, 0.125, None, None, 0.0, 1.0, None, None)]
+    write_class_measures(rows, tmp_path / "per_class.csv")
+    header, row = (tmp_path / "per_class.csv").read_text().splitlines()
+    assert header == (
+        "class,clips,precision,recall,f1,precision_low,precision_high,recall_low,recall_high,f1_low,f1_high"
+    )
+    assert row == "neutral,3,0.5,0.25,0.125,,,0.0,1.0,,"
+    assert read_class_measures(tmp_path) == rows
+
+
+def test_source_ids_that_look_like_numbers_stay_text(tmp_path):
+    rows = [SourceAccuracy(name, 3, 0.5) for name in ("12_3", "007", "nan")]
+    write_table(SourceAccuracy, rows, tmp_path / "per_source.csv")
+    assert read_source_accuracies(tmp_path) == rows
+
+
+@pytest.mark.parametrize("content", ["{", "{}", METRICS.replace("0.9851851851851852", '"high"')])
+def test_a_damaged_file_is_named(content, tmp_path):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json is damaged or of another version .*; evaluate again"):
+        read_metrics(tmp_path)
+
+
+def test_a_record_cannot_be_changed(tmp_path):
+    (tmp_path / "metrics.json").write_text(METRICS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read_metrics(tmp_path).accuracy = 1.0
