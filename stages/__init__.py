@@ -1,1 +1,1 @@
-"""One thin file per DVC stage: read the settings, call the library, write the outputs."""
+"""One thin file per DVC stage or command: parse, read the settings, call the library, write the outputs."""

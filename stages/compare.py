@@ -1,20 +1,27 @@
-"""Whether one run is more accurate than another: the difference with its interval over sources, McNemar's exact test.
+"""Compare the accuracies of two runs: the difference with its interval over sources, and McNemar's exact test.
 
-`python -m stages.compare exp-a exp-b`: names of experiments (`dvc exp show`), or folders like results; prints JSON.
+example:
+  python -m stages.compare exp-a exp-b
+reads:
+  the results of experiments (the names that `dvc exp show` gives), or folders that evaluate wrote
+writes:
+  Prints the result as JSON.
 """
 
-import argparse
-import json
-
+from pipeline.common.command_line import stage_parser
 from pipeline.common.errors import exits_with_one_sentence
-from pipeline.results.comparison import compare, read_results
 
 
 @exits_with_one_sentence
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.splitlines()[0])
+    parser = stage_parser(__file__, __doc__)
     parser.add_argument("runs", nargs=2, metavar="run", help="an experiment, or a folder of results")
-    print(json.dumps(compare(read_results(parser.parse_args().runs)), indent=2))
+    arguments = parser.parse_args()
+
+    from pipeline.common.records import to_json
+    from pipeline.results.comparison import compare, read_results
+
+    print(to_json(compare(read_results(arguments.runs))), end="")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,29 @@
-"""Draw what is in a shard, frames and log-mels, for a look.
+"""Draw the frames and log-mels of the first clips of a shard.
 
-`python -m stages.contact_sheet data/shards/demo/val/val-000000.tar`: a shard -> val-000000.png
+example:
+  python -m stages.contact_sheet data/shards/demo/val/val-000000.tar
+reads:
+  one shard
+writes:
+  <shard>.png in the current folder, or the file that --output names
 """
 
-import argparse
 from pathlib import Path
 
+from pipeline.common.command_line import stage_parser
 from pipeline.common.errors import exits_with_one_sentence
-from pipeline.results.contact_sheet import draw_contact_sheet
 
 
 @exits_with_one_sentence
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.contact_sheet", description="Draw what is in a shard.")
-    parser.add_argument("shard", type=Path)
-    parser.add_argument("--output", type=Path, help="the picture to write; default: the shard's name, .png, here")
-    parser.add_argument("--clips", type=int, default=8, help="how many of the first clips to show (default: 8)")
+    parser = stage_parser(__file__, __doc__)
+    parser.add_argument("shard", type=Path, help="file of a shard")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="picture to write (<shard>.png)")
+    parser.add_argument("--clips", type=int, default=8, help="number of clips to show (8)")
     arguments = parser.parse_args()
+
+    from pipeline.results.contact_sheet import draw_contact_sheet
+
     output = arguments.output or Path(arguments.shard.name).with_suffix(".png")
     draw_contact_sheet(arguments.shard, arguments.clips).savefig(output, dpi=120)
     print(output)

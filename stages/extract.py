@@ -1,26 +1,36 @@
 """Turn the clips of the manifests into WebDataset shards of frames and log-mel spectrograms.
 
-`python -m stages.extract`: manifests, clips -> data/shards/<dataset>/
+example:
+  python -m stages.extract --set extract.clips_per_shard=250
+reads:
+  the settings (recipe.features, extract), data_manifests/<dataset>/, the clips in dataset.root
+writes:
+  data/shards/<dataset>/: one folder of shards with an index.json per split; quarantine.csv, with the clips that cannot
+  be used and why. Finished shards of an interrupted or earlier extraction are kept.
 """
 
-from pipeline.clips.manifest import SPLITS, read_manifest
-from pipeline.common.config import load_config
+from pipeline.common.command_line import settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
-from pipeline.common.machine import available_cores
-from pipeline.extraction.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
-from pipeline.extraction.tasks import extract_splits
 
 
 @exits_with_one_sentence
 def main() -> None:
-    config = load_config()
+    arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
+
+    from pipeline.extraction.clip_settings import ClipSettings
+    from pipeline.extraction.splits import extract_splits
+
+    from pipeline.clips.manifest import SPLITS, read_manifest
+    from pipeline.common.machine import available_cores
+    from pipeline.extraction.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
+
+    config = settings_of(arguments)
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}
-    run = extract_splits(
-        clips, config.root, config.shards, config.recipe.features, config.extract, workers=available_cores()
-    )
-    write_quarantine(run.indexes, config.shards / QUARANTINE_NAME)
-    print(summary_table(run))
-    check_failures(run.indexes, clips, config.extract.max_failed_fraction)
+    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    extraction = extract_splits(clips, config.root, config.shards, settings, available_cores())
+    write_quarantine(extraction.indexes, config.shards / QUARANTINE_NAME)
+    print(summary_table(extraction))
+    check_failures(extraction.indexes, clips, config.extract.max_failed_fraction)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,36 @@
-"""Fetch the published weights that recipes ask for, once, on a machine with a network.
+"""Fetch the published weights that recipes ask for, on a machine with a network.
 
-`python -m stages.fetch_weights [recipe ...]`: by default, for the recipe in params.yaml. Says where each file is, its
-SHA-256 (to pin it) and what its network takes and gives; so it also tells whether the recipe's features fit.
+example:
+  python -m stages.fetch_weights paper strong
+reads:
+  the settings, configs/recipe/<recipe>.yaml
+writes:
+  the files of the weights, to the folder that execution.pretrained names
+  Prints what each network takes and gives, and where the file of its weights is, with its SHA-256.
+
+So it also tells whether a recipe's features fit its networks. To pin a file, set sha256 of the network to its SHA-256.
+Without names, it takes the recipe of the settings. Named recipes are taken as their files are, whatever --set changes.
 """
 
-import argparse
 from pathlib import Path
 
-from pipeline.common.config import Recipe, load_config, load_recipe
+from pipeline.common.command_line import settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
 
 
 @exits_with_one_sentence
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.fetch_weights", description=__doc__.splitlines()[0])
-    parser.add_argument("recipes", metavar="recipe", nargs="*", help="names of files in configs/recipe")
-    names = parser.parse_args().recipes
-    config = load_config()
-    for recipe in [load_recipe(name) for name in names] or [config.recipe]:
-        fetch_for(recipe, Path(config.execution.pretrained))
+    parser = stage_parser(__file__, __doc__, settings=True)
+    parser.add_argument("recipes", metavar="recipe", nargs="*", help="name of a file in configs/recipe/")
+    arguments = parser.parse_args()
 
+    from pipeline.common.recipe import load_recipe
+    from pipeline.models.recipe_weights import fetch_recipe_weights
 
-def fetch_for(recipe: Recipe, folder: Path) -> None:
-    import torch
-
-    from pipeline.models.model import GroupEmotionModel
-    from pipeline.models.weights import find
-
-    with torch.device("meta"):  # the networks' settings without their memory
-        model = GroupEmotionModel(recipe.model, recipe.features)
-    for modality, network in model.backbones().items():
-        settings, interface = getattr(recipe.model, modality), network.interface
-        takes, gives = (" x ".join(map(str, sizes)) for sizes in (interface.takes, interface.gives))
-        print(f"{recipe.name}, {modality}: {settings.name} takes {takes}, gives tokens of {gives} (time x space x D)")
-        if found := find(settings, network.published, folder):
-            path, sha256 = found
-            print(f"  {path}, {path.stat().st_size / 1e6:.0f} MB, SHA-256 {sha256}")
+    config = settings_of(arguments)
+    for recipe in [load_recipe(name) for name in arguments.recipes] or [config.recipe]:
+        for line in fetch_recipe_weights(recipe, Path(config.execution.pretrained)):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

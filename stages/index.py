@@ -1,26 +1,30 @@
-"""Make the manifests: one table of clips a split, and a summary of the label files.
+"""Make the manifests: for each split a table with one row per clip, and a summary of the label files.
 
-`python -m stages.index`: dataset.root -> data_manifests/<dataset>/
+example:
+  python -m stages.index --set dataset.root=/where/VGAF/is
+reads:
+  the settings (dataset), the clips and label files in dataset.root
+writes:
+  data_manifests/<dataset>/: train.csv, val.csv, summary.json
 """
 
 import sys
 
-from pipeline.clips.manifest import SPLITS, index_split, sources_in_both, write_manifest, write_summary
-from pipeline.common.config import load_config
+from pipeline.common.command_line import settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
 
 
 @exits_with_one_sentence
 def main() -> None:
-    config = load_config()
-    indexed = {split: index_split(config.root, split) for split in SPLITS}
-    shared = sources_in_both(*(clips for clips, _ in indexed.values()))
-    if shared:
+    arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
+
+    from pipeline.clips.manifest import index_dataset, write_manifests
+
+    config = settings_of(arguments)
+    clips, summary = index_dataset(config.root)
+    if shared := summary.sources_in_both:
         print(f"warning: {len(shared)} sources have clips in train and in val, {shared[0]} among them", file=sys.stderr)
-    config.manifests.mkdir(parents=True, exist_ok=True)
-    for split, (clips, _) in indexed.items():
-        write_manifest(clips, config.manifests / f"{split}.csv")
-    write_summary({split: summary for split, (_, summary) in indexed.items()}, shared, config.manifests)
+    write_manifests(clips, summary, config.manifests)
 
 
 if __name__ == "__main__":

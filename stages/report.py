@@ -1,17 +1,26 @@
 """Write the result as one self-contained HTML page.
 
-`python -m stages.report`: results/, runs/<dataset>/ -> results/report.html
+example:
+  python -m stages.report
+reads:
+  the settings, results/ (what evaluate writes), runs/<dataset>/history.csv
+writes:
+  results/report.html, which needs no network; it holds frames of the data set
 """
 
-from pipeline.common.config import load_config
+from pipeline.common.command_line import settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
-from pipeline.results.report import render_report
 
 
 @exits_with_one_sentence
 def main() -> None:
-    config = load_config()
-    (config.results / "report.html").write_text(render_report(config.results, config.run))
+    arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
+    config = settings_of(arguments)
+
+    from pipeline.common.files import write_text
+    from pipeline.results.report import render_report
+
+    write_text(config.results / "report.html", render_report(config.results, config.run))
 
 
 if __name__ == "__main__":

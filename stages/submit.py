@@ -1,51 +1,62 @@
-"""Answer the challenge's test split with a trained model.
+"""Predict the challenge's test split with a trained model, and write the zip that its organisers ask for.
 
-`python -m stages.submit data/vgaf/Test --run runs/vgaf [--output submission.zip] [--unreadable neutral]`: a zip with a
-text file a clip. Every clip needs an answer: one that cannot be read gets the class that you name, or none is written.
+example:
+  python -m stages.submit data/vgaf/Test --run runs/vgaf --unreadable neutral
+reads:
+  the clips Test_<n>.mp4, and a finished run or an exported folder
+writes:
+  submission.zip, or the file that --output names, with one text file per clip
+
+Every clip needs an answer. If a clip cannot be read, its answer is the class that --unreadable names. Without
+--unreadable, no zip is written.
 """
 
-import argparse
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.clips.labels import CLASSES
+from pipeline.common.command_line import stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
+
+if TYPE_CHECKING:
+    from pipeline.serving.predictor import Predictor
 
 
 @exits_with_one_sentence
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.submit", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the test split's clips, Test_<n>.mp4")
-    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
-    parser.add_argument("--output", type=Path, default=Path("submission.zip"), help="the zip (submission.zip)")
+    parser = stage_parser(__file__, __doc__)
+    parser.add_argument("folder", type=Path, help="folder with the clips of the test split, Test_<n>.mp4")
+    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="model")
+    parser.add_argument("--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="(submission.zip)")
     parser.add_argument("--unreadable", choices=CLASSES, help="answer for clips that cannot be read")
     arguments = parser.parse_args()
 
+    from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
-    from pipeline.serving.predictor import Prediction, Predictor
-    from pipeline.serving.submission import check_submission, clips_to_answer, write_submission
-    from pipeline.training.distributed import start_accelerator
+    from pipeline.serving.predictor import Predictor
+    from pipeline.serving.submission import check_submission, list_test_clips, write_submission
 
-    files = clips_to_answer(arguments.folder)
-    config, _, model = open_run(arguments.run)
-    answers: dict[str, str] = {}
-    with closing(Predictor(model, config, start_accelerator(config, trains=False))) as predictor:
-        for path in files:
-            found = predictor.predict(path)
-            if isinstance(found, Prediction):
-                answers[path.stem] = found.clip.label
-            elif arguments.unreadable is None:
-                raise UserError(f"{path} cannot be used ({found.reason}: {found.detail}); name --unreadable a class")
-            else:
-                print(f"{path}: {found.reason}, answered with {arguments.unreadable}")
-                answers[path.stem] = arguments.unreadable
-    write_submission(answers, arguments.output)
-    check_submission(arguments.output, [path.stem for path in files])
-    print(f"{arguments.output}: {len(answers)} answers, {', '.join(counted(answers))}")
+    files, run = list_test_clips(arguments.folder), open_run(arguments.run)
+    with closing(Predictor(run, start_accelerator(run.config, trains=False))) as predictor:
+        labels = {path.stem: predict_label(predictor, path, arguments.unreadable) for path in files}
+    write_submission(labels, arguments.output)
+    check_submission(arguments.output, list(labels))
+    counts = ", ".join(f"{label} {list(labels.values()).count(label)}" for label in CLASSES)
+    print(f"{arguments.output}: {len(labels)} answers, {counts}")
 
 
-def counted(answers: dict[str, str]) -> list[str]:
-    return [f"{label} {list(answers.values()).count(label)}" for label in CLASSES]
+def predict_label(predictor: "Predictor", path: Path, unreadable: str | None) -> str:
+    """The predicted class of a clip, or `unreadable` if it cannot be read; raises `UserError` if that is None."""
+    from pipeline.serving.rows import Prediction
+
+    row = predictor.predict(path).row
+    if isinstance(row, Prediction):
+        return row.prediction
+    if unreadable is None:
+        raise UserError(f"{path} cannot be used ({row.reason}: {row.detail}); name a class with --unreadable")
+    print(f"{path}: {row.reason}, answered with {unreadable}")
+    return unreadable
 
 
 if __name__ == "__main__":

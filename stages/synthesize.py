@@ -1,31 +1,26 @@
-"""Draw the demo set, real mp4 files in VGAF's layout, where `dataset.root` says.
+"""Draw the demo set: mp4 files and label files in VGAF's layout.
 
-`python -m stages.synthesize`: params.yaml (dataset) -> dataset.root
+example:
+  python -m stages.synthesize
+reads:
+  the settings (dataset.synthesize, dataset.root)
+writes:
+  dataset.root, replacing an earlier drawn set there; a folder with other files in it is refused
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-
-from pipeline.clips.demo_set import draw_clip, plan_clips, prepare_root, write_label_files
-from pipeline.common.config import load_config
+from pipeline.common.command_line import settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
-from pipeline.common.machine import available_cores
-from pipeline.common.progress import track
 
 
 @exits_with_one_sentence
 def main() -> None:
-    config = load_config()
+    arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
+
+    from pipeline.clips.demo_drawing import draw_set
+
+    config = settings_of(arguments)
     for name, settings in config.dataset.synthesize.items():
-        clips = plan_clips(settings)
-        prepare_root(config.root)
-        write_label_files(clips, config.root)
-        context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:
-            drawn = pool.map(draw_clip, clips, repeat(settings), repeat(config.root), chunksize=4)
-            for _ in track(drawn, f"synthesize {name}", len(clips), "clips"):
-                pass
+        draw_set(name, settings, config.root)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
-"""Several seeds of one recipe: mean and deviation of their accuracy, and the soft vote of all.
+"""Combine several seeds of one recipe: mean and deviation of their accuracies, and the accuracy of their soft vote.
 
-`python -m stages.vote exp-a exp-b ...`: names of experiments (`dvc exp show`), or folders like results; prints JSON.
+example:
+  python -m stages.vote exp-a exp-b exp-c
+reads:
+  the results of experiments (the names that `dvc exp show` gives), or folders that evaluate wrote
+writes:
+  Prints the result as JSON.
 """
 
-import argparse
-import json
-
+from pipeline.common.command_line import stage_parser
 from pipeline.common.errors import exits_with_one_sentence
-from pipeline.results.comparison import read_results, vote
 
 
 @exits_with_one_sentence
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.vote", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", help="experiments, or folders of results")
-    print(json.dumps(vote(read_results(parser.parse_args().runs)), indent=2))
+    parser = stage_parser(__file__, __doc__)
+    parser.add_argument("runs", nargs="+", metavar="run", help="an experiment, or a folder of results")
+    arguments = parser.parse_args()
+
+    from pipeline.common.records import to_json
+    from pipeline.results.comparison import read_results, vote
+
+    print(to_json(vote(read_results(arguments.runs))), end="")
 
 
 if __name__ == "__main__":

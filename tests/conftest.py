@@ -12,39 +12,38 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from dvc.utils.hydra import compose_and_dump
+from helpers import REPOSITORY, extraction_in_this_process
+from short_trainings import interrupt, terminate, train
 
-from pipeline.clips.demo_set import draw_clip, plan_clips, write_label_files
-from pipeline.clips.manifest import SPLITS, index_split, write_manifest, write_summary
-from pipeline.common.config import Config, Extract, Features, parse_config
-from pipeline.common.machine import ffmpeg_path
-from pipeline.extraction import tasks as extraction
-from pipeline.extraction.log_mel import LEVELS
-from pipeline.extraction.tasks import extract_splits
-from pipeline.loading.loader import Batch
+from pipeline.clips.demo_drawing import draw_clip
+from pipeline.clips.demo_set import plan_clips, write_label_files
+from pipeline.clips.manifest import SPLITS, Clip, index_dataset, index_split, write_manifests
+from pipeline.common.config import Config, ExtractSettings, load_config, parse_config
+from pipeline.common.errors import Stopped
+from pipeline.common.recipe import Features
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.splits import extract_splits
+from pipeline.loading.batch import Batch
+from pipeline.loading.selection import ClipRef, locate
 from pipeline.results.evaluation import Evaluation, evaluate_run
-from pipeline.training.loop import run_training
-
-REPOSITORY = Path(__file__).parent.parent
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.levels import LEVELS
+from pipeline.training.loop import train_model
 
 # The networks of the tests are too small for several threads to pay; a busy machine makes them wait for each other.
 torch.set_num_threads(1)
-
-
-def run_ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run([ffmpeg_path(), "-y", "-loglevel", "error", *map(str, arguments)], check=True)
-
-
-def composed(folder: Path, *overrides: str) -> dict:
-    """The settings that `dvc exp run -S` with these overrides would write to params.yaml."""
-    compose_and_dump(folder / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
-    return yaml.safe_load((folder / "params.yaml").read_text())
 
 
 @pytest.fixture
 def values() -> dict:
     """The committed settings, free to be changed by a test."""
     return yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def demo_config() -> Config:
+    """The committed settings. Read only."""
+    return load_config(REPOSITORY / "params.yaml")
 
 
 @pytest.fixture
@@ -58,18 +57,21 @@ def features(config: Config) -> Features:
 
 
 @pytest.fixture
-def limits(config: Config) -> Extract:
+def limits(config: Config) -> ExtractSettings:
     return config.extract
 
 
+@pytest.fixture
+def clip_settings(features: Features, limits: ExtractSettings) -> ClipSettings:
+    return ClipSettings(features=features, limits=limits)
+
+
 @pytest.fixture(scope="session")
-def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_root(demo_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn set of 9 + 9 clips in three sources each, in VGAF's layout. Read only."""
     root = tmp_path_factory.mktemp("drawn")
-    settings = parse_config(yaml.safe_load((REPOSITORY / "params.yaml").read_text()), "params.yaml").dataset.synthesize[
-        "demo"
-    ]
-    settings = settings.model_copy(update={"train_clips": 9, "val_clips": 9, "clips_per_source": 3})
+    demo = demo_config.dataset.synthesize["demo"]
+    settings = demo.model_copy(update={"train_clips": 9, "val_clips": 9, "clips_per_source": 3})
     clips = plan_clips(settings)
     for split in SPLITS:
         (root / split.capitalize()).mkdir()
@@ -88,15 +90,11 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
     config = parse_config(values, "params.yaml")
-    (folder / config.manifests).mkdir(parents=True)
-    clips, summaries = {}, {}
-    for split in SPLITS:
-        clips[split], summaries[split] = index_split(folder / "data/demo", split)
-        write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
-    with pytest.MonkeyPatch.context() as patch:  # in this process: another one would first import librosa
-        patch.setattr(extraction, "run_on_this_machine", lambda make, tasks, *_: map(make, tasks))
-        extract_splits(clips, folder / "data/demo", folder / config.shards, config.recipe.features, config.extract, 1)
-    write_summary(summaries, [], folder / config.manifests)
+    clips, summary = index_dataset(folder / "data/demo")
+    write_manifests(clips, summary, folder / config.manifests)
+    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    with extraction_in_this_process():
+        extract_splits(clips, folder / "data/demo", folder / config.shards, settings, 1)
     return folder, config
 
 
@@ -106,7 +104,7 @@ def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFa
     root, config = workspace
     folder = tmp_path_factory.mktemp("finished")
     with contextlib.chdir(root):
-        run_training(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
+        train_model(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
         return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
 
 
@@ -124,8 +122,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Cal
                 main()
             except SystemExit as end:
                 code = end.code
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
+        output = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, code, output.out, output.err)
 
     return run
 
@@ -154,3 +152,39 @@ def batch(features: Features) -> Batch:
 def one_clip(drawn_root: Path) -> Path:
     """A drawn clip with sound."""
     return next(path for path in sorted((drawn_root / "Train").glob("*.mp4")) if b"soun" in path.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def extracted(
+    drawn_root: Path, demo_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ShardIndex, list[Clip]]:
+    """The drawn set's train clips in shards of four: their index and their manifest."""
+    clips, _ = index_split(drawn_root, "train")
+    limits = demo_config.extract.model_copy(update={"clips_per_shard": 4})
+    settings = ClipSettings(features=demo_config.recipe.features, limits=limits)
+    with extraction_in_this_process():
+        extraction = extract_splits({"train": clips}, drawn_root, tmp_path_factory.mktemp("shards"), settings, 1)
+    return extraction.indexes["train"], clips
+
+
+@pytest.fixture
+def refs(extracted: tuple[ShardIndex, list[Clip]]) -> list[ClipRef]:
+    """Where the clips of `extracted` lie."""
+    return locate(*extracted)
+
+
+@pytest.fixture
+def ready(workspace: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The settings of the workspace, which is the current folder."""
+    monkeypatch.chdir(workspace[0])
+    return workspace[1]
+
+
+@pytest.fixture
+def unfinished(ready: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a training that was stopped after its second step."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, terminate)
+        with pytest.raises(Stopped):
+            train(ready, tmp_path)
+    return tmp_path

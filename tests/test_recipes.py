@@ -1,22 +1,24 @@
-"""Each recipe trains: real steps of its optimiser, all of its parts, from random weights."""
+"""Each recipe can be trained: from random weights, real steps of its optimiser move every part of it."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers import extraction_in_this_process
 
-from pipeline.clips.manifest import SPLITS, index_split, write_manifest
-from pipeline.common.config import Recipe, load_recipe, recipe_names
-from pipeline.extraction.tasks import extract_splits
-from pipeline.loading.loader import split_step, train_batches
-from pipeline.training.loop import optimization_step, plan_of_epoch, start_run
+from pipeline.clips.manifest import index_dataset, write_manifests
+from pipeline.common.recipe import Recipe, load_recipe, recipe_names
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.splits import extract_splits
+from pipeline.loading.loader import Loader
+from pipeline.loading.plan import split_step
+from pipeline.training.loop import optimization_step
+from pipeline.training.setup import start_training
 
-# Pictures as small as the networks take, too small for a grid, and no more frames: the same layers on less.
+# The smallest pictures and the fewest frames that the networks accept: the same layers on less data.
 SMALLER = {"frames": 8, "frame_size_px": 32}
-
-
-# The first step leaves what is behind a norm that starts at zero (ResNet's last ones); the second moves all.
+# A norm that starts at zero (ResNet's last ones) hides what is behind it from the first step; the second moves all.
 STEPS = 2
 LARGE = {"paper", "strong"}
 
@@ -32,22 +34,24 @@ def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, t
     values["training"] |= {"batch_size": 2, "mixed_precision": "no", "warmup": 0.0}
     config = config.model_copy(update={"recipe": Recipe.model_validate(values)})
     monkeypatch.chdir(tmp_path)
-    clips = {split: index_split(drawn_root, split)[0] for split in SPLITS}
-    Path(config.manifests).mkdir(parents=True)
-    for split in SPLITS:
-        write_manifest(clips[split], config.manifests / f"{split}.csv")
-    extract_splits(clips, drawn_root, config.shards, config.recipe.features, config.extract, 1)
+    clips, summary = index_dataset(drawn_root)
+    write_manifests(clips, summary, config.manifests)
+    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    with extraction_in_this_process():
+        extract_splits(clips, drawn_root, config.shards, settings, 1)
 
-    run = start_run(config, Accelerator(cpu=True), Path("checkpoints"))
+    training = start_training(config, Accelerator(cpu=True), Path("checkpoints"))
+    model, average = training.state.model, training.state.average
     parts = split_step(2, 0, 1, config.recipe.training.micro_batches)
-    batches = train_batches(run.data.training, plan_of_epoch(run, 0)[:STEPS], parts, config.recipe.features, 1, False)
-    run.trained.train()
-    before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
-    losses = [optimization_step(run, batches, parts) for _ in range(STEPS)]
+    plan = training.plan_of_epoch(0)[:STEPS]
+    batches = Loader(config.recipe.features, threads=1).train_batches(training.clips.training, plan, parts)
+    training.wrapped.train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = [optimization_step(training, batches, parts) for _ in range(STEPS)]
 
     assert all(torch.isfinite(loss) for loss in losses)
-    still = [name for name, parameter in run.model.named_parameters() if torch.equal(parameter, before[name])]
-    assert [name for name in still if before[name].abs().sum() > 0] == []
-    if run.average:
-        averaged = dict(run.average.module.named_parameters())
+    unmoved = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+    assert [name for name in unmoved if before[name].abs().sum() > 0] == []
+    if average:
+        averaged = dict(average.module.named_parameters())
         assert any(not torch.equal(averaged[name], before[name]) for name in before)

@@ -1,14 +1,14 @@
-"""`python -m stages.fetch_weights`: what recipes need, said and checked, once, where there is a network."""
+"""`python -m stages.fetch_weights`: describes, fetches and checks the weights that recipes need."""
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.clips.manifest import sha256_of
-from pipeline.common.config import Recipe, load_recipe
 from pipeline.common.errors import UserError
+from pipeline.common.files import sha256_of
+from pipeline.common.recipe import Recipe, load_recipe
 from pipeline.models.model import GroupEmotionModel
-from stages.fetch_weights import fetch_for
+from pipeline.models.recipe_weights import fetch_recipe_weights
 
 
 def paper(**changes):
@@ -21,7 +21,7 @@ def paper(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A place with the files of `paper`, as somebody has put them there by hand."""
+    """A folder into which somebody has put files for `paper` by hand; each has the right name and no weights."""
     recipe = paper()
     with torch.device("meta"):
         model = GroupEmotionModel(recipe.model, recipe.features)
@@ -34,20 +34,41 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_it_says_what_the_networks_take_and_give_and_which_files_they_start_from(folder, capsys):
-    fetch_for(paper(video={"weights": "none"}), folder)
-    said = capsys.readouterr().out
-    assert "paper, video: r2plus1d_18 takes 16 x 112 x 112, gives tokens of 2 x 49 x 512 (time x space x D)" in said
+def test_it_describes_what_the_networks_take_and_give_and_the_files_that_they_start_from(folder):
+    text = "\n".join(fetch_recipe_weights(paper(video={"weights": "none"}), folder))
+    assert "paper, video: r2plus1d_18 takes 16 x 112 x 112, gives tokens of 2 x 49 x 512 (time x space x D)" in text
     file = folder / "resnet18.tv_in1k/model.safetensors"
-    assert f"{file}, 0 MB, SHA-256 {sha256_of(file)}" in said
+    assert f"{file}, 0 MB, SHA-256 {sha256_of(file)}" in text
 
 
 def test_a_damaged_file_is_named_before_a_training_needs_it(folder):
     with pytest.raises(UserError, match=r"r2plus1d_18-91a641e6\.pth is damaged"):
-        fetch_for(paper(), folder)
+        list(fetch_recipe_weights(paper(), folder))
 
 
 def test_a_pinned_file_is_checked_too(folder):
     recipe = paper(video={"weights": "none"}, audio={"sha256": "0" * 64})
     with pytest.raises(UserError, match=f"{'0' * 64} is pinned"):
-        fetch_for(recipe, folder)
+        list(fetch_recipe_weights(recipe, folder))
+
+
+def test_without_names_it_takes_the_recipe_of_the_settings(stage):
+    done = stage("fetch_weights", "--set", "recipe.features.frames=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "demo, video: small takes 3 x 64 x 64, gives tokens of 3 x 1 x 512 (time x space x D)",
+        "demo, audio: small takes 64 x 551, gives tokens of 35 x 1 x 512 (time x space x D)",
+    ]
+
+
+def test_it_takes_the_recipes_that_are_named(stage):
+    done = stage("fetch_weights", "small", "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    recipes = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert recipes == ["small, video", "small, audio", "demo, video", "demo, audio"]
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(stage):
+    done = stage("fetch_weights", "nobodys")
+    assert done.returncode == 2
+    assert "there is no recipe nobodys; expected one of demo, paper, small, strong" in done.stderr

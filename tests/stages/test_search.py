@@ -9,7 +9,7 @@ SPACE = {"recipe.model.dropout": {"low": 0.0, "high": 0.5, "log": False}, "recip
 
 @pytest.fixture
 def place(workspace, tmp_path):
-    """Data and settings in a folder of their own, and a small space to search."""
+    """A folder with data, settings, and a small space to search."""
     folder, config = workspace
     shutil.copytree(folder / "data_manifests", tmp_path / "data_manifests")
     shutil.copytree(folder / "data/shards", tmp_path / "data/shards")
@@ -27,7 +27,7 @@ def search(stage, place):
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_where_it_was_and_ends_in_a_command(search, place):
+def test_a_search_continues_its_study_and_ends_with_a_command(search, place):
     first = search()
     assert first.returncode == 0, first.stderr
     assert "best of 1 trials" in first.stdout
@@ -48,7 +48,7 @@ def studies(place):
 
 
 @pytest.mark.slow
-def test_other_settings_or_another_space_are_another_study(search, place):
+def test_other_settings_or_another_space_make_another_study(search, place):
     space = {"recipe.model.layers": [1]}
     for change in ({}, {"recipe.training.label_smoothing": [0.0]}):
         (place / "configs/search.yaml").write_text(yaml.safe_dump(space | change))
@@ -60,32 +60,32 @@ def test_other_settings_or_another_space_are_another_study(search, place):
     assert [len(study.trials) for study in studies(place)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("space", "said"), [
-    ("recipe.model.dropout: {low: 0.0}", "configs/search.yaml is not a space to search"),
+@pytest.mark.parametrize(("space", "reason"), [
+    ("recipe.model.dropout: {low: 0.0}", "configs/search.yaml does not describe a search space"),
     ("recipe.model.dropuot: [0.1]", "unknown key recipe.model.dropuot"),
     ("recipe.modle.dropout: [0.1]", "unknown key recipe.modle"),
     ("recipe.model.dropout: {low: 0.0, high: 1.5, log: false}", "recipe.model.dropout is 1.5"),
-    ("recipe.model.layers: []", "configs/search.yaml is not a space to search"),
+    ("recipe.model.layers: []", "configs/search.yaml does not describe a search space"),
     ("recipe.model.layers: [1, oops, 3]", "recipe.model.layers"),
-    ("recipe.model.dropout.x: [1]", "recipe.model.dropout.x is no setting"),
+    ("recipe.model.dropout.x: [1]", "recipe.model.dropout.x is not a setting"),
     ("recipe.model.dropout: {low: 0.5, high: 0.1, log: false}", "low (0.5) must not exceed high (0.1)"),
-    ("recipe.model.dropout: {low: 0.0, high: 0.1, log: true}", "and is above 0 with log"),
+    ("recipe.model.dropout: {low: 0.0, high: 0.1, log: true}", "and must be above 0 with log"),
     ("recipe.training.select_on: [val]", "recipe.training.select_on cannot be searched"),
     ("seed: [0, 1]", "seed cannot be searched; expected a key of recipe"),
     ("[", "configs/search.yaml cannot be read"),
 ])  # fmt: skip
-def test_a_wrong_space_is_refused_with_a_sentence(search, place, space, said):
+def test_a_wrong_space_is_refused_with_a_sentence(search, place, space, reason):
     (place / "configs/search.yaml").write_text(space)
     refused = search()
     assert refused.returncode == 2
-    assert said in refused.stderr
+    assert reason in refused.stderr
 
 
 def test_a_search_without_shards_ends_before_its_first_trial(search, place):
     shutil.rmtree(place / "data")
-    said = search()
-    assert said.returncode == 2
-    assert "index.json is missing; run the extract stage" in said.stderr
+    done = search()
+    assert done.returncode == 2
+    assert "index.json is missing; run the extract stage" in done.stderr
     assert not (place / "runs/search").exists()
 
 
@@ -94,6 +94,6 @@ def test_a_search_without_held_out_sources_is_refused(search, place, split):
     values = yaml.safe_load((place / "params.yaml").read_text())
     values["recipe"]["training"]["select_on"] = split
     (place / "params.yaml").write_text(yaml.safe_dump(values))
-    said = search()
-    assert said.returncode == 2
-    assert f"recipe.training.select_on is {split}; a search needs dev" in said.stderr
+    done = search()
+    assert done.returncode == 2
+    assert f"recipe.training.select_on is {split}; a search needs dev" in done.stderr

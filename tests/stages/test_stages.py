@@ -1,4 +1,4 @@
-"""A user's mistakes, made at the stages' own command lines: one sentence, exit code 2, no traceback."""
+"""A user's mistakes at the command line: one sentence, exit code 2, no traceback."""
 
 import csv
 import os
@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 
 @pytest.fixture
@@ -47,15 +47,15 @@ def sentence(done):
     [
         (lambda root: (root / "Val_labels.txt").unlink(), "Val_labels.txt is missing"),
         (lambda root: (root / "Val_labels.txt").write_text("id class\n4_1 1"), "expected the header 'Vid_name Label'"),
-        (lambda root: append(root / "Val_labels.txt", "\n4_9 4"), "label '4' of clip 4_9"),
+        (lambda root: append(root / "Val_labels.txt", "\n4_9 4"), "the label of clip 4_9 is '4'"),
         (lambda root: append(root / "Val_labels.txt", "\n4_1 1"), "labelled a second time"),
         (lambda root: append(root / "Val_labels.txt", "\n4_9 1"), "lacks 4_9.mp4"),
         (lambda root: (root / "Val/4_9.mp4").touch(), "no line for 4_9"),
-        (lambda root: (root / "Val_labels.txt").write_text("Vid_name Label"), "lists no clip of the val split"),
+        (lambda root: (root / "Val_labels.txt").write_text("Vid_name Label"), "Val_labels.txt lists no clip"),
         (shutil.rmtree, "data set folder data/demo does not exist"),
     ],
 )
-def test_a_data_set_that_is_not_in_order_is_refused(run, workspace, break_it, named):
+def test_a_data_set_with_a_mistake_is_refused(run, workspace, break_it, named):
     break_it(workspace / "data/demo")
     assert named in sentence(run("index"))
 
@@ -64,7 +64,7 @@ def append(path, text):
     path.write_text(path.read_text() + text)
 
 
-def test_settings_that_are_not_in_order_are_refused(run, workspace, values):
+def test_settings_with_a_mistake_are_refused(run, workspace, values):
     values["recipe"]["training"]["learning_rate"] = "1e-3"
     write(workspace, values)
     assert "recipe.training.learning_rate is the text '1e-3', expected a number" in sentence(run("index"))
@@ -74,11 +74,11 @@ def test_settings_that_are_not_in_order_are_refused(run, workspace, values):
     assert "unknown key recipe.frames" in sentence(run("index"))
 
 
-def test_stages_in_the_wrong_order_say_which_one_is_missing(run):
+def test_a_stage_that_comes_too_early_names_the_missing_one(run):
     assert "run the index stage" in sentence(run("extract"))
 
 
-def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(run, workspace, values):
+def test_a_text_file_in_place_of_a_video_is_quarantined(run, workspace, values):
     values["extract"]["max_failed_fraction"] = 0.2
     write(workspace, values)
     broken = sorted((workspace / "data/demo/Train").glob("*.mp4"))[0]
@@ -99,30 +99,30 @@ def test_a_video_that_is_a_text_file_is_a_row_of_the_quarantine(run, workspace, 
 
 def test_a_path_that_cannot_be_used_is_named(stage, workspace):
     done = stage("predict", "clip.mp4", "--run", "params.yaml", folder=workspace)
-    assert "params.yaml/run.json: Not a directory; name one that can be used here" in sentence(done)
+    assert "params.yaml/run.json: Not a directory; name a path that can be used" in sentence(done)
 
 
 def test_drawing_over_recorded_clips_is_refused(run, workspace):
     refused = sentence(run("synthesize"))
-    assert "data/demo holds files that were not drawn here" in refused
+    assert "data/demo holds files that are not a drawn set" in refused
     assert (workspace / "data/demo/Train_labels.txt").exists()
 
 
 @pytest.mark.parametrize(("name", "named"), [("evaluate", "run the train stage"), ("report", "run the train and")])
-def test_results_before_their_run_say_what_is_missing(run, name, named):
+def test_results_without_a_run_name_the_missing_stage(run, name, named):
     assert run("index").returncode == 0
     assert named in sentence(run(name))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(workspace):
+def test_a_missing_gpu_is_not_replaced_by_the_cpu(workspace):
     done = started("train", workspace, ACCELERATE_USE_CPU="False")
-    assert "ask for a GPU and there is none here" in sentence(done)
+    assert "ask for a GPU and this machine has none" in sentence(done)
 
 
 @pytest.mark.slow
-def test_what_dvc_launches_ends_with_the_stages_own_sentence(workspace):
+def test_a_stage_that_dvc_launches_ends_with_its_own_sentence(workspace):
     command = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
     words = command.replace(
         "configs/accelerate/${launch}.yaml", str(REPOSITORY / "configs/accelerate/cpu.yaml")

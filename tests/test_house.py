@@ -1,0 +1,110 @@
+"""The house: zones, sizes, and dvc.yaml held against the code and the settings."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+
+import pytest
+import yaml
+from helpers import REPOSITORY, composed
+
+from pipeline.common.config import parse_config
+from pipeline.common.provenance import imported_modules, project_imports
+
+STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+COMMANDS = {"app", "compare", "contact_sheet", "export", "fetch_weights", "predict", "search", "submit", "vote"}
+PIPELINE = REPOSITORY / "pipeline"
+# From the ground up: a zone imports from those before it, and all from `common`.
+ZONES = ("clips", "shards", "extraction", "loading", "models", "training", "results", "serving")
+
+
+def zones_of(modules):
+    return {module.split(".")[1] for module in modules if module.startswith("pipeline.")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_its_script_and_on_exactly_the_zones_that_it_imports(stage):
+    definition = STAGES[stage].get("do", STAGES[stage])
+    code = {dependency for dependency in definition["deps"] if dependency.startswith(("pipeline/", "stages/"))}
+    zones = zones_of(imported_modules([f"stages.{stage}"]))
+    assert code == {f"stages/{stage}.py", *(f"pipeline/{zone}" for zone in zones)}
+
+
+def test_every_stage_of_the_pipeline_has_its_script():
+    assert list(STAGES) == ["synthesize", "index", "extract", "train", "evaluate", "report"]
+    assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == {"__init__", *STAGES, *COMMANDS}
+
+
+def test_dvc_never_deletes_the_data_set_and_never_pushes_what_is_made_of_it():
+    ((_, drawn),) = STAGES["synthesize"]["do"]["outs"][0].items()
+    ((_, shards),) = STAGES["extract"]["outs"][0].items()
+    assert drawn == {"persist": True, "push": False}
+    assert shards == {"persist": True, "push": False}
+    results = STAGES["evaluate"]["outs"] + STAGES["report"]["outs"]
+    assert all(settings == {"push": False} for out in results for settings in out.values())
+
+
+def test_the_committed_params_are_the_demo_as_configs_has_it(tmp_path):
+    assert yaml.safe_load((REPOSITORY / "params.yaml").read_text()) == composed(tmp_path)
+
+
+@pytest.mark.parametrize("dataset", [path.stem for path in (REPOSITORY / "configs/dataset").glob("*.yaml")])
+@pytest.mark.parametrize("recipe", [path.stem for path in (REPOSITORY / "configs/recipe").glob("*.yaml")])
+def test_every_data_set_and_recipe_together_make_valid_settings(dataset, recipe, tmp_path):
+    parse_config(composed(tmp_path, f"dataset={dataset}", f"recipe={recipe}"), "params.yaml")
+
+
+def test_the_second_front_end_is_one_setting_away(tmp_path):
+    config = parse_config(composed(tmp_path, "recipe.features.front_end=kaldi"), "params.yaml")
+    assert config.recipe.features.max_mel_frames == 1 + (88_000 - 400) // 160
+
+
+def test_a_zone_imports_only_from_the_ground_and_from_zones_before_it():
+    order = ["common", *ZONES]
+    assert set(order) == {path.parent.name for path in PIPELINE.glob("*/__init__.py")}
+    for position, zone in enumerate(order):
+        assert zones_of(imported_modules(modules_of(zone))) <= set(order[: position + 1]), zone
+
+
+def test_no_module_imports_itself_through_others():
+    trees = imported_modules([module for zone in ("common", *ZONES) for module in modules_of(zone)])
+    graph = {name: project_imports(tree) & trees.keys() for name, tree in trees.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def modules_of(zone):
+    return [f"pipeline.{zone}.{path.stem}" for path in (PIPELINE / zone).glob("[!_]*.py")]
+
+
+def test_the_picture_of_the_architecture_has_the_zones_in_their_order():
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    (picture,) = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    assert re.findall(r"\w+", picture.partition("\n")[2]) == ["common", *ZONES]
+    tree = text.partition("```\npipeline/\n")[2].partition("```")[0]
+    for path in PIPELINE.glob("*/[!_]*.py"):
+        assert path.stem in re.findall(r"\w+", tree), f"{path.stem} is missing in the tree"
+
+
+def test_the_report_reads_records_and_imports_no_network():
+    assert {"pipeline.models.model", "pipeline.models.backbone"} & imported_modules(["stages.report"]).keys() == set()
+
+
+def test_evaluation_and_report_do_not_import_the_training():
+    for stage in ("evaluate", "report"):
+        assert "training" not in zones_of(imported_modules([f"stages.{stage}"]))
+
+
+FILES = sorted((REPOSITORY / "pipeline").rglob("*.py")) + sorted((REPOSITORY / "stages").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_a_file_is_short_and_a_function_fits_on_a_screen(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if node.end_lineno - node.lineno + 1 > 40] == []
+
+
+def test_every_test_file_lies_in_the_zone_that_it_tests():
+    folders = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
+    assert folders <= {"common", *ZONES, "stages", "benchmarks"}
