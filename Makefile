@@ -1,11 +1,11 @@
-# `make repro` and `make test` work on a fresh machine with python3.11+, pip, git, make and gcc; each sets up what it needs.
+# `make repro` and `make test` work on a fresh machine with python3.11+, pip, git, make and gcc. They set up the rest.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 VENV := .venv/.installed
-# Neighbouring tests share what is made for them; beyond four processes, making it again costs more than it gains.
+# Neighbouring tests share fixtures. With more than four processes, making the fixtures again costs more than it saves.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
 
@@ -17,19 +17,19 @@ help: ## list the targets
 
 setup: $(VENV) ## create .venv from requirements.lock
 
-repro: $(VENV) ## run the whole pipeline (dvc repro) on what params.yaml selects: the demo
+repro: $(VENV) ## run the whole pipeline (dvc repro) as params.yaml says: on the demo
 	@$(ACTIVATE) time dvc repro
 	@$(ACTIVATE) dvc metrics show
 
 test: $(VENV) ## run the fast tests
 	@$(ACTIVATE) python -m pytest $(PARALLEL)
 
-test-slow: $(VENV) ## run the slow ones
+test-slow: $(VENV) ## run the slow tests
 	@$(ACTIVATE) python -m pytest $(PARALLEL) -m slow
 
 test-all: test test-slow ## run all tests
 
-lint: $(VENV) ## linter, formatter check, type checker
+lint: $(VENV) ## run the linter, the formatter check and the type checker
 	@$(ACTIVATE) ruff check . && ruff format --check . && mypy
 
 format: $(VENV) ## apply the formatter and the linter's safe fixes
@@ -39,10 +39,10 @@ lock: $(UV) ## regenerate requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 
-clean: ## remove the environments (data, shards and results stay)
+clean: ## remove the environments; keep data, shards and results
 	rm -rf .venv .uv
 
-# uv is installed into a folder of its own, so that a system-managed Python needs neither root nor a venv module.
+# uv goes into a separate folder, so a system-managed Python needs neither root rights nor the venv module.
 $(UV):
 	@$(PYTHON) -m pip --version >/dev/null || { echo "pip is missing for $(PYTHON): install it (Debian: apt-get install python3-pip)" >&2; exit 1; }
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv "uv==$(UV_VERSION)"

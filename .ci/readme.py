@@ -1,4 +1,4 @@
-"""Runs the README's commands as they stand, in a clone in which the pipeline has run on the tiny set."""
+"""Runs the README's commands as they are written, in a clone in which the pipeline has run on the tiny set."""
 
 import re
 import shlex
@@ -6,35 +6,37 @@ import shutil
 import subprocess
 from pathlib import Path
 
-# What this machine cannot do, or does elsewhere, by how the command begins.
-NOT_HERE = {
+# Commands that are not run, by how they begin, and why.
+SKIPPED = {
     "make": "sets up this very run",
-    "source": "is done by .ci/run",
+    "source": ".ci/run does it",
     "ln -s": "links VGAF",
     "dvc exp run -S dataset=vgaf": "needs VGAF",
     "dvc exp run -S launch=": "needs a GPU",
-    "accelerate launch --config_file configs/accelerate/multi_node.yaml": "needs machines; test_distributed.py",
+    "accelerate launch --config_file configs/accelerate/multi_node.yaml": "tests/training/test_distributed.py runs it",
     "sbatch": "needs Slurm",
-    "python -m stages.fetch_weights": "needs a network; tests/stages/test_fetch_weights.py",
-    "python -m stages.app": "serves until it is stopped; tests/serving/test_page.py",
+    "python -m stages.fetch_weights": "needs a network; see tests/stages/test_fetch_weights.py",
+    "python -m stages.app": "serves until it is stopped; see tests/serving/test_page.py",
 }
 
 text = Path("README.md").read_text()
 blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
 commands = [command.split("#")[0].strip() for line in lines for command in line.split("&&")]
-unused = [start for start in NOT_HERE if not any(command.startswith(start) for command in commands)]
-assert not unused, f"the README has no command that begins with {unused}"
-commands = [command for command in commands if command and not command.startswith(tuple(NOT_HERE))]
+unused = [start for start in SKIPPED if not any(command.startswith(start) for command in commands)]
+assert not unused, f"no command of the README begins with {unused}; remove them from SKIPPED"
+commands = [command for command in commands if command and not command.startswith(tuple(SKIPPED))]
 
-for place in ("runs/demo", "runs/vgaf", "data/shards/demo"):
-    Path(place).symlink_to("tiny")
+# The folders and files that the commands name.
+for link in ("runs/demo", "runs/vgaf", "data/shards/demo"):
+    Path(link).symlink_to("tiny")
+for folder in ("folder", "data/vgaf/Test"):
+    Path(folder).mkdir(parents=True)
 clips = sorted(Path("data/tiny/Val").glob("*.mp4"))
-for place in ("folder", "data/vgaf/Test"):
-    Path(place).mkdir(parents=True)
 for clip, copy in zip(clips, ("clip.mp4", "long.mp4", "folder/a.mp4", "data/vgaf/Test/Test_1.mp4"), strict=False):
     shutil.copy(clip, copy)
 
+# Experiments come first, with the names that the other commands use.
 experiments = [command for command in commands if command.startswith("dvc exp run")]
 named = [f"{command} -n {name} -S dataset=tiny" for command, name in zip(experiments, ("exp-a", "exp-b"), strict=True)]
 for command in [*named, *(command for command in commands if command not in experiments)]:

@@ -1,21 +1,24 @@
-"""The paper's claims where data is at hand: end to end against frozen, cross-attention against simpler fusions.
+"""Tests the paper's claims: end-to-end training against frozen networks, cross-attention against simpler fusions.
 
-`.venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12] [--seeds 0 1 2]`
-trains every variant with every seed on sets in VGAF's layout and prints their validation accuracy, and JSON. Small
-networks start from weights that they learn first with each seed, on other drawn clips with another label: the sign of
-|v| - |a| instead of v + a (`pipeline/clips/demo_set.py`), so whether there is an expression, not which. Recipes with
-published weights start from those. All variants of a seed but `from_scratch` start alike. The epoch is chosen as the
-recipe says, by default on sources held out of train.
+    .venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12]
+        [--seeds 0 1 2] [--variants end_to_end frozen]
+
+It trains every variant with every seed on data sets in VGAF's layout, and prints the validation accuracies as a table
+and as JSON. Small networks are pretrained first, once per seed, on other drawn clips with another label: the sign of
+|v| - |a| instead of v + a (`pipeline/clips/demo_set.py`). That label says whether there is an expression, not which
+one. Recipes with published weights start from those. All variants of a seed start from the same weights, except
+`from_scratch`. The epoch is chosen as the recipe says, by default on sources held out of train.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -26,18 +29,21 @@ import torch
 from kill_extract import draw_workspace
 
 from pipeline.clips.demo_set import plan_clips, write_label_files
-from pipeline.clips.manifest import SPLITS, index_split, write_manifest, write_summary
-from pipeline.common.config import Config, Recipe, load_config, load_recipe
+from pipeline.clips.manifest import index_dataset, write_manifests
+from pipeline.common.accelerator import start_accelerator
+from pipeline.common.config import Config, load_config
 from pipeline.common.machine import available_cores
-from pipeline.extraction.tasks import extract_splits
+from pipeline.common.recipe import Recipe, load_recipe
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.splits import extract_splits
 from pipeline.models.fusion import AUDIO, VIDEO
-from pipeline.models.runs import MODEL_NAME
+from pipeline.models.run_record import MODEL_NAME
 from pipeline.results.evaluation import evaluate_run
-from pipeline.training.distributed import start_accelerator
-from pipeline.training.loop import run_training
+from pipeline.training.loop import train_model
 
+# The model settings that each variant changes. `end_to_end` is the paper's: cross-attention, all layers trained.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "end_to_end": {},  # cross-attention, all layers trained
+    "end_to_end": {},
     "frozen": {"freeze_backbones": True},
     "concat": {"fusion": "concat"},
     "late": {"fusion": "late"},
@@ -47,62 +53,79 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 REPOSITORY = Path(__file__).parent.parent
 PRETRAINING = {"seed": 1000, "train_clips": 360, "val_clips": 90}
+PRETRAINING_NAME = "pretraining"
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A training: in which folder, of what, with which seed."""
+@dataclass(frozen=True)
+class TrainingTask:
+    """One training: the folder with the manifests and shards of a data set, the recipe and the seed.
 
-    folder: Path
-    recipe: Recipe
-    data: str
+    The run is kept in `run_folder`; with None, it is removed after it is scored.
+    """
+
+    workspace: Path
+    dataset: str
     variant: str
+    recipe: Recipe
     seed: int
+    run_folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracy over `n` seeds: mean, standard deviation, and Student's 95% interval of the mean.
+
+    With one seed, the deviation and the interval are None.
+    """
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
+    seeds: list[int]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("sets", nargs="+", metavar="name=folder", help="sets in VGAF's layout")
-    parser.add_argument("--recipe", default="demo")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     recipe = load_recipe(arguments.recipe)
     if arguments.epochs:
-        recipe = changed(recipe, training={"epochs": arguments.epochs})
-    sets = dict(each.split("=", 1) for each in arguments.sets)
+        recipe = change_recipe(recipe, training={"epochs": arguments.epochs})
+    roots = dict(each.split("=", 1) for each in arguments.datasets)
     workers = 1 if torch.cuda.is_available() else available_cores()
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for name, root in sets.items():
-            prepare(Path(folder, "sets", name), name, Path(root).absolute(), recipe)
-        if recipe.model.video.weights == "none":
-            started = pretrained(Path(folder), recipe, arguments.seeds, pool)
-        else:
-            started = dict.fromkeys(arguments.seeds, recipe)
+    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        folder = Path(name)
+        workspaces = {dataset: folder / "datasets" / dataset for dataset in roots}
+        for dataset, workspace in workspaces.items():
+            prepare_dataset(workspace, dataset, Path(roots[dataset]).absolute(), recipe)
+        pretrained = recipes_to_start_from(folder, recipe, arguments.seeds, pool)
         tasks = [
-            Task(Path(folder, "sets", data), of_variant(variant, started[seed]), data, variant, seed)
-            for data in sets
+            TrainingTask(workspaces[dataset], dataset, variant, recipe_of_variant(variant, pretrained[seed]), seed)
+            for dataset in roots
             for seed in arguments.seeds
             for variant in arguments.variants
         ]
-        scores: dict[str, dict[str, list[float]]] = {}
+        accuracies: dict[str, dict[str, list[float]]] = {}
         for task, accuracy in zip(tasks, pool.map(validation_accuracy, tasks), strict=True):
-            scores.setdefault(task.data, {}).setdefault(task.variant, []).append(accuracy)
-            print(f"{task.data}, {task.variant}, seed {task.seed}: {accuracy:.4f}", flush=True)
-    summaries = {
-        data: {variant: summary(values, arguments.seeds) for variant, values in of_set.items()}
-        for data, of_set in scores.items()
-    }
-    for data, of_set in summaries.items():
-        print(f"\n{data:12}   mean     sd   95% interval of the mean over {len(arguments.seeds)} seeds")
-        for variant, row in of_set.items():
-            spread = "" if row["sd"] is None else f"  {row['sd']:.3f}   {row['low']:.3f} to {row['high']:.3f}"
-            print(f"{variant:12}  {row['mean']:.3f}{spread}")
-    print(json.dumps(summaries))
+            accuracies.setdefault(task.dataset, {}).setdefault(task.variant, []).append(accuracy)
+            print(f"{task.dataset}, {task.variant}, seed {task.seed}: {accuracy:.4f}", flush=True)
+    report(accuracies, arguments.seeds)
 
 
-def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("datasets", nargs="+", metavar="name=folder", help="data sets in VGAF's layout")
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--epochs", type=int, help="number of epochs, instead of the recipe's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def change_recipe(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
     """The recipe with some settings of some groups changed, and checked again."""
     values = recipe.model_dump()
     for group, settings in groups.items():
@@ -110,89 +133,123 @@ def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def from_weights(recipe: Recipe, weights: str) -> Recipe:
-    """The recipe with both backbones starting from the same file, or from none."""
+def start_from(recipe: Recipe, weights: str) -> Recipe:
+    """The recipe with both backbones starting from the same weights: a file, or `none`."""
     start = {"weights": weights, "sha256": None}
-    return changed(recipe, model={name: getattr(recipe.model, name).model_dump() | start for name in (VIDEO, AUDIO)})
+    return change_recipe(
+        recipe, model={name: getattr(recipe.model, name).model_dump() | start for name in (VIDEO, AUDIO)}
+    )
 
 
-def of_variant(variant: str, started: Recipe) -> Recipe:
-    """The recipe of a variant."""
-    recipe = from_weights(started, "none") if variant == "from_scratch" else started
-    return changed(recipe, model=VARIANTS[variant])
+def recipe_of_variant(variant: str, pretrained: Recipe) -> Recipe:
+    """The recipe of a variant; `pretrained` is the recipe with the weights that the other variants start from."""
+    recipe = start_from(pretrained, "none") if variant == "from_scratch" else pretrained
+    return change_recipe(recipe, model=VARIANTS[variant])
 
 
-def settings_of(name: str, root: Path, recipe: Recipe, seed: int) -> Config:
-    """The project's settings for a data set, a recipe and a seed."""
+def config_for(dataset: str, root: Path, recipe: Recipe, seed: int) -> Config:
+    """The committed settings with another data set, recipe and seed."""
     values = load_config(REPOSITORY / "params.yaml").model_dump()
-    values |= {"dataset": {"name": name, "root": str(root), "synthesize": {}}, "recipe": recipe.model_dump()}
-    return Config.model_validate(values | {"seed": seed})
+    values["dataset"] = {"name": dataset, "root": str(root), "synthesize": {}}
+    return Config.model_validate(values | {"recipe": recipe.model_dump(), "seed": seed})
 
 
-def prepare(folder: Path, name: str, root: Path, recipe: Recipe) -> None:
-    """Index and extract a set into a folder of its own."""
-    config = settings_of(name, root, recipe, 0)
-    indexed = {split: index_split(root, split) for split in SPLITS}
-    clips = {split: found for split, (found, _) in indexed.items()}
-    (folder / config.manifests).mkdir(parents=True)
-    for split in SPLITS:
-        write_manifest(clips[split], folder / config.manifests / f"{split}.csv")
-    write_summary({split: summary for split, (_, summary) in indexed.items()}, [], folder / config.manifests)
-    shards = folder / config.shards
-    extract_splits(clips, root, shards, config.recipe.features, config.extract, available_cores())
+# -------------------------------------------------------------------------------------------- data sets and trainings
 
 
-def pretrained(folder: Path, recipe: Recipe, seeds: list[int], pool: ProcessPoolExecutor) -> dict[int, Recipe]:
-    """For each seed, the recipe with backbones that start from what they learn on drawn clips with another label."""
-    drawn = folder / "drawn"
-    drawn.mkdir()
-    config = load_config(REPOSITORY / "params.yaml")
-    draw_workspace(drawn, config, PRETRAINING)
-    clips = plan_clips(config.dataset.synthesize["demo"].model_copy(update=PRETRAINING))
-    whether = [
-        dataclasses.replace(clip, visual_valence=abs(clip.visual_valence), audio_valence=-abs(clip.audio_valence))
-        for clip in clips
+def prepare_dataset(workspace: Path, dataset: str, root: Path, recipe: Recipe) -> None:
+    """Write the manifests and shards of a data set into a folder."""
+    config = config_for(dataset, root, recipe, seed=0)
+    clips, summary = index_dataset(root)
+    write_manifests(clips, summary, workspace / config.manifests)
+    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    extract_splits(clips, root, workspace / config.shards, settings, available_cores())
+
+
+def recipes_to_start_from(
+    folder: Path, recipe: Recipe, seeds: Sequence[int], pool: ProcessPoolExecutor
+) -> dict[int, Recipe]:
+    """For each seed, the recipe with the weights that its variants start from.
+
+    If the recipe has no weights, they are learnt first, on drawn clips with another label.
+    """
+    if recipe.model.video.weights != "none":
+        return dict.fromkeys(seeds, recipe)
+    workspace = folder / PRETRAINING_NAME
+    without_choice = change_recipe(recipe, training={"select_on": "none", "patience": 0})
+    prepare_dataset(workspace, PRETRAINING_NAME, draw_pretraining_set(folder / "drawn"), without_choice)
+    runs = {seed: workspace / f"seed-{seed}" for seed in seeds}
+    tasks = [
+        TrainingTask(workspace, PRETRAINING_NAME, PRETRAINING_NAME, without_choice, seed, run)
+        for seed, run in runs.items()
     ]
-    write_label_files(whether, drawn / config.root)
-    own = changed(recipe, training={"select_on": "none", "patience": 0})
-    prepare(folder / "pretraining", "pretraining", (drawn / config.root).absolute(), own)
-    tasks = [Task(folder / "pretraining", own, "pretraining", "kept", seed) for seed in seeds]
     for seed, accuracy in zip(seeds, pool.map(validation_accuracy, tasks), strict=True):
         print(f"pretraining, seed {seed}: {accuracy:.4f}", flush=True)
-    return {seed: from_weights(recipe, str(folder / "pretraining" / kept(seed) / MODEL_NAME)) for seed in seeds}
+    return {seed: start_from(recipe, str(run / MODEL_NAME)) for seed, run in runs.items()}
 
 
-def kept(seed: int) -> str:
-    """The folder of a pretraining's run."""
-    return f"kept-{seed}"
+def draw_pretraining_set(folder: Path) -> Path:
+    """Draw clips and label them with the sign of |v| - |a|; returns the root of the data set."""
+    config = load_config(REPOSITORY / "params.yaml")
+    folder.mkdir()
+    draw_workspace(folder, config, PRETRAINING)
+    clips = plan_clips(config.dataset.synthesize["demo"].model_copy(update=PRETRAINING))
+    # A clip's label is the sign of the sum of its valences.
+    relabelled = [
+        replace(clip, visual_valence=abs(clip.visual_valence), audio_valence=-abs(clip.audio_valence)) for clip in clips
+    ]
+    root = (folder / config.root).absolute()
+    write_label_files(relabelled, root)
+    return root
 
 
-def validation_accuracy(task: Task) -> float:
-    """Train in a process of its own, one of as many as there are cores, and score the validation split."""
+def validation_accuracy(task: TrainingTask) -> float:
+    """Train, and score the validation split. It runs in a process of the pool."""
     if not torch.cuda.is_available():
-        torch.set_num_threads(1)
-    os.chdir(task.folder)
-    # The progress of several trainings at once would be of no use.
+        torch.set_num_threads(1)  # the pool has one process per core
     with (
-        Path(os.devnull).open("w") as nothing,
-        contextlib.redirect_stderr(nothing),
+        contextlib.chdir(task.workspace),
+        Path(os.devnull).open("w") as devnull,
+        contextlib.redirect_stderr(devnull),  # progress of several trainings at once would be unreadable
         tempfile.TemporaryDirectory(dir=".") as temporary,
     ):
-        config = settings_of(task.data, Path(), task.recipe, task.seed)
-        run = Path(kept(task.seed)) if task.variant == "kept" else Path(temporary, "run")
+        config = config_for(task.dataset, Path(), task.recipe, task.seed)
+        run_folder = task.run_folder or Path(temporary, "run")
         accelerator = start_accelerator(config)
-        run_training(config, accelerator, run, Path(temporary, "checkpoints"))
-        return float(evaluate_run(config, run, accelerator).metrics["accuracy"])
+        train_model(config, accelerator, run_folder, Path(temporary, "checkpoints"))
+        return float(evaluate_run(config, run_folder, accelerator).metrics.accuracy)
 
 
-def summary(values: list[float], seeds: list[int]) -> dict[str, Any]:
-    """Mean, deviation and Student's interval of the mean over the seeds; None for what one seed does not tell."""
-    row: dict[str, Any] = {"mean": round(mean(values), 4), "sd": None, "low": None, "high": None}
-    if len(values) > 1:
-        half = scipy.stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-        spread = {"sd": stdev(values), "low": mean(values) - half, "high": mean(values) + half}
-        row |= {key: round(float(value), 4) for key, value in spread.items()}
-    return row | {"n": len(values), "seeds": seeds}
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+def report(accuracies: Mapping[str, Mapping[str, list[float]]], seeds: list[int]) -> None:
+    """Print one table per data set, then all summaries as JSON."""
+    summaries = {
+        dataset: {variant: summarise(values, seeds) for variant, values in variants.items()}
+        for dataset, variants in accuracies.items()
+    }
+    for dataset, variants in summaries.items():
+        print(f"\n{dataset:12}   mean     sd   95% interval of the mean over {len(seeds)} seeds")
+        for variant, summary in variants.items():
+            spread = "" if summary.sd is None else f"  {summary.sd:.3f}   {summary.low:.3f} to {summary.high:.3f}"
+            print(f"{variant:12}  {summary.mean:.3f}{spread}")
+    rows = {
+        dataset: {variant: asdict(summary) for variant, summary in variants.items()}
+        for dataset, variants in summaries.items()
+    }
+    print(json.dumps(rows))
+
+
+def summarise(accuracies: list[float], seeds: list[int]) -> Summary:
+    """Summarise the accuracies of one variant over the seeds."""
+    count, centre = len(accuracies), mean(accuracies)
+    if count == 1:
+        return Summary(round(centre, 4), None, None, None, count, seeds)
+    deviation = stdev(accuracies)
+    half_width = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    low, high = centre - half_width, centre + half_width
+    return Summary(round(centre, 4), round(deviation, 4), round(low, 4), round(high, 4), count, seeds)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Training killed again and again: are the weights, bit for bit, those of a run that nobody disturbed?
+"""Kills training again and again. Are the weights, bit for bit, those of an undisturbed run?
 
-`.venv/bin/python benchmarks/kill_train.py [--kills 10]`, some ten minutes on two cores. Two epochs of a small drawn
-set, a checkpoint every third step. Each time the launcher or one of its training processes is killed with SIGKILL at
-a random moment after the first checkpoint; then the same command runs again. First with one process, then with two.
+`.venv/bin/python benchmarks/kill_train.py [--kills 10]` takes some ten minutes on two cores. It trains two epochs on a
+small drawn set, with a checkpoint every third step. Each time it kills the launcher or a training process with SIGKILL,
+at a random moment after the first checkpoint, and then runs the same command again. It does so with one process first,
+then with two.
 """
 
 import argparse
@@ -21,54 +22,56 @@ import psutil
 from kill_extract import draw_workspace
 
 from pipeline.common.config import Config, load_config
-from pipeline.extraction.tasks import extract_splits
-from pipeline.models.runs import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.splits import extract_splits
+from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
 from pipeline.training.checkpoint import latest_step
 
 REPOSITORY = Path(__file__).parent.parent
 DRAWN = {"train_clips": 54, "val_clips": 9, "clips_per_source": 9}
-TRAINED = {"epochs": 2, "batch_size": 4, "ema_decay": 0.9, "micro_batches": 2}
-CHECKPOINT_STEPS = 3
+CHANGES = {
+    "recipe.training.epochs": 2,
+    "recipe.training.batch_size": 4,
+    "recipe.training.ema_decay": 0.9,
+    "recipe.training.micro_batches": 2,
+    "execution.checkpoint_steps": 3,
+    "extract.clips_per_shard": 6,
+}
+# For each number of processes, the file of configs/accelerate.
 LAUNCHES = {1: "cpu", 2: "multi_cpu"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Kill training at random moments and compare the weights.")
-    parser.add_argument("--kills", type=int, default=10, help="with each number of processes (default: 10)")
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10, help="kills with each number of processes (default: 10)")
     kills = parser.parse_args().kills
     rng = random.Random(0)
     identical = 0
-    with tempfile.TemporaryDirectory() as folder:
-        workspace = Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        workspace = Path(name)
         config = prepare(workspace)
         for processes, launch in LAUNCHES.items():
             train_s, undisturbed = run_to_the_end(workspace, config, launch)
             for _ in range(kills):
-                found = None
-                while found is None:
-                    found = kill(workspace, config, launch, rng.uniform(0, train_s), rng)
-                same = run_to_the_end(workspace, config, launch)[1] == undisturbed
-                identical += same
-                print(
-                    f"{processes} process(es), {found}: {'the same weights' if same else 'OTHER WEIGHTS'}", flush=True
-                )
+                description = kill_once(workspace, config, launch, train_s, rng)
+                _, weights = run_to_the_end(workspace, config, launch)
+                identical += weights == undisturbed
+                outcome = "the same weights" if weights == undisturbed else "OTHER WEIGHTS"
+                print(f"{processes} process(es), {description}: {outcome}", flush=True)
     print(json.dumps({"kills": kills * len(LAUNCHES), "identical": identical}))
 
 
 def prepare(workspace: Path) -> Config:
-    """A drawn data set, its manifests, shards and settings: all that the stage needs."""
-    values = load_config().model_dump()
-    values["recipe"]["training"] |= TRAINED
-    values["execution"]["checkpoint_steps"] = CHECKPOINT_STEPS
-    values["extract"]["clips_per_shard"] = 6
-    config = Config.model_validate(values)
+    """Write everything that the stage needs into a folder: a drawn data set, its manifests, shards and settings."""
+    config = load_config(changes=CHANGES)
     clips = draw_workspace(workspace, config, DRAWN)
-    root = workspace / config.root
-    extract_splits(clips, root, workspace / config.shards, config.recipe.features, config.extract, 2)
+    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    extract_splits(clips, workspace / config.root, workspace / config.shards, settings, 2)
     return config
 
 
 def start(workspace: Path, launch: str) -> "subprocess.Popen[bytes]":
+    """Start the train stage with a file of configs/accelerate."""
     launcher = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
     return subprocess.Popen(
         [*launcher, "--config_file", str(REPOSITORY / f"configs/accelerate/{launch}.yaml"), "-m", "stages.train"],
@@ -80,32 +83,39 @@ def start(workspace: Path, launch: str) -> "subprocess.Popen[bytes]":
 
 
 def run_to_the_end(workspace: Path, config: Config, launch: str) -> tuple[float, list[bytes]]:
-    """Run the stage; how long it took from its first checkpoint on, in seconds, and its weights, which are removed."""
+    """Run the stage; returns the seconds that it took after its first checkpoint, and its weights. Removes the run."""
     process = start(workspace, launch)
-    began = wait_until_it_trains(workspace, config, process)
+    wait_for_a_checkpoint(workspace, config, process)
+    start_s = time.monotonic()
     if code := process.wait():
-        raise RuntimeError(f"the stage ended with {code}")
-    train_s = time.monotonic() - began
-    run = workspace / config.run
-    weights = [(run / name).read_bytes() for name in (MODEL_NAME, LAST_MODEL_NAME)]
-    shutil.rmtree(run)
+        raise RuntimeError(f"the train stage ended with exit code {code}")
+    train_s = time.monotonic() - start_s
+    run_folder = workspace / config.run
+    weights = [(run_folder / name).read_bytes() for name in (MODEL_NAME, LAST_MODEL_NAME)]
+    shutil.rmtree(run_folder)
     return train_s, weights
 
 
-def wait_until_it_trains(workspace: Path, config: Config, process: "subprocess.Popen[bytes]") -> float:
-    """Until its first checkpoint: then, on the monotonic clock."""
+def wait_for_a_checkpoint(workspace: Path, config: Config, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until there is a checkpoint, or until the stage has ended."""
     while process.poll() is None and latest_step(workspace / config.checkpoints) is None:
         time.sleep(0.01)
-    return time.monotonic()
+
+
+def kill_once(workspace: Path, config: Config, launch: str, train_s: float, rng: random.Random) -> str:
+    """Kill a training at a random moment, and try again as long as it ends before; describes the kill."""
+    while True:
+        if description := kill(workspace, config, launch, rng.uniform(0, train_s), rng):
+            return description
 
 
 def kill(workspace: Path, config: Config, launch: str, after_s: float, rng: random.Random) -> str | None:
-    """Start the stage, kill one of its processes some time after its first checkpoint; what was there then, in words.
+    """Start the stage, and kill one of its processes `after_s` seconds after its first checkpoint.
 
-    None when it had already ended, its run written.
+    Returns a description of the kill, or None if the training had ended before. Its run is removed then.
     """
     process = start(workspace, launch)
-    wait_until_it_trains(workspace, config, process)
+    wait_for_a_checkpoint(workspace, config, process)
     time.sleep(after_s)
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     running = [child for child in tree if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
@@ -116,13 +126,13 @@ def kill(workspace: Path, config: Config, launch: str, after_s: float, rng: rand
     process.wait()
     _, alive = psutil.wait_procs(tree, timeout=60)
     if alive:
-        raise RuntimeError(f"{alive} were left behind")
+        raise RuntimeError(f"these processes did not end: {alive}")
     if (workspace / config.run / RUN_NAME).exists():
         shutil.rmtree(workspace / config.run)
         shutil.rmtree(workspace / config.checkpoints, ignore_errors=True)
         return None
-    who = "launcher" if victim.pid == process.pid else "training process"
-    return f"{who} killed after {after_s:4.1f} s, last checkpoint at step {step}"
+    name = "launcher" if victim.pid == process.pid else "training process"
+    return f"{name} killed after {after_s:4.1f} s, last checkpoint at step {step}"
 
 
 if __name__ == "__main__":

@@ -1,89 +1,100 @@
-"""What the trainer costs beside a bare PyTorch loop, and how long it waits for data.
+"""What the trainer costs compared with a bare PyTorch loop, and how long it waits for data.
 
-`.venv/bin/python benchmarks/train.py`, after `dvc repro` has made the demo's shards; two minutes on two cores. Both
-loops take the same steps of the same network on the same batches in memory, with the same augmentation, loss, clipping,
-optimiser and schedule; they take turns, step by step. The wait is measured in a run of the demo with the real loader.
+Run `.venv/bin/python benchmarks/train.py` after `dvc repro` has made the demo's shards. It takes two minutes on two
+cores. Both loops take the same steps of the same network on the same batches in memory, with the same augmentation,
+loss, clipping, optimiser and schedule. They take turns, step by step. The wait is measured in a training on the demo
+with the real loader.
 """
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from itertools import count, cycle
 from pathlib import Path
+from statistics import mean, median
 
 import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.common.config import Config, load_config
+from pipeline.common.accelerator import start_accelerator
+from pipeline.common.config import load_config
 from pipeline.loading.augmentation import Draws, augment
-from pipeline.loading.loader import Batch, split_step, train_batches
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
+from pipeline.loading.plan import split_step
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.runs import HISTORY_NAME
-from pipeline.training.distributed import start_accelerator
-from pipeline.training.loop import Run, optimization_step, plan_of_epoch, run_training, start_run, step_generator
-from pipeline.training.optimization import learning_rate, parameter_groups
+from pipeline.models.run_record import read_history
+from pipeline.training.loop import optimization_step, step_generator, train_model
+from pipeline.training.optimization import build_optimizer, learning_rate
+from pipeline.training.setup import Training, start_training
 
-BATCHES = 8
+BATCHES = 8  # in memory; each loop warms up on all of them
 WAITING_EPOCHS = 3
+TRAINER, BARE_LOOP = "trainer", "bare loop"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare the trainer with a bare loop; measure its wait for data.")
-    parser.add_argument("--steps", type=int, default=150, help="of each loop (default: 150)")
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--steps", type=int, default=150, help="steps of each loop (default: 150)")
     steps = parser.parse_args().steps
     config = load_config()
-    with tempfile.TemporaryDirectory() as folder:
-        run = start_run(config, start_accelerator(config), Path(folder, "checkpoints"))
-        batches = in_memory(run)
-        loops = {"trainer": trainer(run, batches), "bare loop": bare_loop(run, batches)}
-        ms: dict[str, list[float]] = {name: [] for name in loops}
-        for number in range(steps + BATCHES):
-            for name, step in loops.items():
-                began = time.perf_counter()
-                step()
-                if number >= BATCHES:  # the first ones warm up
-                    ms[name].append(1000 * (time.perf_counter() - began))
-        for name, values in ms.items():
-            print(f"{name:10} {statistics.median(values):7.2f} ms a step of {config.recipe.training.batch_size} clips")
-        ratio = statistics.median(ours / bare for ours, bare in zip(ms["trainer"], ms["bare loop"], strict=True))
-        wait = wait_share(config, run, Path(folder))
-    print(json.dumps({"step_vs_bare_loop": round(ratio, 4), "data_wait_share": round(wait, 4)}))
+    with tempfile.TemporaryDirectory() as name:
+        training = start_training(config, start_accelerator(config), Path(name, "checkpoints"))
+        batches = load_batches(training)
+        times_ms = measure({TRAINER: trainer(training, batches), BARE_LOOP: bare_loop(training, batches)}, steps)
+        for loop, values in times_ms.items():
+            print(f"{loop:10} {median(values):7.2f} ms per step of {config.recipe.training.batch_size} clips")
+        pairs = zip(times_ms[TRAINER], times_ms[BARE_LOOP], strict=True)
+        ratio = median(trainer_ms / bare_ms for trainer_ms, bare_ms in pairs)
+        share = data_wait_share(training, Path(name))
+    print(json.dumps({"step_vs_bare_loop": round(ratio, 4), "data_wait_share": round(share, 4)}))
 
 
-def in_memory(run: Run) -> list[Batch]:
+def measure(loops: dict[str, Callable[[], object]], steps: int) -> dict[str, list[float]]:
+    """Milliseconds of each step of each loop. The loops take turns; the first steps warm up and are not counted."""
+    times_ms: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(BATCHES + steps):
+        for name, take_step in loops.items():
+            start = time.perf_counter()
+            take_step()
+            if number >= BATCHES:
+                times_ms[name].append(1000 * (time.perf_counter() - start))
+    return times_ms
+
+
+def load_batches(training: Training) -> list[Batch]:
     """The first batches of an epoch."""
-    config = run.config
-    parts = split_step(config.recipe.training.batch_size, 0, 1, 1)
-    plan = plan_of_epoch(run, 0)[:BATCHES]
-    return list(train_batches(run.data.training, plan, parts, config.recipe.features, 2))
+    parts = split_step(training.settings.batch_size, rank=0, world=1, micro_batches=1)
+    plan = training.plan_of_epoch(0)[:BATCHES]
+    loader = Loader(training.config.recipe.features, threads=2)
+    return list(loader.train_batches(training.clips.training, plan, parts))
 
 
-def trainer(run: Run, batches: list[Batch]) -> Callable[[], object]:
-    """The project's own step."""
+def trainer(training: Training, batches: list[Batch]) -> Callable[[], object]:
+    """The step of this project's trainer."""
     endless = cycle(batches)
-    parts = split_step(run.config.recipe.training.batch_size, 0, 1, 1)
-    run.trained.train()
-    return lambda: optimization_step(run, endless, parts)
+    parts = split_step(training.settings.batch_size, rank=0, world=1, micro_batches=1)
+    training.wrapped.train()
+    return lambda: optimization_step(training, endless, parts)
 
 
-def bare_loop(run: Run, batches: list[Batch]) -> Callable[[], object]:
-    """The same step as one would write it for one process and nothing else."""
-    config, settings, device = run.config, run.config.recipe.training, run.accelerator.device
+def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
+    """The same step, as one would write it for one process and nothing else."""
+    config, settings, device = training.config, training.settings, training.accelerator.device
     model = GroupEmotionModel(config.recipe.model, config.recipe.features).to(device).train()
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
-    steps = settings.epochs * run.steps_per_epoch
-    schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, settings) / settings.learning_rate)
-    endless, numbers = cycle(batches), count()
-    (rows,) = split_step(settings.batch_size, 0, 1, 1)
+    optimizer = build_optimizer(model, settings)
+    total_steps = training.total_steps
+    schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total_steps, settings) / settings.learning_rate)
+    endless, step_numbers = cycle(batches), count()
+    (rows,) = split_step(settings.batch_size, rank=0, world=1, micro_batches=1)
 
-    def step() -> None:
-        draws = Draws(step_generator(config.seed, next(numbers)), settings.batch_size, rows, device)
+    def take_step() -> None:
+        draws = Draws(step_generator(config.seed, next(step_numbers)), settings.batch_size, rows, device)
         batch = augment(next(endless).to(device), settings.augmentation, config.recipe.features, draws)
         loss = F.cross_entropy(model(batch), batch.labels, label_smoothing=settings.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -92,18 +103,16 @@ def bare_loop(run: Run, batches: list[Batch]) -> Callable[[], object]:
         schedule.step()
         optimizer.zero_grad()
 
-    return step
+    return take_step
 
 
-def wait_share(config: Config, run: Run, folder: Path) -> float:
-    """Share of the training time, scoring apart, that a run spends waiting for batches."""
-    training = config.recipe.training.model_copy(update={"epochs": WAITING_EPOCHS})
-    short = config.model_copy(update={"recipe": config.recipe.model_copy(update={"training": training})})
-    run_training(short, run.accelerator, folder / "run", folder / "checkpoints")
-    rows = (folder / "run" / HISTORY_NAME).read_text().splitlines()
-    shares = [float(row.rsplit(",", 1)[1]) for row in rows[1:]]
+def data_wait_share(training: Training, folder: Path) -> float:
+    """Mean share of the training time, without scoring, that a short training waits for batches."""
+    config = load_config(changes={"recipe.training.epochs": WAITING_EPOCHS})
+    train_model(config, training.accelerator, folder / "run", folder / "checkpoints")
+    shares = [epoch.data_wait_share for epoch in read_history(folder / "run")]
     print(f"waiting for data, epoch by epoch: {', '.join(f'{share:.2%}' for share in shares)}")
-    return statistics.mean(shares)
+    return mean(shares)
 
 
 if __name__ == "__main__":
