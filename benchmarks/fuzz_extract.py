@@ -21,7 +21,7 @@ from pipeline.common.config import load_config
 from pipeline.common.progress import track
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import REASONS, MediaError
-from pipeline.extraction.samples import extract_sample
+from pipeline.extraction.sample_extraction import extract_sample
 from pipeline.extraction.sandbox import Sandbox
 
 TIMEOUT_S = 20.0

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.common.recipe import Features
 from pipeline.shards.format import Sample
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 BATCH_SIZE, SHARDS = 16, 8
 WORKERS = (0, 2)  # numbers of worker processes that each loader runs with

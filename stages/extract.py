@@ -17,12 +17,11 @@ from pipeline.common.errors import exits_with_one_sentence
 def main() -> None:
     arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
 
-    from pipeline.extraction.clip_settings import ClipSettings
-    from pipeline.extraction.splits import extract_splits
-
     from pipeline.clips.manifest import SPLITS, read_manifest
     from pipeline.common.machine import available_cores
+    from pipeline.extraction.clip_settings import ClipSettings
     from pipeline.extraction.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
+    from pipeline.extraction.splits import extract_splits
 
     config = settings_of(arguments)
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}

@@ -27,7 +27,7 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.selection import ClipRef, locate
 from pipeline.results.evaluation import Evaluation, evaluate_run
 from pipeline.shards.index import ShardIndex
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 from pipeline.training.loop import train_model
 
 # The networks of the tests are too small for several threads to pay; a busy machine makes them wait for each other.

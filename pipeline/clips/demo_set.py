@@ -48,7 +48,7 @@ class DemoClip:
 
 
 def plan_clips(settings: DemoSettings) -> list[DemoClip]:
-    """All clips of the set: in each split, every pair of valences is equally frequent. Sources are numbered throughout.
+    """All clips of the set: in each split, every pair of valences is equally frequent. Splits share no source.
 
     Raises `UserError` for a number of clips that is not a multiple of 9.
     """
@@ -60,13 +60,12 @@ def plan_clips(settings: DemoSettings) -> list[DemoClip]:
             )
         pairs = [(v, a) for v in VALENCES for a in VALENCES] * (count // 9)
         order = np.random.default_rng([settings.seed, first_source]).permutation(count)
-        level_sounds = count // len(VALENCES)
-        silent_every = level_sounds // max(1, round(SILENT_SHARE * count))
-        level_sound = 0
+        silent_every = count // len(VALENCES) // max(1, round(SILENT_SHARE * count))
+        level_sounds = 0
         for position, pair in enumerate(order):
             visual, audio = pairs[pair]
-            level_sound += audio == 0
-            silent = audio == 0 and level_sound % silent_every == 0
+            level_sounds += audio == 0
+            silent = audio == 0 and level_sounds % silent_every == 0
             source = first_source + position // settings.clips_per_source
             clip_id = f"{source}_{1 + position % settings.clips_per_source}"
             clips.append(DemoClip(clip_id, split, visual, audio, not silent))

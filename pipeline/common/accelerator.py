@@ -24,7 +24,7 @@ TRACKER_LOGS = Path("logs")
 
 
 def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
-    """Join the processes of this launch on the device that the launcher was asked for (P11).
+    """Join the processes of this launch on the device that the launcher was asked for.
 
     With `trains` false, for scoring, no tracker is needed, and fp16 becomes full precision where it is not available.
     Raises `UserError` if fewer processes run than were asked for, if they did not find each other, and for a device, a
@@ -44,7 +44,10 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
         )
     except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"the processes did not find each other within {timeout_s:.0f} s ({reason})") from None
+        raise UserError(
+            f"the processes did not find each other within {timeout_s:.0f} s ({reason}); "
+            "start all of them, with the same --main_process_ip and --main_process_port"
+        ) from None
     _check_number_of_processes(accelerator.num_processes, launch)
     return accelerator
 
@@ -53,7 +56,10 @@ def _uses_cpu(launch: Namespace | None) -> bool:
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU")
     use_cpu = bool(str_to_bool(asked_for_cpu or "false")) or bool(launch and launch.use_cpu)
     if (asked_for_cpu or launch) and not use_cpu and not torch.cuda.is_available():
-        raise UserError("the launch settings ask for a GPU and this machine has none; use launch: cpu")
+        raise UserError(
+            "the launch settings ask for a GPU and this machine has none; use -S launch=cpu "
+            "or configs/accelerate/cpu.yaml"
+        )
     return use_cpu
 
 

@@ -39,12 +39,12 @@ class DatasetSettings(Settings):
 
 
 class ExtractSettings(Settings):
-    """How extraction runs, and the limits that no clip may exceed (P6)."""
+    """How extraction runs, and the limits that no clip may exceed."""
 
     clips_per_shard: Count
     max_failed_fraction: Fraction = Field(description="a larger share of quarantined clips fails the stage")
     max_pixels: Count = Field(description="width x height of the largest picture that is decoded")
-    timeout_s: Positive = Field(description="longest time for one clip")
+    timeout_s: Positive = Field(description="seconds after which the process that reads a clip is killed")
     memory_mb: Count = Field(description="MiB that a process may allocate to read a clip, beyond what it starts with")
     decoder: Literal["in_process", "ffmpeg"] = Field(
         description="in_process: H.264 through PyAV, decoding only what the sampled frames need; ffmpeg: everything"
@@ -57,7 +57,10 @@ class ExtractSettings(Settings):
     @model_validator(mode="after")
     def _dask_has_a_scheduler(self) -> "ExtractSettings":
         if (self.executor == "dask") != (self.scheduler is not None):
-            raise ValueError(f"executor {self.executor} does not go with scheduler {self.scheduler}; dask needs one")
+            raise ValueError(
+                f"executor is {self.executor} and scheduler is {self.scheduler}; "
+                "set a scheduler with dask, and null with local"
+            )
         return self
 
 

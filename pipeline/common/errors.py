@@ -34,7 +34,8 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
         except OSError as error:  # a path that the user gave, its permissions, its disk
             if error.filename is None:
                 raise
-            print(f"error: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
+            advice = "check the path, its permissions and the free space"
+            print(f"error: {error.filename}: {error.strerror}; {advice}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except Stopped as stop:
             print(f"stopped: {stop}; run the same command again to continue", file=sys.stderr, flush=True)

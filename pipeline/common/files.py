@@ -12,7 +12,7 @@ def sha256_of(path: Path) -> str:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the same folder. A worker that its scheduler lost may still write to an older one."""
+    """A new hidden name in the same folder: a worker that its scheduler gave up may still write to an earlier one."""
     return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 

@@ -30,7 +30,7 @@ def ffmpeg_path() -> str:
 
 @functools.cache
 def ffmpeg_version() -> str:
-    """The first line of what that program prints about its version."""
+    """The first line that `ffmpeg -version` prints."""
     done = subprocess.run([ffmpeg_path(), "-version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
 

@@ -1,7 +1,7 @@
 """Measures of predictions. The tests compare them with scikit-learn.
 
 Classes are indices. A clip that was not scored (quarantined) has the prediction `NOT_SCORED`, which equals no class, so
-it counts as wrong wherever clips are counted (P14).
+it counts as wrong wherever clips are counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def accuracy(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float
 
 
 def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval (low, high) of an accuracy of correct / total, which takes clips as independent."""
+    """Wilson's 95% interval (low, high) of an accuracy of correct / total. It takes clips as independent."""
     interval = binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -38,7 +38,7 @@ def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], 
 def per_class(
     labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1 of each class; 0 where a class has no clip or no prediction."""
+    """Precision, recall and F1, each (classes,); 0 for a class without clips or without predictions."""
     matrix = confusion_matrix(labels, predictions, classes)
     hits = np.diag(matrix).astype(float)
     labelled, predicted = np.bincount(labels, minlength=classes), matrix.sum(axis=0)
@@ -56,9 +56,9 @@ def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> f
 
 
 def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Mean confidence, accuracy and number of clips in bins of equal width of the predicted class's probability.
+    """`confidence`, `accuracy` (means) and `clips`, each (bins,), by the probability of the predicted class.
 
-    Every clip must have been scored. Bins without clips are left out.
+    The bins have equal width; those without clips are left out. Every clip must have been scored.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)

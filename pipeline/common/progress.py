@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line every few seconds in a log (P18)."""
+"""Progress of long work: a bar in a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -51,8 +51,8 @@ class Progress:
     def _log(self, note: str = "") -> None:
         seconds = time.monotonic() - self._start
         rate = (self._done - self._initial) / max(seconds, 1e-9)
-        remaining_s = (self._total - self._done) / rate if rate else float("inf")
-        line = f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {remaining_s:.0f} s left"
+        remaining = f"{(self._total - self._done) / rate:.0f} s left" if rate else "time left unknown"
+        line = f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {remaining}"
         print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
 
 

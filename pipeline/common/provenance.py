@@ -1,4 +1,4 @@
-"""Where a result comes from: code, libraries, machine (P14)."""
+"""Where a result comes from: code, libraries, machine."""
 
 import ast
 import hashlib
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+# The libraries that decide what a model is given and what it computes.
 LIBRARIES = ("torch", "accelerate", "webdataset", "librosa", "av", "imageio-ffmpeg", "opencv-python-headless", "numpy")
 PROJECT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions and machine; `code_version` is the commit (`code_version`)."""
+    """Versions and machine. `code_version` is what the function of that name returns."""
 
     code_version: str
     python: str
@@ -48,7 +49,7 @@ def code_version() -> str:
 
 
 def code_digest(modules: Collection[str], zones: Collection[str] | None = None) -> str:
-    """SHA-256 of what modules of this project do, and of all its modules that they import, directly or not.
+    """SHA-256 of the code of modules, and of all modules of this project that they import, directly or not.
 
     Only the syntax trees count: comments, docstrings and layout may change. With `zones`, modules of other zones
     (`pipeline.<zone>`) are left out, and what these import.
@@ -74,7 +75,7 @@ def imported_modules(modules: Collection[str], zones: Collection[str] | None = N
 
 
 def project_imports(tree: ast.Module) -> set[str]:
-    """Dotted names of what may be modules of this project and is imported anywhere, also inside functions."""
+    """Dotted names of all imports, also inside functions, that may be modules of this project."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:

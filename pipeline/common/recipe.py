@@ -13,7 +13,7 @@ Number = TypeVar("Number", bound=Any)
 
 
 class Features(Settings):
-    """What is taken from a clip (P1). Part of every shard's fingerprint."""
+    """What is taken from a clip. Part of every shard's fingerprint."""
 
     frames: Count = Field(description="frames per clip, at evenly spaced times")
     frame_size_px: Annotated[int, Field(ge=16, multiple_of=2)] = Field(description="frames are squares of this side")
@@ -133,8 +133,8 @@ class AugmentationSettings(Settings):
     )
     mask_mel_bins: Annotated[int, Field(ge=0)] = Field(description="SpecAugment: widest frequency mask, in mel bins")
     mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
-    drop_video: Fraction = Field(description="share of the clips that are trained on without their video")
-    drop_audio: Fraction = Field(description="share of the clips that are trained on without their sound")
+    drop_video: Fraction = Field(description="share of the clips with sound that are trained on without their video")
+    drop_audio: Fraction = Field(description="share of the clips with video that are trained on without their sound")
 
     @model_validator(mode="after")
     def _no_clip_loses_both(self) -> "AugmentationSettings":
@@ -165,7 +165,7 @@ class TrainingSettings(Settings):
     learning_rate: Positive
     rate_scales: RateScales
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="factor of the learning rate for each layer of a backbone further from its output"
+        description="learning rate of a backbone's layer, as a factor of that of the next layer towards the output"
     )
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Fraction = Field(description="share of the steps in which the learning rate rises")
@@ -175,7 +175,7 @@ class TrainingSettings(Settings):
         description="decay per step of the moving average of the weights, which is what is scored; 0: no average"
     )
     patience: Annotated[int, Field(ge=0)] = Field(
-        description="epochs without a better one after which the training ends; 0: it never ends early"
+        description="the training ends after this many epochs in a row without a better one; 0: it never ends early"
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(description="fp16 needs a GPU")
     channels_last: bool = Field(description="convolutions use the channels-last memory layout")

@@ -38,9 +38,9 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "the file"
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown key {key}; remove it or correct its name (pipeline/common/config.py declares all keys)"
+            return f"unknown key {key}; remove it or correct its name (pipeline/common/ declares the keys)"
         case "missing":
-            return f"{key} is missing; add it (pipeline/common/config.py declares all keys)"
+            return f"{key} is missing; add it (pipeline/common/ declares the keys)"
         case "float_type" if isinstance(first["input"], str):
             return f"{key} is the text {first['input']!r}, expected a number; YAML reads 1e-3 as text, write 1.0e-3"
         case _:

@@ -11,4 +11,4 @@ class ClipSettings(Settings):
     """What is taken from a clip, and the limits that reading it must not exceed."""
 
     features: Features = Field(description="part of the recipe: what the model is given")
-    limits: ExtractSettings = Field(description="how extraction runs on this machine, and what no clip may exceed (P6)")
+    limits: ExtractSettings = Field(description="how extraction runs on this machine, and what no clip may exceed")

@@ -1,17 +1,17 @@
-"""The log-mel spectrogram: one definition for training, evaluation and prediction (P1), by either of two front ends."""
+"""The log-mel spectrogram: one definition for training, evaluation and prediction, by either of two front ends."""
 
 import librosa
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.recipe import Features
-from pipeline.shards.levels import MIN_POWER
+from pipeline.shards.log_mel_units import MIN_POWER
 
 
 def log_mel(waveform: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
     """Log-mel spectrogram (mel_bins, hops) of a mono waveform in [-1, 1], by `features.front_end`.
 
-    `pipeline.shards.levels` has the unit of each front end.
+    `pipeline.shards.log_mel_units` has the unit of each front end.
     """
     return _librosa(waveform, features) if features.front_end == "librosa" else _kaldi(waveform, features)
 

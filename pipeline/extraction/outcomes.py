@@ -1,4 +1,4 @@
-"""What became of the clips: the table of quarantined clips, the summary of a run, and when a run has failed (P3)."""
+"""What became of the clips: the table of quarantined clips, the summary of a run, and when a run has failed."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Why a clip can end in quarantine (P3)."""
+"""Why a clip can end in quarantine."""
 
 REASONS = {
     "inaccessible": "it could not be opened or read: it is missing, access is denied, or its disk does not answer",
@@ -14,6 +14,9 @@ REASONS = {
     "out_of_memory": "reading it needed more than extract.memory_mb",
     "crashed": "the process that read it died twice, or failed in an unforeseen way: a bug, or a fault of the machine",
 }
+
+# A busy or small machine can cause these, so the next extraction tries such clips again.
+RETRIED_REASONS = {"inaccessible", "timeout", "out_of_memory", "crashed"}
 
 
 class MediaError(Exception):

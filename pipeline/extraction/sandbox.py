@@ -1,4 +1,4 @@
-"""Reading a clip in a child process that may hang, grow or crash without harm (P6).
+"""Reading a clip in a child process that may hang, grow or crash without harm.
 
 A clip is untrusted input to megabytes of native code. So a child process in its own session reads it, under limits of
 the operating system (`pipeline.extraction.sandbox_child`). The asking process waits no longer than the time limit, or

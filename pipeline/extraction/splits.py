@@ -10,12 +10,11 @@ from pipeline.common.machine import exclusive_use
 from pipeline.common.progress import Progress
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.executors import run_on_dask, run_on_this_machine
+from pipeline.extraction.reasons import RETRIED_REASONS
 from pipeline.extraction.tasks import ShardTask, extract_shard, plan_tasks
 from pipeline.shards.format import Shard
 from pipeline.shards.index import ShardIndex, finished_shards, is_intact, missing_clips, write_index
 
-# A busy or small machine can cause these, so the next run tries such clips again.
-RETRIED_REASONS = {"inaccessible", "timeout", "out_of_memory", "crashed"}
 # What a worker should find imported: librosa with its first call compiled, or torch.
 PRELOADS = {"librosa": "pipeline.extraction.warm_up", "kaldi": "torchaudio.compliance.kaldi"}
 

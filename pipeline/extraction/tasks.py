@@ -1,4 +1,4 @@
-"""Shard tasks: independent slices of a manifest, each with the same bytes wherever it is done (P3 to P6).
+"""Shard tasks: independent slices of a manifest, each with the same bytes wherever it is done.
 
 A task depends on its clips, the settings and the code, and on nothing else. Its fingerprint covers all of these. A
 finished shard with the same fingerprint is kept, so an interrupted run continues where it was.
@@ -20,7 +20,7 @@ from pipeline.common.machine import ffmpeg_version
 from pipeline.common.provenance import code_digest
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
-from pipeline.extraction.samples import extract_sample
+from pipeline.extraction.sample_extraction import extract_sample
 from pipeline.extraction.sandbox import CHILD_MODULE, Sandbox
 from pipeline.shards.format import Quarantined, Sample, Shard, write_shard
 

@@ -129,7 +129,7 @@ def _audio_end(durations: dict[int, int], start: Fraction, end: Fraction) -> int
 
 
 def sample_pts(timeline: Timeline, count: int) -> list[int]:
-    """The timestamps of the frames shown at `(i + 0.5) * duration / count`, i = 0 .. count - 1 (P1, P2).
+    """The timestamps of the frames shown at `(i + 0.5) * duration / count`, i = 0 .. count - 1.
 
     Raises `MediaError` if fewer than `count` different frames are shown at these times: no frame is repeated.
     """

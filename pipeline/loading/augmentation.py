@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.common.recipe import AugmentationSettings, Features
 from pipeline.loading.batch import Batch, to_device
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Draws:
 
 
 def augment(batch: Batch, settings: AugmentationSettings, features: Features, draws: Draws) -> Batch:
-    """A changed copy of the batch, with frames and log-mels in float32; it follows from `draws` alone."""
+    """A changed copy of the batch, with frames and log-mels in float32. All randomness comes from `draws`."""
     batch = _drop_modality(batch, settings, features, draws)
     frames = _jitter_color(_crop_and_flip(batch.frames.float(), settings, draws), settings, draws)
     rolled = _roll(batch.log_mel.float(), batch.mel_frames, settings, features, draws)
@@ -44,7 +44,7 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, dr
 
 
 def _drop_modality(batch: Batch, settings: AugmentationSettings, features: Features, draws: Draws) -> Batch:
-    """Some clips lose their video, others their sound, none loses both. A clip keeps its only modality."""
+    """Hide the video of some clips and the sound of others. No clip loses both, nor the only modality it has."""
     chosen = draws.uniform()
     has_audio = batch.mel_frames > 0
     drop_video = (chosen < settings.drop_video) & has_audio

@@ -13,15 +13,16 @@ from torch import Tensor
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.shards.format import Sample
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B clips on one device, in the types in which they are stored. Frames are RGB; log-mels are padded.
+    """B clips on one device. Frames are RGB in 0..255; log-mels are padded.
 
-    frames (B, N, 3, H, W) uint8; frame_times_s (B, N); has_video (B,); log_mel (B, mel_bins, T) float16;
-    mel_frames (B,) hops that are not padding, 0 for a clip without audio; labels (B,) indices in `CLASSES`.
+    frames (B, N, 3, H, W) uint8, or float32 after augmentation; frame_times_s (B, N) float32; has_video (B,) bool;
+    log_mel (B, mel_bins, T) float16, or float32 after augmentation; mel_frames (B,) int64, the hops that are not
+    padding, 0 for a clip without audio; labels (B,) int64, indices in `CLASSES`.
     """
 
     clip_ids: list[str]

@@ -1,7 +1,6 @@
 """Reading planned batches from shards, some ahead of need.
 
-A clip is read by its byte range and decoded by a closed table of members, on threads: JPEG decoding releases the
-interpreter's lock.
+A clip is one read of its byte range. Threads decode it, because JPEG decoding releases the interpreter's lock.
 """
 
 import functools

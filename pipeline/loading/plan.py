@@ -1,4 +1,4 @@
-"""The plan of an epoch: which clips make each step, on any number of processes (P8).
+"""The plan of an epoch: which clips make each step, on any number of processes.
 
 The plan is a table of clips that is made from the shard index before anything is read. Every process knows all steps of
 all processes, so skipping to a step costs nothing, and no process waits for another's data. The number of processes and
@@ -21,8 +21,8 @@ def plan_epoch(
     """Positions of the clips of each step of an epoch: (steps, batch_size), each clip at most once.
 
     `shards` (clips,) is the number of each clip's shard. The shards are shuffled, then the clips of every
-    `shuffle_shards` successive shards, so the order follows from (seed, epoch), and a step reads from no more than that
-    many shards, or twice as many where two groups of them meet. Clips left over after the last full step are skipped in
+    `shuffle_shards` successive shards. So the order follows from (seed, epoch), and a step reads from at most two such
+    groups of shards, if each has at least `batch_size` clips. Clips left over after the last full step are skipped in
     this epoch. Raises `UserError` for a batch that is larger than the number of clips.
     """
     steps = len(shards) // batch_size

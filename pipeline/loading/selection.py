@@ -12,7 +12,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.shards.files import ShardFile, open_index
 from pipeline.shards.format import Entry
-from pipeline.shards.index import INDEX_NAME, ShardIndex
+from pipeline.shards.index import INDEX_NAME, ShardIndex, missing_clips
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,9 @@ def locate(index: ShardIndex, clips: list[Clip]) -> list[ClipRef]:
         for entry in file.shard.entries
         if (clip := by_id.get(entry.clip_id))
     ]
-    extracted, quarantined = {clip.clip_id for clip in located}, {clip.clip_id for clip in index.quarantined}
-    if missing := by_id.keys() - extracted - quarantined:
+    if missing := missing_clips(index, clips):
         raise UserError(
-            f"{len(missing)} clips of the manifest are not in {index.folder}, {min(missing)} among them; "
+            f"{len(missing)} clips of the manifest are not in {index.folder}, {missing[0]} among them; "
             "run the extract stage (dvc repro extract)"
         )
     return located
@@ -88,7 +87,10 @@ def hold_out_sources(clips: Sequence[ClipRef], fraction: float, seed: int) -> tu
     """
     sources = sorted({clip.source_id for clip in clips})
     if len(sources) < 2:
-        raise UserError(f"select_on: dev holds sources out of train, which has {len(sources)}; expected two or more")
+        raise UserError(
+            f"training.select_on is dev, which holds sources out of train, but train has {len(sources)}; "
+            "set it to val or none"
+        )
     count = min(max(1, round(fraction * len(sources))), len(sources) - 1)
     held_out = set(np.random.default_rng(seed).permutation(sources)[:count])
     kept = [clip for clip in clips if clip.source_id not in held_out]

@@ -13,7 +13,7 @@ from pipeline.models.backbone import HUB, Published, grid_means, next_multiple, 
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface
 from pipeline.models.timm_networks import TimmBackbone, patch_size, stated_settings
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 PICTURE_STRIDE = 32  # of most networks: they take pictures whose sides are multiples of it
 

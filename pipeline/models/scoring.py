@@ -1,4 +1,4 @@
-"""Scoring clips with a model: every clip once, whatever the number of processes (P7)."""
+"""Scoring clips with a model: every clip once, whatever the number of processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.models.backbone import Backbone, memory_format
 from pipeline.models.run_record import Interface
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 GROUPS = 8
 

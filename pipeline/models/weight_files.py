@@ -1,4 +1,4 @@
-"""Files of pretrained weights: found or fetched, checked, and read without running code from them (P19).
+"""Files of pretrained weights: found or fetched, checked, and read without running code from them.
 
 A file is safetensors or a state dict. Usual wrappings of the state dict (`state_dict`, `model`, ...) are recognised.
 """

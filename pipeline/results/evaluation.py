@@ -1,4 +1,4 @@
-"""Evaluating a run: it scores every clip of the manifest and writes what the result comes from (P14, P15)."""
+"""Evaluating a run: it scores every clip of the manifest and writes what the result comes from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from pipeline.models.runs import FinishedRun, open_run
 from pipeline.models.scoring import Scorer
 from pipeline.results.data_card import describe_clips
 from pipeline.results.literature import is_reproduced
-from pipeline.results.measures import measure, reliability_bins, source_accuracies
 from pipeline.results.mistakes import draw_mistakes
 from pipeline.results.predictions import Predictions, predictions_of, write_predictions
 from pipeline.results.result_files import (
@@ -37,6 +36,7 @@ from pipeline.results.result_files import (
     write_class_measures,
     write_mistakes,
 )
+from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
 from pipeline.shards.files import open_index
 
 

@@ -61,7 +61,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Metrics(Measures):
-    """What `metrics.json` holds: the measures of a run, and what they come from (P14, P15).
+    """What `metrics.json` holds: the measures of a run, and what they come from.
 
     `selected_on` is the split that chose the epoch, `selection_accuracy` the accuracy on it. `label_sha256` is that of
     the label file, `code_version` the commit that the run was trained with.

@@ -12,7 +12,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.models.model import GroupEmotionModel
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 TOLERANCE = 1e-4  # of logits
 INPUTS = ("frames", "frame_times_s", "has_video", "log_mel", "mel_frames")

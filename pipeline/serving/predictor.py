@@ -1,4 +1,4 @@
-"""Predicting any video file with a run's model, by the code that extraction and evaluation use (P1)."""
+"""Predicting any video file with a run's model, by the code that extraction and evaluation use."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
-from pipeline.extraction.samples import to_sample
+from pipeline.extraction.sample_extraction import to_sample
 from pipeline.extraction.sandbox import Sandbox
 from pipeline.extraction.timeline import Window
 from pipeline.loading.batch import Memory, collate

@@ -12,7 +12,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of, temporary_beside
 
 ATTEMPTS, FIRST_PAUSE_S = 6, 0.5
-# A connection that is silent for this long is given up. A slow one is not, however long the file takes.
+# A connection that is silent for this long is given up. A slow connection is not.
 SILENCE_S = 60.0
 
 

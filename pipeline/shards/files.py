@@ -22,7 +22,7 @@ from pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
 
 FETCH_THREADS = 4
 
-# Device, inode, size and time of modification: what tells one version of a file from another.
+# It differs if a file was replaced or changed.
 FileIdentity = tuple[int, ...]
 
 
@@ -32,7 +32,7 @@ class ShardFile:
     def __init__(self, shard: Shard, folder: Path, url: str | None) -> None:
         self.shard, self.path = shard, folder / shard.name
         self.is_remote = url is not None
-        self._url = f"{url}/{shard.name}"
+        self._url = f"{url}/{shard.name}" if url else ""
         self._checked: FileIdentity | None = None
         self._lock = threading.Lock()
 
@@ -64,6 +64,7 @@ class ShardFile:
             self._checked = identity
 
     def _fetch(self) -> tuple[str, FileIdentity]:
+        """Fetch the shard, unless another process has done so meanwhile; returns its SHA-256 and identity."""
         make_folder(self.path.parent)
         with _locked(self.path):  # only one process of a machine fetches it
             digest, identity = _digest(self.path)

@@ -63,7 +63,7 @@ class Sample:
 
     @staticmethod
     def from_members(members: Mapping[str, bytes | memoryview]) -> "Sample":
-        """Undo `members`, without running code from them; raises `ValueError` or `KeyError` for anything else."""
+        """Undo `members` without running code; raises `ValueError`, `KeyError` or `TypeError` for other content."""
         meta = json.loads(bytes(members[META]))
         log_mel = _read_npy(members[LOG_MEL])
         frames, ends = memoryview(members[FRAMES]), accumulate(meta["frame_bytes"])

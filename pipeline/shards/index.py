@@ -119,7 +119,7 @@ def _check_size(path: Path, expected: int) -> None:
 
 
 def missing_clips(index: ShardIndex, clips: list[Clip]) -> list[str]:
-    """Clips of the manifest that are neither in a shard nor quarantined (P3): none unless there is a bug."""
+    """Clips of the manifest that are neither in a shard nor quarantined, sorted."""
     accounted = {entry.clip_id for shard in index.shards for entry in shard.entries}
     accounted |= {clip.clip_id for clip in index.quarantined}
     return sorted({clip.clip_id for clip in clips} - accounted)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, readable without running code, and only continued by the same training (P10).
+"""Checkpoints: whole or absent, read without running code, and refused by default if the training changed.
 
 A checkpoint is a folder with tensors as safetensors and everything else as JSON. It is written under another name,
 flushed to the disk, and renamed; only then are older ones removed.
@@ -34,7 +34,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds."""
+    """A checkpoint as it is read and written: its record, and the tensors of the state."""
 
     record: CheckpointRecord
     tensors: StateTensors
@@ -91,9 +91,9 @@ def refuse_another_training(record: CheckpointRecord, identity: Identity, folder
     """Raise `UserError`, with what changed, for a checkpoint of a training with another identity."""
     if changes := differences(record.identity, identity):
         raise UserError(
-            f"{folder} holds an unfinished training (step {record.position.step}) of something else: "
-            f"{'; '.join(changes)}. To start afresh, remove that folder or add --resume afresh to the training "
-            "command; to continue that training with these changes, add --resume changed"
+            f"{folder} holds an unfinished training run (step {record.position.step}) with other settings, data or "
+            f"code: {'; '.join(changes)}. To start afresh, remove that folder or add --resume afresh to the training "
+            "command; to continue it with these changes, add --resume changed"
         )
 
 

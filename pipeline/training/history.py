@@ -30,5 +30,5 @@ def _rank(epoch: Epoch) -> tuple[float, float]:
 
 
 def ran_out_of_patience(history: Sequence[Epoch], patience: int) -> bool:
-    """Whether the last `patience` epochs were all worse than an earlier one; never with patience 0."""
+    """Whether none of the last `patience` epochs was better than the best one before them; never with patience 0."""
     return bool(patience and history) and len(history) - best_epoch(history).epoch >= patience

@@ -15,6 +15,7 @@ from pipeline.common.provenance import code_digest
 from pipeline.loading.selection import TrainingClips
 from pipeline.models.run_record import Identity, LoadedWeights
 
+# The libraries that decide the weights, given the shards.
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
 
 

@@ -158,7 +158,7 @@ def finish_epoch(training: Training) -> None:
     epoch = Epoch(
         epoch=len(state.history) + 1,
         step=state.step,
-        train_loss=mean_loss(training) / training.steps_per_epoch,
+        train_loss=epoch_loss_sum(training) / training.steps_per_epoch,
         selection_accuracy=accuracy,
         selection_log_loss=log_loss,
         learning_rate=learning_rate(state.step - 1, training.total_steps, training.settings),
@@ -173,20 +173,23 @@ def finish_epoch(training: Training) -> None:
         state.best = weights_of(training.scored_model)
 
 
-def mean_loss(training: Training) -> float:
-    """The running epoch's sum of losses, averaged over processes; raises `UserError` if the training diverged."""
+def epoch_loss_sum(training: Training) -> float:
+    """Sum over the steps of the running epoch of the mean loss of all processes.
+
+    Raises `UserError` if the training diverged.
+    """
     accelerator, state = training.accelerator, training.state
     sums: Tensor = accelerator.reduce(state.loss_sums, "sum")
-    mean = sums.sum().item() / accelerator.num_processes
-    if not math.isfinite(mean):
-        raise UserError(f"the loss is {mean} at step {state.step}: lower training.learning_rate")
-    return mean
+    total = sums.sum().item() / accelerator.num_processes
+    if not math.isfinite(total):
+        raise UserError(f"the loss is {total} at step {state.step}: lower training.learning_rate")
+    return total
 
 
 def save(training: Training) -> None:
     """Write a checkpoint; every process must call it."""
     accelerator, state = training.accelerator, training.state
-    mean_loss(training)  # a training that diverged is not saved
+    epoch_loss_sum(training)  # a training that diverged is not saved
     loss_sums = accelerator.reduce(state.loss_sums, "sum")
     if accelerator.is_main_process:
         record = CheckpointRecord(training.identity, training.steps_per_epoch, state.position)

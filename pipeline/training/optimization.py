@@ -38,13 +38,13 @@ def parameter_groups(model: GroupEmotionModel, settings: TrainingSettings) -> li
         if parameter.requires_grad:
             factor = factors.get(parameter, scales.fusion)
             decay = settings.weight_decay if name.endswith("weight") and parameter.dim() >= 2 else 0.0
-            empty = {"params": [], "weight_decay": decay, SCALE: factor}
-            groups.setdefault((factor, decay), empty)["params"].append(parameter)
+            new_group = {"params": [], "weight_decay": decay, SCALE: factor}
+            groups.setdefault((factor, decay), new_group)["params"].append(parameter)
     return list(groups.values())
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """The learning rate of a step: a linear warm-up, then a cosine that reaches 0 at the last step."""
+    """The learning rate of step `step` (from 0) of `steps`: a linear warm-up, then a cosine to 0 at the last step."""
     warmup = max(1, round(settings.warmup * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup

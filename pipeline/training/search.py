@@ -30,7 +30,10 @@ FIXED = ("recipe.training.select_on", "recipe.training.dev_fraction")
 
 
 class Range(Settings):
-    """Numbers from `low` to `high`. With `log`, there are as many trials between 1 and 2 as between 2 and 4."""
+    """Real numbers from `low` to `high`; list whole numbers instead.
+
+    With `log`, there are as many trials between 1 and 2 as between 2 and 4.
+    """
 
     low: float
     high: float
@@ -44,7 +47,7 @@ class Range(Settings):
 
 
 Choices = Annotated[list[bool | int | float | str | None], Field(min_length=1)]
-# For each key of params.yaml, the values to choose from, or a range.
+# Key of params.yaml -> the values to choose from, or a range.
 Space = dict[str, Choices | Range]
 
 
@@ -119,7 +122,7 @@ def _objective(trial: "optuna.Trial", config: Config, space: Space) -> float:
     try:
         drawn = {key: draw_value(trial, key, allowed) for key, allowed in space.items()}
         return held_out_accuracy(with_settings(config, drawn))
-    except UserError as error:  # for example, a training that diverged
+    except UserError as error:  # such as a training that diverged: other settings may still work
         raise optuna.TrialPruned(str(error)) from error
 
 

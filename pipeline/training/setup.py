@@ -31,7 +31,7 @@ from pipeline.training.state import TrainingState
 
 @dataclass
 class Training:
-    """A training: what it works with, and its state, which alone changes.
+    """A training run: what it works with, and its state, which is all that changes (apart from the clock).
 
     `pretrained` says which weights the backbones started from. `wrapped` is the model as Accelerate wraps it.
     """
@@ -82,7 +82,7 @@ class Training:
 
 
 def start_training(config: Config, accelerator: Accelerator, checkpoints: Path) -> Training:
-    """Set up a training; raises `UserError` if the processes differ in settings, data or code."""
+    """Set up a training run; raises `UserError` if the processes differ in settings, data or code."""
     clips = select_clips(config)
     torch.manual_seed(config.seed)
     model = GroupEmotionModel(config.recipe.model, config.recipe.features)
@@ -146,16 +146,16 @@ def to_channels_last(model: nn.Module) -> None:
 
 
 def start_trackers(config: Config, identity: Identity, accelerator: Accelerator) -> None:
-    """Start the trackers. Each training has a folder of its own, which it uses again when it is resumed."""
-    settings = {key: str(value) for key, value in identity.items()}
+    """Start the trackers. Each training run has a folder of its own, and uses it again when it is resumed."""
+    shown = {key: str(value) for key, value in identity.items()}
     name = training_fingerprint(identity)[:12]
     folder = TRACKER_LOGS / name
     accelerator.project_configuration.logging_dir = str(folder)
-    resumed = {
+    options = {
         "dvclive": {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "resume": True},
         "wandb": {"id": name, "resume": "allow"},
     }
-    accelerator.init_trackers(config.dataset.name, settings, resumed)
+    accelerator.init_trackers(config.dataset.name, shown, options)
 
 
 def resume_training(training: Training, resume: Resume) -> None:
@@ -179,8 +179,8 @@ def resume_training(training: Training, resume: Resume) -> None:
         refuse_another_training(record, training.identity, folder)
     if record.steps_per_epoch != training.steps_per_epoch:
         raise UserError(
-            f"{folder} is of a training with {record.steps_per_epoch} steps per epoch, now there are "
-            f"{training.steps_per_epoch}: it cannot continue with other clips or another batch size; "
+            f"{folder} is of a training run with {record.steps_per_epoch} steps per epoch, now there are "
+            f"{training.steps_per_epoch}: it cannot be continued with other clips or another batch size; "
             "add --resume afresh"
         )
     try:

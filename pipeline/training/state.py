@@ -1,4 +1,4 @@
-"""Everything that changes while a model is trained: one object, which is exactly what a checkpoint holds.
+"""Everything that changes while a model is trained, as one object. A checkpoint holds all of it.
 
 There is no random state in it. What is random in a step follows from (seed, step, process).
 """
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import Epoch
 
-# File name -> tensors by name.
+# File name without suffix -> tensors by name.
 StateTensors = dict[str, dict[str, Tensor]]
 
 

@@ -8,7 +8,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from pipeline.common.recipe import Features
 from pipeline.extraction.log_mel import log_mel
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A hostile clip cannot make extraction hang, use up the machine or reach other files, and no process stays (P6)."""
+"""A hostile clip cannot make extraction hang, use up the machine or reach other files, and no process stays."""
 
 import http.server
 import os

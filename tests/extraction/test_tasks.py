@@ -93,7 +93,7 @@ def test_a_changed_comment_or_docstring_keeps_finished_shards(decoder, edited_di
         ("extraction/samples.py", "np.float16", "np.float32"),
         ("extraction/tasks.py", "error.reason, error.detail", "error.detail, error.reason"),
         ("shards/format.py", "0o444", "0o644"),
-        ("shards/levels.py", "MIN_POWER = 1e-10", "MIN_POWER = 1e-9"),
+        ("shards/log_mel_units.py", "MIN_POWER = 1e-10", "MIN_POWER = 1e-9"),
     ],
 )
 def test_a_changed_statement_of_code_that_makes_shards_makes_them_again(file, old, new, edited_digest):

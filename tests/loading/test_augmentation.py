@@ -7,7 +7,7 @@ import torch
 from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
 from pipeline.loading.augmentation import Draws, augment
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 SILENCE = LEVELS["librosa"].silence
 OFF = {

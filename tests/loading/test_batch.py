@@ -8,7 +8,7 @@ from pipeline.common.errors import UserError
 from pipeline.loading.batch import Memory, collate
 from pipeline.loading.loader import read_batch, read_sample
 from pipeline.models.model import GroupEmotionModel
-from pipeline.shards.levels import LEVELS
+from pipeline.shards.log_mel_units import LEVELS
 
 
 def test_memory_is_reused_only_when_no_tensor_lies_in_it():

@@ -26,7 +26,7 @@ def test_whole_sources_are_held_out(refs):
 
 
 def test_a_single_source_cannot_be_held_out(refs):
-    with pytest.raises(UserError, match="which has 1; expected two or more"):
+    with pytest.raises(UserError, match="train has 1; set it to val or none"):
         hold_out_sources([ref for ref in refs if ref.source_id == refs[0].source_id], 0.3, 0)
 
 

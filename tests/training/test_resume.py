@@ -1,4 +1,4 @@
-"""A training that is interrupted and started again (P9, P10)."""
+"""A training that is interrupted and started again."""
 
 import contextlib
 import json

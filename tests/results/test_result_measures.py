@@ -9,7 +9,7 @@ from random_predictions import random_predictions
 from pipeline.clips.labels import CLASSES
 from pipeline.common.metrics import NOT_SCORED
 from pipeline.common.records import to_json
-from pipeline.results.measures import measure, reliability_bins, source_accuracies
+from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
 
 
 @pytest.fixture

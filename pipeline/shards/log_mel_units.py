@@ -1,4 +1,4 @@
-"""The unit of a stored log-mel, for each front end: its silence, its decibel, its usual mean and deviation."""
+"""The unit of a stored log-mel, for each front end: digital silence, one decibel, the usual mean and deviation."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Levels:
 
 
 LEVELS = {
-    # Mean and deviation were measured on the demo and on recorded speech; these lie between both, hence round numbers.
+    # Mean and deviation: round numbers between those measured on the demo and on recorded speech.
     "librosa": Levels(silence=10 * math.log10(MIN_POWER), decibel=1.0, mean=-40.0, deviation=20.0),
     # Natural logarithm of the energy, from float32's epsilon up. Mean and deviation are AudioSet's, as published with
     # the Audio Spectrogram Transformer (arXiv 2104.01778).

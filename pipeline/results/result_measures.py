@@ -1,4 +1,4 @@
-"""What is measured of predictions, with 95% intervals (P14)."""
+"""What is measured of predictions, with 95% intervals."""
 
 import math
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import run_ffmpeg
 
-from pipeline.extraction.samples import extract_sample
+from pipeline.extraction.sample_extraction import extract_sample
 from pipeline.extraction.sandbox import Sandbox
 from pipeline.loading.batch import decode_jpeg
 

@@ -1,4 +1,4 @@
-"""The house: zones, sizes, and dvc.yaml held against the code and the settings."""
+"""The structure of the project: zones, sizes, and dvc.yaml compared with the code and the settings."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from pipeline.common.provenance import imported_modules, project_imports
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 COMMANDS = {"app", "compare", "contact_sheet", "export", "fetch_weights", "predict", "search", "submit", "vote"}
 PIPELINE = REPOSITORY / "pipeline"
-# From the ground up: a zone imports from those before it, and all from `common`.
+# Each zone imports from those before it, and all import from `common`.
 ZONES = ("clips", "shards", "extraction", "loading", "models", "training", "results", "serving")
 
 
@@ -59,7 +59,7 @@ def test_the_second_front_end_is_one_setting_away(tmp_path):
     assert config.recipe.features.max_mel_frames == 1 + (88_000 - 400) // 160
 
 
-def test_a_zone_imports_only_from_the_ground_and_from_zones_before_it():
+def test_a_zone_imports_only_from_common_and_from_zones_before_it():
     order = ["common", *ZONES]
     assert set(order) == {path.parent.name for path in PIPELINE.glob("*/__init__.py")}
     for position, zone in enumerate(order):
