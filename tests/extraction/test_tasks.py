@@ -90,7 +90,7 @@ def test_a_changed_comment_or_docstring_keeps_finished_shards(decoder, edited_di
         ("extraction/sandbox.py", "signal.SIGBUS, ", ""),
         ("extraction/sandbox_child.py", "2**20", "2**21"),
         ("extraction/log_mel.py", "center=True", "center=False"),
-        ("extraction/samples.py", "np.float16", "np.float32"),
+        ("extraction/sample_extraction.py", "np.float16", "np.float32"),
         ("extraction/tasks.py", "error.reason, error.detail", "error.detail, error.reason"),
         ("shards/format.py", "0o444", "0o644"),
         ("shards/log_mel_units.py", "MIN_POWER = 1e-10", "MIN_POWER = 1e-9"),

@@ -141,7 +141,7 @@ def test_the_changes_of_a_training_are_remembered_when_it_is_resumed_again(ready
 
 
 def test_another_number_of_steps_per_epoch_cannot_be_continued_with(ready, unfinished):
-    with pytest.raises(UserError, match="a training with 3 steps per epoch, now there are 6"):
+    with pytest.raises(UserError, match="a training run with 3 steps per epoch, now there are 6"):
         train(with_training(ready, batch_size=1), unfinished, resume="changed")
 
 
