@@ -96,13 +96,18 @@ def test_a_long_clip_is_predicted_in_windows_and_a_longer_one_refused(page, serv
 
 def test_a_recorded_clip_is_predicted(page, served):
     page.get_by_label("Capture from camera").click()
-    page.get_by_text("Click to Access Webcam").click()
-    page.get_by_label("capture photo").or_(page.get_by_text("Record")).first.click()
-    page.wait_for_timeout(4500)  # a busy machine records few frames per second
-    page.get_by_text("Stop").click()
-    page.wait_for_selector("video[src*='file=']", state="attached")
-    page.get_by_role("button", name="Predict").click()
-    page.wait_for_selector("img[src^='data:image']", timeout=ANSWER_MS)
+    picture, refusal = page.locator("img[src^='data:image']"), page.get_by_text("cannot be used")
+    for _ in range(3):  # on a busy machine the camera can give too few frames, and the page says so
+        page.get_by_text("Click to Access Webcam").click()
+        page.get_by_label("capture photo").or_(page.get_by_text("Record")).first.click()
+        page.wait_for_timeout(4500)
+        page.get_by_text("Stop").click()
+        page.wait_for_selector("video[src*='file=']", state="attached")
+        page.get_by_role("button", name="Predict").click()
+        picture.or_(refusal).first.wait_for(timeout=ANSWER_MS)
+        if picture.count():
+            break
+    assert picture.count()
     assert uploads(served[1]) == []
 
 
