@@ -77,7 +77,7 @@ def test_a_change_that_names_no_setting_is_refused(settings, capsys):
 
 def test_a_docstring_with_exit_codes_of_its_own_keeps_them():
     usual = stage_parser(__file__, "Does nothing.").format_help()
-    own = stage_parser(__file__, "Does nothing.\n\nexit codes:\n  7    done").format_help()
+    special = stage_parser(__file__, "Does nothing.\n\nexit codes:\n  7    done").format_help()
     assert "130  interrupted" in usual
-    assert own.count("exit codes:") == 1
+    assert special.count("exit codes:") == 1
     assert Path(__file__).stem in usual
