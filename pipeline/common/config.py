@@ -18,6 +18,8 @@ from pipeline.common.recipe import Recipe
 from pipeline.common.schema import Count, Fraction, Name, Positive, Settings, parse_settings
 
 PARAMS = Path("params.yaml")
+# Tables of results have columns of these names beside one for each class.
+RESERVED_NAMES = {"", "clip_id", "source_id", "label", "prediction", "seed", "fold", "quarantined"}
 
 
 class DemoSettings(Settings):
@@ -31,11 +33,33 @@ class DemoSettings(Settings):
 
 
 class DatasetSettings(Settings):
-    """Where the clips are."""
+    """Where the clips are, and what they are labelled with."""
 
-    name: Name = Field(description="names the folders of the manifests, the shards and the run")
-    root: str = Field(description="folder with Train/, Val/ and the label files; may be a symbolic link")
+    name: Name = Field(description="names the folders of the manifests, the shards and the runs")
+    root: str = Field(
+        description="folder with Train/, Val/ and the label files, which may be a symbolic link; with `table`, the "
+        "table or the folder of its clips. DVC indexes again when it changes"
+    )
+    table: str | None = Field(
+        description="CSV file with the columns path, label and source (`pipeline.clips.table`); null: VGAF's layout"
+    )
+    classes: list[str] = Field(
+        description="names of the classes in the order of the model's outputs; a label is a name, or its place from 1"
+    )
+    allow_identical: bool = Field(
+        description="false: refuse a data set in which train and val hold the same recording; true: warn"
+    )
     synthesize: dict[str, DemoSettings] = Field(description="sets to draw into `root` first; empty for a recorded set")
+
+    @model_validator(mode="after")
+    def _classes_are_names_of_columns(self) -> "DatasetSettings":
+        names = [name.strip() for name in self.classes]
+        if len(set(names)) != len(names) or names != self.classes or not RESERVED_NAMES.isdisjoint(names):
+            raise ValueError(
+                f"classes are {self.classes}; expected different names without blanks at their ends, none of them "
+                f"empty or {', '.join(sorted(RESERVED_NAMES - {''}))}"
+            )
+        return self
 
 
 class ExtractSettings(Settings):
