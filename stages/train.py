@@ -3,10 +3,13 @@
 example:
   accelerate launch --config_file configs/accelerate/cpu.yaml -m stages.train
 reads:
-  the settings (recipe, seed, execution), data/shards/<dataset>/, data_manifests/<dataset>/, pretrained weights
+  the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, pretrained weights
 writes:
-  runs/<dataset>/: model.safetensors, last.safetensors, history.csv, run.json
-  checkpoints/<dataset>/ while the training is unfinished. If it was killed or stopped, the same command continues it.
+  runs/<dataset>/<recipe>/seed-<n>/, and with folds fold-<k>/ in it: model.safetensors (weights of the chosen epoch),
+  last.safetensors, run.json, and already while it trains history.csv and train.log
+  runs/by_fingerprint/: every finished run. A training that was finished before is not repeated.
+  checkpoints/<dataset>/<recipe>/seed-<n>/ while it is unfinished. If it was killed or stopped, the same command
+  continues it.
 exit codes:
   0    done
   2    something must be corrected; the line that begins with "error:" says what
@@ -16,7 +19,7 @@ exit codes:
 """
 
 from pipeline.common.command_line import settings_of, stage_parser
-from pipeline.common.errors import Stopped, exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence
 
 
 @exits_with_one_sentence
@@ -26,6 +29,7 @@ def main() -> None:
     end_with_launcher()  # before the slow imports: the launcher may be told to stop while they run
 
     parser = stage_parser(__file__, __doc__, settings=True)
+    parser.add_argument("--seed", type=int, metavar="N", help="train this seed alone (all of the settings)")
     parser.add_argument(
         "--resume",
         choices=("exact", "changed", "afresh"),
@@ -35,17 +39,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from pipeline.common.accelerator import start_accelerator
-    from pipeline.training.loop import train_model
+    from pipeline.training.experiment import train_seed
 
     config = settings_of(arguments)
-    accelerator = start_accelerator(config)
-    try:
-        train_model(config, accelerator, config.run, config.checkpoints, arguments.resume)
-    except Stopped:
-        accelerator.end_training()  # so that the trackers write what they still hold
-        raise
-    accelerator.end_training()
+    for seed in config.seeds if arguments.seed is None else [arguments.seed]:
+        train_seed(config, seed, arguments.resume)
 
 
 if __name__ == "__main__":

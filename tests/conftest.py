@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from short_trainings import interrupt, terminate, train
 
 from pipeline.clips.demo_drawing import draw_clip
 from pipeline.clips.demo_set import plan_clips, write_label_files
-from pipeline.clips.manifest import SPLITS, Clip, index_dataset, index_split, write_manifests
-from pipeline.common.config import Config, ExtractSettings, load_config, parse_config
+from pipeline.clips.manifest import SPLITS, Clip, index_dataset, index_split, read_manifest, write_manifests
+from pipeline.clips.splits import assign_roles, write_assignments
+from pipeline.common.config import Config, ExtractSettings, RunId, load_config, parse_config, with_changes
 from pipeline.common.errors import Stopped
 from pipeline.common.recipe import Features
 from pipeline.extraction.clip_settings import ClipSettings
@@ -92,6 +94,7 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     config = parse_config(values, "params.yaml")
     clips, summary = index_dataset(folder / "data/demo")
     write_manifests(clips, summary, folder / config.manifests)
+    write_assignments(assign_roles(clips, config), folder / config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     with extraction_in_this_process():
         extract_splits(clips, folder / "data/demo", folder / config.shards, settings, 1)
@@ -104,7 +107,7 @@ def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFa
     root, config = workspace
     folder = tmp_path_factory.mktemp("finished")
     with contextlib.chdir(root):
-        train_model(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints")
+        train_model(config, RunId(0), Accelerator(cpu=True), folder / "run", folder / "checkpoints")
         return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
 
 
@@ -178,6 +181,22 @@ def ready(workspace: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch) -> Co
     """The settings of the workspace, which is the current folder."""
     monkeypatch.chdir(workspace[0])
     return workspace[1]
+
+
+@pytest.fixture
+def split_workspace(workspace: tuple[Path, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Makes a copy of the workspace, the current folder, with other splits; returns its settings."""
+    shutil.copytree(workspace[0], tmp_path / "split", copy_function=os.link)
+    monkeypatch.chdir(tmp_path / "split")
+
+    def split(select_on: str = "dev", **settings: object) -> Config:
+        changes = {"recipe.training.select_on": select_on, **settings}
+        config = parse_config(with_changes(workspace[1].model_dump(), changes), "test")
+        clips = {name: read_manifest(config.manifests, name) for name in SPLITS}
+        write_assignments(assign_roles(clips, config), config.manifests)
+        return config
+
+    return split
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.common.config import Config
+from pipeline.common.config import Config, RunId
 from pipeline.models.run_record import HISTORY_NAME, LAST_MODEL_NAME, MODEL_NAME
 from pipeline.training import loop
 from pipeline.training.loop import train_model
@@ -48,7 +48,7 @@ def with_checkpoint_steps(config: Config, steps: int) -> Config:
 
 def train(config: Config, folder: Path, resume: str = "exact") -> dict[str, Tensor]:
     """Train in `folder`; returns the chosen weights, and the last ones as `last.<name>`."""
-    train_model(config, Accelerator(cpu=True), folder / "run", folder / "checkpoints", resume)
+    train_model(config, RunId(config.seeds[0]), Accelerator(cpu=True), folder / "run", folder / "checkpoints", resume)
     last = load_file(folder / "run" / LAST_MODEL_NAME)
     return load_file(folder / "run" / MODEL_NAME) | {f"last.{name}": value for name, value in last.items()}
 
@@ -57,7 +57,7 @@ def history(folder: Path) -> list[dict[str, str]]:
     """A run's history without what depends on a clock."""
     with (folder / "run" / HISTORY_NAME).open() as file:
         rows = list(csv.DictReader(file))
-    return [{key: row[key] for key in row if key not in ("seconds", "data_wait_share")} for row in rows]
+    return [{key: row[key] for key in row if key not in ("seconds", "clips_per_s", "data_wait_share")} for row in rows]
 
 
 def losses(folder: Path) -> list[float]:

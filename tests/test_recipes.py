@@ -8,6 +8,8 @@ from accelerate import Accelerator
 from helpers import extraction_in_this_process
 
 from pipeline.clips.manifest import index_dataset, write_manifests
+from pipeline.clips.splits import assign_roles, write_assignments
+from pipeline.common.config import RunId
 from pipeline.common.recipe import Recipe, load_recipe, recipe_names
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
@@ -36,11 +38,12 @@ def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, t
     monkeypatch.chdir(tmp_path)
     clips, summary = index_dataset(drawn_root)
     write_manifests(clips, summary, config.manifests)
+    write_assignments(assign_roles(clips, config), config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     with extraction_in_this_process():
         extract_splits(clips, drawn_root, config.shards, settings, 1)
 
-    training = start_training(config, Accelerator(cpu=True), Path("checkpoints"))
+    training = start_training(config, RunId(0), Accelerator(cpu=True), Path("run"), Path("checkpoints"))
     model, average = training.state.model, training.state.average
     parts = split_step(2, 0, 1, config.recipe.training.micro_batches)
     plan = training.plan_of_epoch(0)[:STEPS]

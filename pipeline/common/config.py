@@ -7,6 +7,7 @@ sentence.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -110,6 +111,26 @@ class ExecutionSettings(Settings):
         return self
 
 
+FitOn = Literal["train", "train_and_dev", "train_and_val"]
+
+
+@dataclass(frozen=True)
+class RunId:
+    """One training of an experiment: its seed and, in cross-validation, the number of its fold, counted from 1."""
+
+    seed: int
+    fold: int | None = None
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" if self.fold is None else f"seed {self.seed}, fold {self.fold}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run among those of its recipe."""
+        seed = Path(f"seed-{self.seed}")
+        return seed if self.fold is None else seed / f"fold-{self.fold}"
+
+
 class Config(Settings):
     """Everything that params.yaml holds."""
 
@@ -118,7 +139,35 @@ class Config(Settings):
     extract: ExtractSettings
     execution: ExecutionSettings
     launch: Name = Field(description="Accelerate's settings: configs/accelerate/<launch>.yaml")
-    seed: Annotated[int, Field(ge=0)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        description="one training for each of them; the result is that of all of them together"
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        description="cross-validation over sources: each clip is predicted by the run whose fold it is in; null: none"
+    )
+    split_seed: Annotated[int, Field(ge=0)] = Field(description="draws the folds and dev; the same for all seeds")
+    fit_on: FitOn = Field(
+        description="clips that the weights are fitted on. train: the train split without dev; "
+        "train_and_dev: all of the train split; train_and_val: all labelled clips, so that none are left to report"
+    )
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Config":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds are {self.seeds}; name each seed once")
+        return self
+
+    @model_validator(mode="after")
+    def _the_epoch_is_chosen_on_clips_held_out(self) -> "Config":
+        chosen_on = self.recipe.training.select_on
+        if (chosen_on == "dev" and self.fit_on != "train") or (chosen_on == "val" and self.fit_on == "train_and_val"):
+            raise ValueError(
+                f"fit_on is {self.fit_on}, so no clip of {chosen_on} is held out to choose the epoch on; "
+                "set recipe.training.select_on=none, and recipe.training.patience=0"
+            )
+        if chosen_on == "val" and self.folds:
+            raise ValueError("folds leave no val to choose the epoch on; set recipe.training.select_on to dev or none")
+        return self
 
     @property
     def root(self) -> Path:
@@ -127,33 +176,45 @@ class Config(Settings):
 
     @property
     def manifests(self) -> Path:
-        """Folder that `index` writes."""
+        """Folder that `index` and `split` write."""
         return Path("data_manifests") / self.dataset.name
 
     @property
     def shards(self) -> Path:
         """Folder that `extract` writes, with one folder per split."""
-        return Path("data/shards") / self.dataset.name
+        return Path("data/shards") / self.dataset.name / self.recipe.features.folder
 
     @property
     def cache(self) -> Path:
         """Folder of the shards fetched from `execution.shards_url`, with one folder per split."""
-        return Path(self.execution.cache) / self.dataset.name
+        return Path(self.execution.cache) / self.dataset.name / self.recipe.features.folder
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints of an unfinished training."""
-        return Path("checkpoints") / self.dataset.name
+        """Folder of the checkpoints of unfinished trainings, each in the folder of its `RunId`."""
+        return Path("checkpoints") / self.dataset.name / self.recipe.name
 
     @property
-    def run(self) -> Path:
-        """Folder that `train` writes."""
-        return Path("runs") / self.dataset.name
+    def runs(self) -> Path:
+        """Folder of the runs that `train` writes, each in the folder of its `RunId`."""
+        return Path("runs") / self.dataset.name / self.recipe.name
 
     @property
     def results(self) -> Path:
-        """Folder that `evaluate` and `report` write."""
+        """Folder of the results of the current experiment: `evaluate`, `summarize` and `report` write it."""
         return Path("results")
+
+    def results_of(self, seed: int) -> Path:
+        """Folder of the results of one seed."""
+        return self.results / "seeds" / str(seed)
+
+    def run_ids(self, seed: int) -> list[RunId]:
+        """The trainings that a seed takes: one, or one for each fold."""
+        return [RunId(seed, fold) for fold in range(1, self.folds + 1)] if self.folds else [RunId(seed)]
+
+    def of_run(self, run: RunId) -> "Config":
+        """The settings as they concern one run: the other seeds are left out."""
+        return self.model_copy(update={"seeds": [run.seed]})
 
 
 def load_config(path: Path = PARAMS, changes: Mapping[str, Any] | None = None) -> Config:

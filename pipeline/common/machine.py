@@ -36,17 +36,17 @@ def ffmpeg_version() -> str:
 
 
 @contextlib.contextmanager
-def exclusive_use(folder: Path, work: str) -> Iterator[None]:
+def exclusive_use(folder: Path, work: str, wait: bool = False) -> Iterator[None]:
     """Lock a folder while some work, named by `work` in the message, writes to it.
 
-    Raises `UserError` if another process holds the lock. The operating system releases it when this process ends,
-    however it ends.
+    If another process holds the lock, it waits for it, or raises `UserError` without `wait`. The operating system
+    releases the lock when this process ends, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(f"another {work} is writing to {folder}; wait for it, or stop it") from None
         yield

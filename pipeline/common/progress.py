@@ -48,6 +48,12 @@ class Progress:
         else:
             self._log(text)
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._shown:
+            tqdm.write(line, file=sys.stderr)
+            sys.stderr.flush()
+
     def _log(self, note: str = "") -> None:
         seconds = time.monotonic() - self._start
         rate = (self._done - self._initial) / max(seconds, 1e-9)

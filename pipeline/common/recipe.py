@@ -29,7 +29,10 @@ class Features(Settings):
     window_length: Count = Field(description="samples")
     hop_length: Count = Field(description="samples")
     mel_bins: Count
-    max_duration_s: Positive = Field(description="longer clips are quarantined; shorter log-mels are padded to it")
+    # As it is written, 5 or 5.0: it is a part of the name of a folder, which DVC makes from params.yaml.
+    max_duration_s: Annotated[int | float, Field(gt=0)] = Field(
+        description="longer clips are quarantined; shorter log-mels are padded to it"
+    )
     require_video: bool = Field(description="false: a file with sound and without a video stream is a clip too")
 
     @model_validator(mode="after")
@@ -48,6 +51,14 @@ class Features(Settings):
         """Time of the middle of a hop's window, in seconds from the clip's start; `hop` is a number or an array."""
         offset = 0.0 if self.front_end == "librosa" else self.window_length / 2
         return (hop * self.hop_length + offset) / self.sample_rate_hz
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of the shards with these features: pictures, then sound. dvc.yaml makes the same."""
+        pictures = f"{self.frames}x{self.frame_size_px}px-{self.framing}-q{self.jpeg_quality}"
+        sound = f"{self.front_end}-{self.sample_rate_hz}-{self.fft_size}-{self.window_length}-{self.hop_length}"
+        video = str(self.require_video).lower()
+        return f"{pictures}_{sound}-{self.mel_bins}-{self.max_duration_s}s_video-{video}"
 
     @property
     def max_mel_frames(self) -> int:

@@ -2,14 +2,16 @@
 
 import csv
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.common.files import write_text
+from pipeline.common.errors import UserError
+from pipeline.common.files import temporary_beside, write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,12 +50,27 @@ def read_record(kind: type[Kind], path: Path) -> Kind:
     return parse_record(kind, path.read_bytes())
 
 
+@contextmanager
+def reading(path: Path, stage: str) -> Iterator[Path]:
+    """Within this context, a file that is missing or damaged is a `UserError` that names the stage that writes it."""
+    try:
+        yield path
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the {stage} stage (dvc repro {stage})") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({error}); run the {stage} stage again (dvc repro -f {stage})"
+        ) from None
+
+
 def write_table(kind: type[Kind], rows: Iterable[Kind], path: Path) -> None:
-    """Write records as CSV, with one column per field; None becomes an empty cell."""
-    with path.open("w", newline="") as file:
+    """Write records as CSV, whole or not at all: one column per field, and an empty cell for None."""
+    temporary = temporary_beside(path)
+    with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    temporary.replace(path)
 
 
 def read_table(kind: type[Kind], path: Path) -> list[Kind]:

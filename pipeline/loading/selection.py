@@ -1,12 +1,11 @@
 """Which clips are trained on, and which choose the epoch."""
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.clips.labels import CLASSES
-from pipeline.clips.manifest import SPLITS, TRAIN, VAL, Clip, read_manifest
+from pipeline.clips.manifest import SPLITS, Clip, read_manifest
+from pipeline.clips.splits import SPLITS_NAME, read_assignments
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
@@ -38,20 +37,28 @@ class TrainingClips:
     digests: dict[str, str]
 
 
-def select_clips(config: Config) -> TrainingClips:
-    """Select the training and selection clips, as `training.select_on` says, from the shards and manifests."""
-    settings = config.recipe.training
-    splits = {split: open_split(config, split) for split in SPLITS}
-    digests = {f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in splits.items()}
-    digests |= {f"the manifest of {split}": sha256_of(config.manifests / f"{split}.csv") for split in SPLITS}
-    train = locate(*splits[TRAIN])
-    match settings.select_on:
-        case "val":
-            return TrainingClips(train, locate(*splits[VAL]), digests)
-        case "none":
-            return TrainingClips(train, [], digests)
-        case _:
-            return TrainingClips(*hold_out_sources(train, settings.dev_fraction, config.seed), digests)
+def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
+    """Select the clips of one training by their roles in `splits.csv`, from the shards and manifests.
+
+    The epoch is chosen on the clips of dev, on the reported ones, or on none, as `training.select_on` says.
+    """
+    assignments = read_assignments(config.manifests, fold)
+    roles = {(each.split, each.clip_id): each.role for each in assignments}
+    opened = {split: open_split(config, split) for split in SPLITS}
+    labels = {(split, clip.clip_id): clip.label for split, (_, clips) in opened.items() for clip in clips}
+    if any(labels.get((each.split, each.clip_id)) != each.label for each in assignments):
+        raise UserError(f"{config.manifests / SPLITS_NAME} is older than the manifests; run the split stage again")
+    clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split])]
+    selected = {"dev": "dev", "val": "test", "none": None}[config.recipe.training.select_on]
+    rows = sorted("\t".join((each.split, each.clip_id, each.label, each.role)) for each in assignments)
+    return TrainingClips(
+        training=[clip for role, clip in clips if role == "fit"],
+        selection=[clip for role, clip in clips if role == selected and role is not None],
+        digests={
+            **{f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in opened.items()},
+            "the clips and their roles": hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+        },
+    )
 
 
 def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:
@@ -78,20 +85,3 @@ def locate(index: ShardIndex, clips: list[Clip]) -> list[ClipRef]:
             "run the extract stage (dvc repro extract)"
         )
     return located
-
-
-def hold_out_sources(clips: Sequence[ClipRef], fraction: float, seed: int) -> tuple[list[ClipRef], list[ClipRef]]:
-    """Split clips by source into (kept, held out): about `fraction` of the sources, at least one, are held out whole.
-
-    Raises `UserError` for clips of a single source.
-    """
-    sources = sorted({clip.source_id for clip in clips})
-    if len(sources) < 2:
-        raise UserError(
-            f"training.select_on is dev, which holds sources out of train, but train has {len(sources)}; "
-            "set it to val or none"
-        )
-    count = min(max(1, round(fraction * len(sources))), len(sources) - 1)
-    held_out = set(np.random.default_rng(seed).permutation(sources)[:count])
-    kept = [clip for clip in clips if clip.source_id not in held_out]
-    return kept, [clip for clip in clips if clip.source_id in held_out]

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from pipeline.common.config import Config
-from pipeline.common.errors import UserError
-from pipeline.common.records import parse_record, read_table
+from pipeline.common.config import Config, RunId
+from pipeline.common.records import parse_record, read_table, reading
 
 MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
-HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
+HISTORY_NAME, RUN_NAME, LOG_NAME = "history.csv", "run.json", "train.log"
 # Everything that the weights of a run follow from, by name.
 Identity = dict[str, JsonValue]
 
@@ -68,8 +67,8 @@ class LoadedWeights:
 class Epoch:
     """One row of a run's history. The selection measures are None for an epoch that was not scored.
 
-    `step` counts the steps up to the end of the epoch; `data_wait_share` is the share of the training time in which the
-    process waited for data.
+    `step` counts the steps up to the end of the epoch. `clips_per_s` is the rate of all processes together, and
+    `data_wait_share` the share of the training time in which this process waited for data; neither counts scoring.
     """
 
     epoch: int
@@ -79,6 +78,7 @@ class Epoch:
     selection_log_loss: float | None
     learning_rate: float
     seconds: float
+    clips_per_s: float
     data_wait_share: float
 
 
@@ -94,11 +94,12 @@ class ClipCounts:
 class RunRecord:
     """What `run.json` holds: what a run was made from and with.
 
-    `fingerprint` is the SHA-256 of `identity`. `resumed_with_changes` lists what was changed when an unfinished run was
-    continued. `pretrained` and `interfaces` are by backbone.
+    `config.seeds` names the seed of `run` alone. `fingerprint` is the SHA-256 of `identity`. `resumed_with_changes`
+    lists what was changed when an unfinished run was continued. `pretrained` and `interfaces` are by backbone.
     """
 
     config: Config
+    run: RunId
     identity: Identity
     fingerprint: str
     resumed_with_changes: list[str]
@@ -120,21 +121,11 @@ class RunRecord:
 
 def read_run_record(folder: Path) -> RunRecord:
     """Read a run's `run.json`; raises `UserError` if it is missing, damaged or of another version."""
-    path = folder / RUN_NAME
-    try:
+    with reading(folder / RUN_NAME, "train") as path:
         return parse_record(RunRecord, path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the train stage (dvc repro train)") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or of another version ({error}); train again") from None
 
 
 def read_history(folder: Path) -> list[Epoch]:
     """Read a run's `history.csv`; raises `UserError` if it is missing or damaged."""
-    path = folder / HISTORY_NAME
-    try:
+    with reading(folder / HISTORY_NAME, "train") as path:
         return read_table(Epoch, path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the train stage (dvc repro train)") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); train again") from None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
+from pipeline.common.files import temporary_beside
 from pipeline.common.records import write_record, write_table
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import (
@@ -67,8 +68,13 @@ def open_run(folder: Path) -> FinishedRun:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write safetensors with the permissions of any other new file; the library's own are for the owner alone."""
-    path.touch()
-    permissions = path.stat().st_mode
-    save_file(tensors, path)
-    path.chmod(permissions)
+    """Write safetensors, whole or not at all, with the permissions of any other new file.
+
+    The library's own permissions are for the owner alone.
+    """
+    temporary = temporary_beside(path)
+    temporary.touch()
+    permissions = temporary.stat().st_mode
+    save_file(tensors, temporary)
+    temporary.chmod(permissions)
+    temporary.replace(path)

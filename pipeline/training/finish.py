@@ -1,7 +1,6 @@
 """A finished training becomes a run: its record, its history, the chosen weights and the last ones."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
@@ -14,9 +13,9 @@ from pipeline.training.setup import Training
 from pipeline.training.state import weights_of
 
 
-def write_finished(training: Training, folder: Path) -> None:
+def write_finished(training: Training) -> None:
     """Write the run of a finished training."""
-    state = training.state
+    state, folder = training.state, training.folder
     write_run(folder, run_record(training), state.history, chosen=state.best, last=weights_of(training.scored_model))
 
 
@@ -24,7 +23,8 @@ def run_record(training: Training) -> RunRecord:
     """What a run was made from and with."""
     state, chosen = training.state, best_epoch(training.state.history)
     return RunRecord(
-        config=training.config,
+        config=training.config.of_run(training.run),
+        run=training.run,
         identity=training.identity,
         fingerprint=training_fingerprint(training.identity),
         resumed_with_changes=state.changes,

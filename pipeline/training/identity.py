@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import JsonValue
 
-from pipeline.common.config import Config
+from pipeline.common.config import Config, RunId
 from pipeline.common.provenance import code_digest
 from pipeline.loading.selection import TrainingClips
 from pipeline.models.run_record import Identity, LoadedWeights
@@ -20,11 +20,12 @@ LIBRARIES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
 
 
 def training_identity(
-    config: Config, clips: TrainingClips, pretrained: Mapping[str, LoadedWeights], accelerator: Accelerator
+    config: Config, run: RunId, clips: TrainingClips, pretrained: Mapping[str, LoadedWeights], accelerator: Accelerator
 ) -> Identity:
     """The identity of a training: settings, data, pretrained weights, processes, device, code, libraries."""
     return {
-        **flatten({"recipe": config.recipe.model_dump(), "seed": config.seed}),
+        **flatten({"recipe": config.recipe.model_dump(), "seed": run.seed}),
+        "classes": config.dataset.classes,
         **clips.digests,
         **{f"the pretrained weights of {name}": weights.sha256 for name, weights in pretrained.items()},
         "number of processes": accelerator.num_processes,

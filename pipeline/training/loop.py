@@ -16,11 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.common.accelerator import names_a_lost_process
-from pipeline.common.config import Config
+from pipeline.common.config import Config, RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.machine import exclusive_use
 from pipeline.common.progress import Progress
@@ -31,33 +32,60 @@ from pipeline.loading.plan import split_step
 from pipeline.models.run_record import Epoch
 from pipeline.models.scoring import Scorer
 from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, remove_checkpoints, save_checkpoint
+from pipeline.training.epoch_log import record_epoch, start_log
 from pipeline.training.finish import write_finished
+from pipeline.training.finished_runs import keep_run, reuse_run
 from pipeline.training.history import best_epoch, ran_out_of_patience, selection_measures
+from pipeline.training.identity import training_fingerprint
 from pipeline.training.optimization import learning_rate, set_learning_rate
-from pipeline.training.setup import Training, resume_training, start_training
+from pipeline.training.setup import Training, finishing_trackers, resume_training, start_trackers, start_training
 from pipeline.training.state import weights_of
 
 TRACKED_STEPS = 10  # trackers get the loss of every tenth step: reading it waits for the GPU
 
 
 def train_model(
-    config: Config, accelerator: Accelerator, run_folder: Path, checkpoints: Path, resume: Resume = "exact"
+    config: Config,
+    run: RunId,
+    accelerator: Accelerator,
+    folder: Path,
+    checkpoints: Path,
+    resume: Resume = "exact",
+    store: Path | None = None,
 ) -> None:
-    """Train as `config` says and write the run; continue if `checkpoints` holds the same training unfinished.
+    """Train one run as `config` says and write it to `folder`, unless the same training was finished before.
 
-    Raises `Stopped` after SIGTERM, with a checkpoint saved.
+    Finished runs are looked for in `folder` and in `store`, and kept in `store`. A training that `checkpoints` holds
+    unfinished is continued. Raises `Stopped` after SIGTERM, with a checkpoint saved.
     """
     lock = exclusive_use(checkpoints, "training") if accelerator.is_main_process else nullcontext()
     with lock, names_a_lost_process(config.execution.process_timeout_s):
-        training = start_training(config, accelerator, checkpoints)
-        with training.stop.caught():
-            resume_training(training, resume)
-            train_all_epochs(training)
+        training = start_training(config, run, accelerator, folder, checkpoints)
+        if not is_finished(training, resume, store):
+            with training.stop.caught(), finishing_trackers(accelerator):
+                resume_training(training, resume)
+                start_trackers(training)
+                train_all_epochs(training)
+            if accelerator.is_main_process:
+                write_finished(training)
+                keep_run(folder, store)
         if accelerator.is_main_process:
-            write_finished(training, run_folder)
             remove_checkpoints(checkpoints)
             checkpoints.rmdir()
         accelerator.wait_for_everyone()
+
+
+def is_finished(training: Training, resume: Resume, store: Path | None) -> bool:
+    """Whether the folder of the run holds this very training, finished; a run that was kept is put there first."""
+    accelerator, reused = training.accelerator, False
+    if resume == "afresh":
+        return False
+    if accelerator.is_main_process:
+        reused = reuse_run(training_fingerprint(training.identity), training.folder, store)
+    if not any(gather_object([reused])):  # the other machines of a cluster do not see the folder
+        return False
+    accelerator.print(f"{training.folder}: this training was finished before, and is kept")
+    return True
 
 
 def train_all_epochs(training: Training) -> None:
@@ -67,13 +95,19 @@ def train_all_epochs(training: Training) -> None:
         settings.batch_size, accelerator.process_index, accelerator.num_processes, settings.micro_batches
     )
     training.plan_of_epoch(0)  # refuses a batch that is larger than the training clips
-    with Progress("train", training.total_steps, "steps", state.step, accelerator.is_main_process) as progress:
+    if accelerator.is_main_process:
+        start_log(training)
+    with Progress(
+        f"train {training.run}", training.total_steps, "steps", state.step, accelerator.is_main_process
+    ) as progress:
         while state.step < training.total_steps and not ran_out_of_patience(state.history, settings.patience):
             train_epoch(training, parts, progress)
             finish_epoch(training)
             save(training)
+            if accelerator.is_main_process:
+                record_epoch(training, progress)
             if state.step < training.total_steps and training.stop.received():
-                raise Stopped(f"training is saved after epoch {len(state.history)}")
+                raise Stopped(f"{training.run} is saved after epoch {len(state.history)}")
 
 
 def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress: Progress) -> None:
@@ -90,7 +124,7 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
             accelerator.log({"loss": loss.item(), "learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
         if remaining and training.stop.received():  # after the last step, the epoch is finished first
             save(training)
-            raise Stopped(f"training is saved after step {state.step}")
+            raise Stopped(f"{training.run} is saved after step {state.step}")
         if remaining and state.step % config.execution.checkpoint_steps == 0:
             save(training)
 
@@ -99,11 +133,11 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
     """Take one step of the optimiser on the micro-batches of this process; returns their mean loss."""
     config, settings, state, accelerator = training.config, training.settings, training.state, training.accelerator
     set_learning_rate(state.optimizer, learning_rate(state.step, training.total_steps, settings))
-    seed_dropout(config.seed, state.step, accelerator.process_index)
+    seed_dropout(training.run.seed, state.step, accelerator.process_index)
     mean = torch.zeros((), device=accelerator.device)
     for number, part in enumerate(parts):
         batch = next_batch(training, batches)
-        draws = Draws(step_generator(config.seed, state.step), settings.batch_size, part, accelerator.device)
+        draws = Draws(step_generator(training.run.seed, state.step), settings.batch_size, part, accelerator.device)
         batch = augment(batch, settings.augmentation, config.recipe.features, draws)
         is_last = number == len(parts) - 1
         with nullcontext() if is_last else accelerator.no_sync(training.wrapped):
@@ -163,6 +197,7 @@ def finish_epoch(training: Training) -> None:
         selection_log_loss=log_loss,
         learning_rate=learning_rate(state.step - 1, training.total_steps, training.settings),
         seconds=round(state.elapsed_s, 2),
+        clips_per_s=round(training.steps_per_epoch * training.settings.batch_size / train_s, 1),
         data_wait_share=round(state.wait_s / train_s, 4),
     )
     state.history.append(epoch)

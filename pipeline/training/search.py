@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.common.accelerator import start_accelerator
-from pipeline.common.config import Config, parse_config, with_changes
+from pipeline.common.config import Config, RunId, parse_config, with_changes
 from pipeline.common.errors import UserError
 from pipeline.common.schema import Settings
 from pipeline.loading.selection import select_clips
@@ -106,13 +106,13 @@ def open_study(config: Config, space: Space) -> "optuna.Study":
         direction="maximize",
     )
     # The number of trials is part of the seed: a study that continues must not draw its earlier trials again.
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(seed=config.seeds[0] + len(study.trials))
     return study
 
 
 def study_name(config: Config, space: Space) -> str:
     """The name of a study. Another space, or other settings around it, make another study."""
-    fixed = config.recipe.model_dump_json() + str(config.seed) + str(space)
+    fixed = config.recipe.model_dump_json() + str(config.seeds[0]) + str(space)
     return f"{config.recipe.name}-{hashlib.sha256(fixed.encode()).hexdigest()[:12]}"
 
 
@@ -142,7 +142,8 @@ def held_out_accuracy(config: Config) -> float:
     """Train, and return the accuracy of the chosen epoch on the held-out sources."""
     with tempfile.TemporaryDirectory() as folder:
         run_folder = Path(folder, "run")
-        train_model(config, start_accelerator(config), run_folder, Path(folder, "checkpoints"))
+        run = RunId(config.seeds[0])
+        train_model(config, run, start_accelerator(config), run_folder, Path(folder, "checkpoints"))
         accuracy = read_run_record(run_folder).selection_accuracy
     assert accuracy is not None, "with select_on dev, every epoch is scored"
     return accuracy

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.common.accelerator import TRACKER_LOGS
-from pipeline.common.config import Config
+from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import TrainingSettings
 from pipeline.loading.plan import plan_epoch, shard_numbers
@@ -33,11 +34,14 @@ from pipeline.training.state import TrainingState
 class Training:
     """A training run: what it works with, and its state, which is all that changes (apart from the clock).
 
-    `pretrained` says which weights the backbones started from. `wrapped` is the model as Accelerate wraps it.
+    `folder` is that of the run; its checkpoints are in `checkpoints` until it is finished. `pretrained` says which
+    weights the backbones started from. `wrapped` is the model as Accelerate wraps it.
     """
 
     config: Config
+    run: RunId
     accelerator: Accelerator
+    folder: Path
     checkpoints: Path
     clips: TrainingClips
     identity: Identity
@@ -72,7 +76,7 @@ class Training:
         """The clips of each step of an epoch, as positions in `clips.training`: (steps, batch_size)."""
         shards = shard_numbers(self.clips.training)
         settings = self.settings
-        return plan_epoch(shards, settings.batch_size, settings.shuffle_shards, self.config.seed, epoch)
+        return plan_epoch(shards, settings.batch_size, settings.shuffle_shards, self.run.seed, epoch)
 
     def tick(self) -> None:
         """Add the time since the last call to the running epoch."""
@@ -81,21 +85,22 @@ class Training:
         self._ticked_s = now_s
 
 
-def start_training(config: Config, accelerator: Accelerator, checkpoints: Path) -> Training:
+def start_training(config: Config, run: RunId, accelerator: Accelerator, folder: Path, checkpoints: Path) -> Training:
     """Set up a training run; raises `UserError` if the processes differ in settings, data or code."""
-    clips = select_clips(config)
-    torch.manual_seed(config.seed)
+    clips = select_clips(config, run.fold)
+    torch.manual_seed(run.seed)
     model = GroupEmotionModel(config.recipe.model, config.recipe.features)
     pretrained = load_pretrained(model, config, accelerator)
-    identity = training_identity(config, clips, pretrained, accelerator)
+    identity = training_identity(config, run, clips, pretrained, accelerator)
     for rank, other in enumerate(gather_object([identity])):
         if changes := differences(identity, other):
             raise UserError(f"process {rank} trains something else than this one: {'; '.join(changes)}")
     state = initial_state(model, config.recipe.training, accelerator)
-    start_trackers(config, identity, accelerator)
     return Training(
         config=config,
+        run=run,
         accelerator=accelerator,
+        folder=folder,
         checkpoints=checkpoints,
         clips=clips,
         identity=identity,
@@ -145,17 +150,29 @@ def to_channels_last(model: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
 
 
-def start_trackers(config: Config, identity: Identity, accelerator: Accelerator) -> None:
+def start_trackers(training: Training) -> None:
     """Start the trackers. Each training run has a folder of its own, and uses it again when it is resumed."""
-    shown = {key: str(value) for key, value in identity.items()}
-    name = training_fingerprint(identity)[:12]
+    accelerator = training.accelerator
+    shown = {key: str(value) for key, value in training.identity.items()}
+    name = training_fingerprint(training.identity)[:12]
     folder = TRACKER_LOGS / name
     accelerator.project_configuration.logging_dir = str(folder)
     options = {
         "dvclive": {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "resume": True},
         "wandb": {"id": name, "resume": "allow"},
     }
-    accelerator.init_trackers(config.dataset.name, shown, options)
+    accelerator.init_trackers(training.config.dataset.name, shown, options)
+
+
+@contextmanager
+def finishing_trackers(accelerator: Accelerator) -> Iterator[None]:
+    """At the end of this context, however it comes, the trackers write what they still hold."""
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.trackers = []
 
 
 def resume_training(training: Training, resume: Resume) -> None:

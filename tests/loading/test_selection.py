@@ -1,8 +1,9 @@
 import pytest
 
 from pipeline.clips.labels import CLASSES
+from pipeline.clips.splits import read_assignments
 from pipeline.common.errors import UserError
-from pipeline.loading.selection import hold_out_sources, locate, select_clips
+from pipeline.loading.selection import locate, select_clips
 
 
 def test_labels_come_from_the_manifest(extracted):
@@ -18,18 +19,6 @@ def test_a_clip_of_the_manifest_that_is_not_in_the_shards_is_named(extracted):
         locate(index, [*clips, stray])
 
 
-def test_whole_sources_are_held_out(refs):
-    kept, held_out = hold_out_sources(refs, 0.3, 0)
-    assert len(kept) + len(held_out) == len(refs)
-    assert len({ref.source_id for ref in held_out}) == 1
-    assert not {ref.source_id for ref in kept} & {ref.source_id for ref in held_out}
-
-
-def test_a_single_source_cannot_be_held_out(refs):
-    with pytest.raises(UserError, match="train has 1; set it to val or none"):
-        hold_out_sources([ref for ref in refs if ref.source_id == refs[0].source_id], 0.3, 0)
-
-
 def test_dev_is_held_out_of_train_and_val_chooses_nothing(workspace, monkeypatch):
     monkeypatch.chdir(workspace[0])
     clips = select_clips(workspace[1])
@@ -38,3 +27,29 @@ def test_dev_is_held_out_of_train_and_val_chooses_nothing(workspace, monkeypatch
     assert held_out
     assert not kept & held_out
     assert all("train" in ref.file.path.name for ref in clips.selection)
+
+
+def test_each_fold_trains_on_the_clips_that_the_other_folds_report(split_workspace):
+    config = split_workspace(folds=3)
+    for fold in (1, 2, 3):
+        clips = select_clips(config, fold)
+        tested = {row.clip_id for row in read_assignments(config.manifests, fold) if row.role == "test"}
+        used = {ref.clip_id for ref in [*clips.training, *clips.selection]}
+        assert tested
+        assert not used & tested
+        assert len(used | tested) == 9
+
+
+def test_for_a_submission_all_labelled_clips_are_trained_on(split_workspace):
+    config = split_workspace(fit_on="train_and_val", select_on="none")
+    clips = select_clips(config)
+    assert len(clips.training) == 9 + 8, "one clip of val is quarantined"
+    assert clips.selection == []
+
+
+def test_splits_that_are_older_than_the_manifest_are_refused(split_workspace):
+    config = split_workspace()
+    manifest = config.manifests / "train.csv"
+    manifest.write_text(manifest.read_text().replace("positive", "neutral", 1))
+    with pytest.raises(UserError, match="is older than the manifests; run the split stage again"):
+        select_clips(config)

@@ -61,7 +61,7 @@ def test_a_result_that_is_written_can_be_read(evaluated):
 
 
 def test_a_run_of_another_recipe_is_not_evaluated(finished, workspace):
-    other = workspace[1].model_copy(update={"seed": 3})
+    other = workspace[1].model_copy(update={"seeds": [3]})
     with pytest.raises(UserError, match="was made with another seed than the settings name"):
         open_matching_run(other, finished[0])
 

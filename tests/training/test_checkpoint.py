@@ -8,7 +8,7 @@ from pipeline.training.state import Position, optimizer_tensors, restore_optimiz
 
 
 def checkpoint(step):
-    position = Position(step, [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 0.25)], ["seed: 0 -> 1"], 1.0, 0.5)
+    position = Position(step, [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 8.0, 0.25)], ["seed: 0 -> 1"], 1.0, 0.5)
     return Checkpoint(CheckpointRecord({"seed": 0}, 4, position), {"model": {"a": torch.randn(3)}, "average": {}})
 
 

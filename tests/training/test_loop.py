@@ -23,6 +23,7 @@ from short_trainings import (
 )
 
 from pipeline.common.accelerator import start_accelerator
+from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.recipe import FusionKind
 from pipeline.loading.selection import select_clips
@@ -40,7 +41,7 @@ from pipeline.training.state import weights_of
 def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_path):
     first = train(ready, tmp_path / "a")
     assert equal(first, train(ready, tmp_path / "b"))
-    assert not equal(first, train(ready.model_copy(update={"seed": 1}), tmp_path / "c"))
+    assert not equal(first, train(ready.model_copy(update={"seeds": [1]}), tmp_path / "c"))
 
 
 def test_a_gradient_that_is_not_a_number_ends_the_training_before_it_is_saved(ready, tmp_path, monkeypatch):
@@ -129,11 +130,9 @@ def test_trackers_get_each_epoch_also_when_the_training_is_resumed(ready, tmp_pa
         interrupt(patch, 4, terminate)
         accelerator = start_accelerator(config)
         with pytest.raises(Stopped):
-            train_model(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
-        accelerator.end_training()
+            train_model(config, RunId(0), accelerator, tmp_path / "run", tmp_path / "checkpoints")
     accelerator = start_accelerator(config)
-    train_model(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
-    accelerator.end_training()
+    train_model(config, RunId(0), accelerator, tmp_path / "run", tmp_path / "checkpoints")
     run = json.loads((tmp_path / "run" / RUN_NAME).read_text())
     folder = Path("logs") / run["fingerprint"][:12]
     expected = pytest.approx([float(row["train_loss"]) for row in history(tmp_path)], rel=1e-5)
@@ -148,7 +147,7 @@ def test_precision_and_memory_format_are_settings(ready, tmp_path, precision, ch
     AcceleratorState._reset_state(reset_partial_state=True)
     config = with_training(ready, mixed_precision=precision, channels_last=channels_last, epochs=1)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    train_model(config, accelerator, tmp_path / "run", tmp_path / "checkpoints")
+    train_model(config, RunId(0), accelerator, tmp_path / "run", tmp_path / "checkpoints")
     AcceleratorState._reset_state(reset_partial_state=True)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "run" / MODEL_NAME).values())
 
@@ -171,8 +170,8 @@ def test_batches_in_which_no_clip_has_audio_or_video_train_without_nan(ready, tm
         assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_without_a_selection_split_all_of_train_is_trained_on_and_the_last_epoch_is_kept(ready, tmp_path):
-    config = with_training(ready, select_on="none")
+def test_without_a_selection_split_all_of_train_is_trained_on_and_the_last_epoch_is_kept(split_workspace, tmp_path):
+    config = split_workspace(select_on="none", fit_on="train_and_dev")
     assert len(select_clips(config).training) == 9
     weights = train(config, tmp_path)
     assert all(torch.equal(value, weights[f"last.{name}"]) for name, value in weights.items() if "last." not in name)

@@ -21,6 +21,7 @@ from short_trainings import (
     with_training,
 )
 
+from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.machine import exclusive_use
 from pipeline.models.run_record import RUN_NAME
@@ -62,7 +63,7 @@ def test_a_training_killed_while_it_saves_continues_from_the_checkpoint_before(r
     saved = []
 
     def replace(path, target):
-        if path.suffix == ".tmp":
+        if path.name.startswith(".step-"):
             saved.append(path)
             if len(saved) == 3:
                 raise Killed
@@ -91,7 +92,7 @@ def test_sigterm_saves_the_step_and_the_same_command_continues(ready, tmp_path, 
 
 
 def test_an_unfinished_training_of_something_else_is_not_continued(ready, unfinished):
-    other = with_training(ready, weight_decay=0.5).model_copy(update={"seed": 7})
+    other = with_training(ready, weight_decay=0.5).model_copy(update={"seeds": [7]})
     with pytest.raises(UserError) as refused:
         train(other, unfinished)
     assert "recipe.training.weight_decay: 0.05 -> 0.5; seed: 0 -> 7" in str(refused.value)
@@ -99,15 +100,10 @@ def test_an_unfinished_training_of_something_else_is_not_continued(ready, unfini
     assert "--resume changed" in str(refused.value)
 
 
-def test_changed_data_code_or_processes_make_another_training(ready, unfinished, monkeypatch):
-    manifest = ready.manifests / "train.csv"
-    content = manifest.read_text()
-    try:
-        manifest.write_text(content.replace("positive", "neutral", 1))
-        with pytest.raises(UserError, match=r"the manifest of train: [0-9a-f]{12}"):
-            train(ready, unfinished)
-    finally:
-        manifest.write_text(content)
+def test_changed_data_code_or_processes_make_another_training(ready, unfinished, split_workspace, monkeypatch):
+    relabelled = split_workspace(split_seed=1)
+    with pytest.raises(UserError, match=r"the clips and their roles: [0-9a-f]{12}"):
+        train(relabelled, unfinished)
     with monkeypatch.context() as patch:
         patch.setattr(identity, "code_digest", lambda _: "another")
         with pytest.raises(UserError, match=r"code: [0-9a-f]{12}\.\.\. -> another"):
@@ -115,7 +111,10 @@ def test_changed_data_code_or_processes_make_another_training(ready, unfinished,
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "num_processes", 2)
         with pytest.raises(UserError, match="number of processes: 1 -> 2"):
-            resume_training(start_training(ready, Accelerator(cpu=True), unfinished / "checkpoints"), "exact")
+            resume_training(
+                start_training(ready, RunId(0), Accelerator(cpu=True), unfinished / "run", unfinished / "checkpoints"),
+                "exact",
+            )
 
 
 def test_a_changed_training_continues_or_starts_afresh_when_told_so(ready, unfinished, tmp_path_factory):
@@ -160,12 +159,17 @@ def test_a_checkpoint_of_another_network_is_named(ready, unfinished):
         train(other, unfinished, resume="changed")
 
 
-def test_a_finished_training_is_never_continued(ready, tmp_path, monkeypatch):
-    train(ready, tmp_path)
-    calls = []
-    monkeypatch.setattr(loop, "seed_dropout", count_calls(loop.seed_dropout, calls))
-    train(ready, tmp_path)
-    assert len(calls) == 6, "all steps of the two epochs"
+def test_a_finished_training_is_not_repeated(ready, tmp_path, monkeypatch, capsys):
+    first = train(ready, tmp_path)
+    steps = []
+    monkeypatch.setattr(loop, "seed_dropout", count_calls(loop.seed_dropout, steps))
+    assert equal(first, train(ready, tmp_path))
+    assert steps == []
+    assert "this training was finished before, and is kept" in capsys.readouterr().out
+    train(ready, tmp_path, resume="afresh")
+    assert len(steps) == 6, "all steps of the two epochs"
+    train(with_training(ready, weight_decay=0.5), tmp_path)
+    assert len(steps) == 12, "another training is not taken for it"
 
 
 def test_two_trainings_do_not_share_a_folder(ready, tmp_path):

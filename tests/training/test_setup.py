@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from short_trainings import Killed, interrupt, kill, train, with_backbones, with_checkpoint_steps, with_model
 
+from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.models.model import GroupEmotionModel
@@ -25,7 +26,7 @@ def pretrained(ready, tmp_path_factory):
 
 def test_training_starts_from_the_weights_of_a_file_and_says_so(ready, pretrained, tmp_path, capsys):
     config = with_backbones(ready, weights=str(pretrained))
-    training = start_training(config, Accelerator(cpu=True), tmp_path / "checkpoints")
+    training = start_training(config, RunId(0), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
     given = load_file(pretrained)
     backbones = [name for name in given if name.startswith("networks.")]
     assert len(backbones) == 21

@@ -1,0 +1,154 @@
+"""What each clip is for: fitting weights, choosing the epoch, or being reported. Whole sources stay together.
+
+`data_manifests/<dataset>/splits.csv` has one row per clip, or one row per clip and fold, with the columns of
+`Assignment`. It follows from the manifests and the settings alone, so all seeds share it, and others can use the very
+same splits.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.clips.manifest import TRAIN, VAL, Clip
+from pipeline.common.config import Config
+from pipeline.common.errors import UserError
+from pipeline.common.records import read_table, reading, write_table
+
+SPLITS_NAME = "splits.csv"
+# fit: the weights are fitted on the clip; dev: it is held out, and may choose the epoch; test: the result is about it.
+Role = Literal["fit", "dev", "test"]
+ROLES: tuple[Role, ...] = ("fit", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The role of a clip in a training, or in the training of one fold. `split` is that of the manifest."""
+
+    fold: int | None
+    role: Role
+    split: str
+    clip_id: str
+    source_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class RoleSummary:
+    """How many clips and sources have a role, in one fold or without folds, and how many clips of each class."""
+
+    fold: int | None
+    role: Role
+    clips: int
+    sources: int
+    class_counts: dict[str, int]
+
+
+def assign_roles(clips: Mapping[str, Sequence[Clip]], config: Config) -> list[Assignment]:
+    """The role of each clip, by the manifests of both splits and `folds`, `split_seed`, `fit_on`, `dev_fraction`.
+
+    Raises `UserError` if the settings leave no clip to report, or if there are too few sources.
+    """
+    train, val = ([(split, clip) for clip in clips[split]] for split in (TRAIN, VAL))
+    pool = train + val if config.fit_on == "train_and_val" else train
+    if config.folds is None:
+        if not val:
+            raise UserError(
+                f"data set {config.dataset.name} has no val clips to report; set folds=5, or add a column split to "
+                "its table"
+            )
+        return _assign_one_training(None, pool, [] if config.fit_on == "train_and_val" else val, config)
+    parts = part_sources([clip for _, clip in pool], config.folds, config.split_seed)
+    rows: list[Assignment] = []
+    for part in range(config.folds):
+        kept, tested = ([pool[row] for row in np.flatnonzero(chosen)] for chosen in (parts != part, parts == part))
+        rows += _assign_one_training(part + 1, kept, tested, config)
+    return rows
+
+
+def _assign_one_training(
+    fold: int | None, kept: list[tuple[str, Clip]], tested: list[tuple[str, Clip]], config: Config
+) -> list[Assignment]:
+    """`kept` are fitted on, apart from the sources of dev; `tested` are reported."""
+    dev: set[str] = set()
+    if config.fit_on == "train":
+        dev = choose_dev_sources([clip for _, clip in kept], config.recipe.training.dev_fraction, config.split_seed)
+    roles: list[Role] = ["dev" if clip.source_id in dev else "fit" for _, clip in kept] + ["test"] * len(tested)
+    return [
+        Assignment(fold, role, split, clip.clip_id, clip.source_id, clip.label)
+        for role, (split, clip) in zip(roles, kept + tested, strict=True)
+    ]
+
+
+def choose_dev_sources(clips: Sequence[Clip], fraction: float, seed: int) -> set[str]:
+    """Sources with about `fraction` of the clips of each class, as far as whole sources allow.
+
+    The sources are cut into 1 / `fraction` parts, and the part that comes closest is taken. Raises `UserError` for
+    clips of a single source.
+    """
+    sources = np.array([clip.source_id for clip in clips])
+    if (count := len(np.unique(sources))) < 2:
+        raise UserError(
+            f"fit_on is train, which holds whole sources out as dev, but train has {count}; "
+            "set fit_on=train_and_dev and recipe.training.select_on=none"
+        )
+    parts = part_sources(clips, min(max(2, round(1 / fraction)), count), seed)
+    labels = np.array([clip.label for clip in clips])
+    distances = {
+        part: sum(abs(np.mean(parts[labels == label] == part) - fraction) for label in np.unique(labels))
+        for part in np.unique(parts)
+    }
+    return set(sources[parts == min(distances, key=lambda part: distances[part])])
+
+
+def part_sources(clips: Sequence[Clip], count: int, seed: int) -> NDArray[np.int64]:
+    """Cut the clips into `count` parts of whole sources with similar classes: the part of each clip, (clips,), from 0.
+
+    Raises `UserError` for fewer sources than parts.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import
+
+    sources, labels = [clip.source_id for clip in clips], [clip.label for clip in clips]
+    if len(set(sources)) < count:
+        raise UserError(f"{len(set(sources))} sources cannot be cut into {count} parts; lower folds")
+    # Sources are what is dealt out; scikit-learn asks for a class with as many clips as parts all the same.
+    count_of_largest = max(Counter(labels).values())
+    splitter = StratifiedGroupKFold(min(count, count_of_largest), shuffle=True, random_state=seed)
+    parts = np.zeros(len(clips), np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about a class that is rarer than the parts
+        for part, (_, rows) in enumerate(splitter.split(labels, labels, sources)):
+            parts[rows] = part
+    return parts
+
+
+def summarize_roles(assignments: Iterable[Assignment], classes: Sequence[str]) -> list[RoleSummary]:
+    """How clips, sources and classes are spread over folds and roles."""
+    groups: dict[tuple[int | None, Role], list[Assignment]] = {}
+    for each in assignments:
+        groups.setdefault((each.fold, each.role), []).append(each)
+    summaries = []
+    for (fold, role), group in sorted(groups.items(), key=lambda pair: (pair[0][0] or 0, ROLES.index(pair[0][1]))):
+        counts = Counter(each.label for each in group)
+        sources = len({each.source_id for each in group})
+        summaries.append(RoleSummary(fold, role, len(group), sources, {name: counts[name] for name in classes}))
+    return summaries
+
+
+def write_assignments(assignments: Iterable[Assignment], folder: Path) -> None:
+    """Write `splits.csv` into the folder of the manifests."""
+    write_table(Assignment, assignments, folder / SPLITS_NAME)
+
+
+def read_assignments(folder: Path, fold: int | None) -> list[Assignment]:
+    """Read the rows of one fold, or those without folds; raises `UserError` if `split` has not written them."""
+    with reading(folder / SPLITS_NAME, "split") as path:
+        rows = [row for row in read_table(Assignment, path) if row.fold == fold]
+    if not rows:
+        raise UserError(f"{path} has no fold {fold or 'none'}; run the split stage (dvc repro split)")
+    return rows

@@ -1,0 +1,53 @@
+"""What a training shows while it learns: after each epoch a line, and `history.csv` and `train.log` in its folder."""
+
+from datetime import UTC, datetime
+
+from pipeline.common.progress import Progress
+from pipeline.common.records import write_table
+from pipeline.models.run_record import HISTORY_NAME, LOG_NAME, Epoch
+from pipeline.training.history import best_epoch
+from pipeline.training.setup import Training
+
+
+def start_log(training: Training) -> None:
+    """Begin `history.csv` and `train.log`, or continue them where a resumed training does."""
+    folder, state = training.folder, training.state
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(Epoch, state.history, folder / HISTORY_NAME)
+    if state.step == 0:
+        (folder / LOG_NAME).unlink(missing_ok=True)
+    clips = training.clips
+    _append(
+        training,
+        f"{training.run}, from step {state.step} of {training.total_steps}: fitted on {len(clips.training)} clips, "
+        f"epoch chosen on {len(clips.selection)} of {training.settings.select_on}",
+    )
+
+
+def record_epoch(training: Training, progress: Progress) -> None:
+    """Write the history with the epoch that was finished, and say in one line how good it is."""
+    write_table(Epoch, training.state.history, training.folder / HISTORY_NAME)
+    line = describe_epoch(training)
+    progress.say(line)
+    _append(training, line)
+
+
+def describe_epoch(training: Training) -> str:
+    """The last epoch: losses, accuracy, learning rate, speed, the best epoch so far, time left."""
+    history, split = training.state.history, training.settings.select_on
+    epoch, best, epochs = history[-1], best_epoch(history), training.settings.epochs
+    parts = [f"epoch {epoch.epoch}/{epochs}", f"loss {epoch.train_loss:.3f}"]
+    if epoch.selection_accuracy is not None:
+        parts.append(f"{split} accuracy {epoch.selection_accuracy:.3f}, loss {epoch.selection_log_loss:.3f}")
+    parts += [f"rate {epoch.learning_rate:.1e}", f"{epoch.clips_per_s:.0f} clips/s"]
+    parts.append(f"{epoch.data_wait_share:.0%} waiting for data")
+    if best.selection_accuracy is not None:
+        parts.append(f"best {best.selection_accuracy:.3f} (epoch {best.epoch})")
+    seconds_left = (epochs - epoch.epoch) * sum(each.seconds for each in history) / len(history)
+    return "  ".join([*parts, f"{seconds_left / 60:.1f} min left"])
+
+
+def _append(training: Training, line: str) -> None:
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    with (training.folder / LOG_NAME).open("a") as file:
+        file.write(f"{now} UTC  {line}\n")

@@ -1,0 +1,36 @@
+"""The trainings of one seed: a single one, or one for each fold."""
+
+import hashlib
+from pathlib import Path
+
+from pipeline.common.accelerator import start_accelerator
+from pipeline.common.config import Config, RunId
+from pipeline.common.workspace import is_copy, original_workspace
+from pipeline.training.checkpoint import Resume
+from pipeline.training.loop import train_model
+
+STORE = Path("runs/by_fingerprint")
+
+
+def train_seed(config: Config, seed: int, resume: Resume) -> None:
+    """Train all runs of a seed, one after the other; raises `Stopped` as `train_model` does."""
+    store = original_workspace() / STORE
+    for run in config.run_ids(seed):
+        # A new accelerator for each run: that of the run before has a scaler and trackers with a past.
+        accelerator = start_accelerator(config)
+        train_model(config, run, accelerator, config.runs / run.folder, checkpoints_of(config, run), resume, store)
+        accelerator.free_memory()
+    accelerator.end_training()
+
+
+def checkpoints_of(config: Config, run: RunId) -> Path:
+    """The folder of the checkpoints of a run.
+
+    Queued experiments that differ in a setting alone have the same recipe and seed, and may run at the same time. So
+    each has a folder of its own, in the original workspace, because DVC removes the copy that an experiment runs in.
+    """
+    folder = config.checkpoints / run.folder
+    if not is_copy():
+        return folder
+    settings = hashlib.sha256(config.of_run(run).model_dump_json(exclude={"execution"}).encode()).hexdigest()
+    return original_workspace() / folder.with_name(f"{folder.name}-{settings[:12]}")

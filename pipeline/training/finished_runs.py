@@ -1,0 +1,47 @@
+"""Finished runs are kept by the fingerprint of their training, so that none is trained twice, or lost to another one.
+
+A store has a folder for each of them. The folder of the current run holds hard links to its files, so a run lies on the
+disk once.
+"""
+
+import shutil
+from pathlib import Path
+
+from pipeline.common.errors import UserError
+from pipeline.common.workspace import link_folder
+from pipeline.models.run_record import RUN_NAME, read_run_record
+
+
+def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
+    """Make `folder` that of the finished run with this fingerprint; returns whether there is such a run.
+
+    A finished run of another training leaves the folder, for the store. What an unfinished training left there stays.
+    """
+    if _fingerprint_of(folder) == fingerprint:
+        return True
+    if (folder / RUN_NAME).exists():
+        keep_run(folder, store)
+        shutil.rmtree(folder)
+    if store is None or _fingerprint_of(kept := place_in(store, fingerprint)) != fingerprint:
+        return False
+    link_folder(kept, folder)
+    return True
+
+
+def keep_run(folder: Path, store: Path | None) -> None:
+    """Keep a finished run beyond the next training in its folder, if there is a store."""
+    if store is not None and (fingerprint := _fingerprint_of(folder)):
+        link_folder(folder, place_in(store, fingerprint))
+
+
+def place_in(store: Path, fingerprint: str) -> Path:
+    """The folder of a run in the store."""
+    return store / fingerprint[:16]
+
+
+def _fingerprint_of(folder: Path) -> str | None:
+    """The fingerprint of the finished run in a folder; None without one that this version can read."""
+    try:
+        return read_run_record(folder).fingerprint
+    except UserError:
+        return None

@@ -1,0 +1,107 @@
+"""No training is done twice, and none takes the place of another."""
+
+import pytest
+from short_trainings import count_calls, equal, train, with_training
+
+from pipeline.common.config import RunId
+from pipeline.common.workspace import link_folder
+from pipeline.models.run_record import RUN_NAME, read_run_record
+from pipeline.training import loop
+from pipeline.training.experiment import STORE, checkpoints_of, train_seed
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps that are taken from now on."""
+    taken = []
+    monkeypatch.setattr(loop, "seed_dropout", count_calls(loop.seed_dropout, taken))
+    return taken
+
+
+@pytest.fixture
+def config(split_workspace, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    return split_workspace()
+
+
+def test_a_run_that_gave_way_to_another_comes_back_without_training(config, steps):
+    folder, other = config.runs / "seed-0", with_training(config, weight_decay=0.5)
+    train_seed(config, 0, "exact")
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    train_seed(other, 0, "exact")
+    assert read_run_record(folder).config.recipe.training.weight_decay == 0.5
+    assert len(steps) == 12
+    train_seed(config, 0, "exact")
+    assert len(steps) == 12
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert len(list(STORE.iterdir())) == 2
+
+
+def test_a_finished_run_lies_on_the_disk_once(config):
+    train_seed(config, 0, "exact")
+    (kept,) = STORE.iterdir()
+    assert {path.stat().st_ino for path in kept.iterdir()} == {
+        path.stat().st_ino for path in (config.runs / "seed-0").iterdir()
+    }
+
+
+def test_a_seed_that_is_added_trains_alone(config, steps):
+    train_seed(config, 0, "exact")
+    both = config.model_copy(update={"seeds": [0, 1]})
+    for seed in both.seeds:
+        train_seed(both, seed, "exact")
+    assert len(steps) == 12
+    assert read_run_record(config.runs / "seed-1").run == RunId(1)
+
+
+def test_a_fold_trains_the_same_alone_and_after_others(split_workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    config = split_workspace(folds=3)
+    train_seed(config, 0, "exact")
+    from accelerate import Accelerator
+    from safetensors.torch import load_file
+
+    from pipeline.training.loop import train_model
+
+    train_model(config, RunId(0, 3), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
+    alone, among = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "run", config.runs / "seed-0/fold-3")
+    )
+    assert equal(alone, among)
+
+
+def test_a_queued_experiment_finds_and_keeps_runs_in_the_workspace_that_it_was_copied_from(config, steps, monkeypatch):
+    from pathlib import Path
+
+    workspace = Path.cwd()
+    copy = workspace / ".dvc/tmp/exps/tmp1"
+    for name in ("data", "data_manifests"):
+        link_folder(workspace / name, copy / name)
+    train_seed(config, 0, "exact")
+    monkeypatch.chdir(copy)
+    train_seed(config, 0, "exact")
+    assert len(steps) == 6, "the run of the workspace is taken"
+    train_seed(with_training(config, weight_decay=0.5), 0, "exact")
+    assert len(steps) == 12
+    assert (copy / config.runs / "seed-0" / RUN_NAME).exists()
+    assert len(list((workspace / STORE).iterdir())) == 2
+
+
+def test_queued_experiments_of_one_recipe_have_checkpoints_of_their_own(config, monkeypatch):
+    from pathlib import Path
+
+    workspace = Path.cwd()
+    copy = workspace / ".dvc/tmp/exps/tmp1"
+    copy.mkdir(parents=True)
+    assert checkpoints_of(config, RunId(0)) == config.checkpoints / "seed-0"
+    monkeypatch.chdir(copy)
+    first, second = (checkpoints_of(each, RunId(0)) for each in (config, with_training(config, weight_decay=0.5)))
+    assert first != second
+    assert first.parent == workspace / config.checkpoints
+
+
+def test_an_unreadable_run_is_not_taken_for_a_finished_one(ready, tmp_path):
+    train(ready, tmp_path)
+    (tmp_path / "run" / RUN_NAME).write_text("{}")
+    assert train(ready, tmp_path)
+    assert read_run_record(tmp_path / "run").run == RunId(0)
