@@ -5,8 +5,8 @@ example:
 reads:
   the settings (recipe.features, extract), data_manifests/<dataset>/, the clips in dataset.root
 writes:
-  data/shards/<dataset>/: one folder of shards with an index.json per split; quarantine.csv, with the clips that cannot
-  be used and why. Finished shards of an interrupted or earlier extraction are kept.
+  data/shards/<dataset>/<features>/: one folder of shards with an index.json per split; quarantine.csv, with the clips
+  that cannot be used and why. Finished shards of an interrupted or earlier extraction are kept.
 """
 
 from pipeline.common.command_line import settings_of, stage_parser
@@ -19,6 +19,7 @@ def main() -> None:
 
     from pipeline.clips.manifest import SPLITS, read_manifest
     from pipeline.common.machine import available_cores
+    from pipeline.common.workspace import is_copy, link_folder, original_workspace
     from pipeline.extraction.clip_settings import ClipSettings
     from pipeline.extraction.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
     from pipeline.extraction.splits import extract_splits
@@ -26,7 +27,11 @@ def main() -> None:
     config = settings_of(arguments)
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
-    extraction = extract_splits(clips, config.root, config.shards, settings, available_cores())
+    # A queued experiment extracts into the workspace that it was copied from, so that the next one finds the shards.
+    folder = original_workspace() / config.shards if is_copy() else config.shards
+    extraction = extract_splits(clips, config.root, folder, settings, available_cores(), wait=is_copy())
+    if is_copy():
+        link_folder(folder, config.shards)
     write_quarantine(extraction.indexes, config.shards / QUARANTINE_NAME)
     print(summary_table(extraction))
     check_failures(extraction.indexes, clips, config.extract.max_failed_fraction)

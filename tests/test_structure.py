@@ -2,13 +2,15 @@
 
 import ast
 import re
+import shutil
 from graphlib import TopologicalSorter
 
 import pytest
 import yaml
+from dvc.repo import Repo
 from helpers import REPOSITORY, composed
 
-from pipeline.common.config import parse_config
+from pipeline.common.config import RunId, parse_config
 from pipeline.common.provenance import imported_modules, project_imports
 
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
@@ -31,17 +33,33 @@ def test_a_stage_depends_on_its_script_and_on_exactly_the_zones_that_it_imports(
 
 
 def test_every_stage_of_the_pipeline_has_its_script():
-    assert list(STAGES) == ["synthesize", "index", "extract", "train", "evaluate", "report"]
+    assert list(STAGES) == ["synthesize", "index", "split", "extract", "train", "evaluate", "summarize", "report"]
     assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == {"__init__", *STAGES, *COMMANDS}
 
 
 def test_dvc_never_deletes_the_data_set_and_never_pushes_what_is_made_of_it():
-    ((_, drawn),) = STAGES["synthesize"]["do"]["outs"][0].items()
-    ((_, shards),) = STAGES["extract"]["outs"][0].items()
-    assert drawn == {"persist": True, "push": False}
-    assert shards == {"persist": True, "push": False}
-    results = STAGES["evaluate"]["outs"] + STAGES["report"]["outs"]
+    kept = (STAGES["synthesize"]["do"], STAGES["extract"], STAGES["train"])
+    for stage in kept:
+        assert [list(out.values()) for out in stage["outs"]] == [[{"persist": True, "cache": False}]]
+    results = STAGES["evaluate"]["outs"] + STAGES["summarize"]["outs"] + STAGES["report"]["outs"]
     assert all(settings == {"push": False} for out in results for settings in out.values())
+    manifests = STAGES["index"]["outs"] + STAGES["split"]["outs"]
+    assert all(settings == {"cache": False} for out in manifests for settings in out.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("dataset=tiny", "recipe=paper"), ("seeds=[3,5]", "recipe.features.max_duration_s=7")],
+)
+def test_dvc_and_the_settings_name_the_same_folders(changes, tmp_path, monkeypatch):
+    values = composed(tmp_path, *changes)
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = parse_config(values, "params.yaml")
+    outs = {out.def_path for stage in Repo.init(no_scm=True).index.stages for out in stage.outs}
+    assert str(config.shards) in outs
+    for seed in config.seeds:
+        assert {str(config.runs / RunId(seed).folder), str(config.results_of(seed))} <= outs
 
 
 def test_the_committed_params_are_the_demo_as_configs_has_it(tmp_path):

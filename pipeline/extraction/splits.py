@@ -29,15 +29,15 @@ class Extraction:
 
 
 def extract_splits(
-    splits: dict[str, list[Clip]], root: Path, folder: Path, settings: ClipSettings, workers: int
+    splits: dict[str, list[Clip]], root: Path, folder: Path, settings: ClipSettings, workers: int, wait: bool = False
 ) -> Extraction:
     """Make the shards of all splits, in `folder/<split>/`, and their indexes; finished shards are kept.
 
-    `workers` processes of this machine do the work, or the Dask cluster that the settings name. Raises `UserError` if
-    another extraction writes to `folder`, or if the workers fail.
+    `workers` processes of this machine do the work, or the Dask cluster that the settings name. If another extraction
+    writes to `folder`, it waits for that one, or raises `UserError` without `wait`, as it does if the workers fail.
     """
     start = time.monotonic()
-    with exclusive_use(folder, "extraction"):
+    with exclusive_use(folder, "extraction", wait):
         plans = {split: plan_tasks(split, clips, root, folder / split, settings) for split, clips in splits.items()}
         shard_by_name: dict[str, Shard] = {}
         for split, tasks in plans.items():

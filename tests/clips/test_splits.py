@@ -99,7 +99,7 @@ def test_what_the_weights_are_fitted_on_is_a_setting(clips, settings):
 
 def test_an_epoch_cannot_be_chosen_on_clips_that_are_fitted_on(settings):
     for changes in ({"fit_on": "train_and_dev"}, {"fit_on": "train_and_val", "select_on": "val"}):
-        with pytest.raises(UserError, match="so no clip of (dev|val) is held out to choose the epoch on"):
+        with pytest.raises(UserError, match=r"so no clip of (dev|val) is held out to choose the epoch on"):
             settings(**changes)
 
 
