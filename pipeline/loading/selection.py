@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS, TRAIN, VAL, Clip, read_manifest
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
@@ -17,7 +16,7 @@ from pipeline.shards.index import INDEX_NAME, ShardIndex, missing_clips
 
 @dataclass(frozen=True)
 class ClipRef:
-    """A labelled clip and where its members lie; `label` is the index of the class in `CLASSES`."""
+    """A labelled clip and where its members lie; `label` is the index of its class."""
 
     clip_id: str
     source_id: str
@@ -44,10 +43,11 @@ def select_clips(config: Config) -> TrainingClips:
     splits = {split: open_split(config, split) for split in SPLITS}
     digests = {f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in splits.items()}
     digests |= {f"the manifest of {split}": sha256_of(config.manifests / f"{split}.csv") for split in SPLITS}
-    train = locate(*splits[TRAIN])
+    classes = config.dataset.classes
+    train = locate(*splits[TRAIN], classes)
     match settings.select_on:
         case "val":
-            return TrainingClips(train, locate(*splits[VAL]), digests)
+            return TrainingClips(train, locate(*splits[VAL], classes), digests)
         case "none":
             return TrainingClips(train, [], digests)
         case _:
@@ -59,15 +59,20 @@ def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:
     return open_index(config, split), read_manifest(config.manifests, split)
 
 
-def locate(index: ShardIndex, clips: list[Clip]) -> list[ClipRef]:
+def locate(index: ShardIndex, clips: list[Clip], classes: Sequence[str]) -> list[ClipRef]:
     """The clips of a manifest that are in the shards, in the order of the shards, with their labels.
 
-    Raises `UserError` for a clip that is neither in the shards nor quarantined.
+    Raises `UserError` for a clip that is neither in the shards nor quarantined, or whose label is not in `classes`.
     """
+    if other := [clip for clip in clips if clip.label not in classes]:
+        raise UserError(
+            f"clip {other[0].clip_id} of the manifest is labelled {other[0].label}, which is not in dataset.classes; "
+            "run the index stage (dvc repro index)"
+        )
     by_id = {clip.clip_id: clip for clip in clips}
     files = [ShardFile(shard, index.folder, index.url) for shard in index.shards]
     located = [
-        ClipRef(clip.clip_id, clip.source_id, CLASSES.index(clip.label), file, entry)
+        ClipRef(clip.clip_id, clip.source_id, classes.index(clip.label), file, entry)
         for file in files
         for entry in file.shard.entries
         if (clip := by_id.get(entry.clip_id))

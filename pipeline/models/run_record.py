@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import JsonValue
+from pydantic import BeforeValidator, JsonValue
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.records import parse_record, read_table
@@ -13,6 +15,15 @@ MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
 HISTORY_NAME, RUN_NAME = "history.csv", "run.json"
 # Everything that the weights of a run follow from, by name.
 Identity = dict[str, JsonValue]
+# What version 1.0.0 did not record of a data set, because it was the same for all.
+SINCE_1_0_0 = {"table": None, "classes": list(CLASSES), "allow_identical": False}
+
+
+def _with_later_keys(config: Any) -> Any:
+    """The settings in a record, with the keys that version 1.0.0 did not have."""
+    if not isinstance(config, dict) or not isinstance(config.get("dataset"), dict):
+        return config
+    return config | {"dataset": SINCE_1_0_0 | config["dataset"]}
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class RunRecord:
     continued. `pretrained` and `interfaces` are by backbone.
     """
 
-    config: Config
+    config: Annotated[Config, BeforeValidator(_with_later_keys)]
     identity: Identity
     fingerprint: str
     resumed_with_changes: list[str]

@@ -85,7 +85,7 @@ def start_training(config: Config, accelerator: Accelerator, checkpoints: Path) 
     """Set up a training run; raises `UserError` if the processes differ in settings, data or code."""
     clips = select_clips(config)
     torch.manual_seed(config.seed)
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
     pretrained = load_pretrained(model, config, accelerator)
     identity = training_identity(config, clips, pretrained, accelerator)
     for rank, other in enumerate(gather_object([identity])):
