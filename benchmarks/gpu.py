@@ -28,7 +28,6 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS, TRAIN, Clip, write_manifest
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import Config, load_config
@@ -123,8 +122,8 @@ def write_split(config: Config, split: str, samples: list[Sample]) -> None:
         for number, start in enumerate(starts)
     ]
     write_index(ShardIndex(folder, config.recipe.features, shards))
-    ids = [sample.clip_id for sample in samples]
-    rows = [Clip(i, i.partition("_")[0], CLASSES[n % len(CLASSES)], f"{i}.mp4", 1, "0" * 64) for n, i in enumerate(ids)]
+    ids, classes = [sample.clip_id for sample in samples], config.dataset.classes
+    rows = [Clip(i, i.partition("_")[0], classes[n % len(classes)], f"{i}.mp4", 1, "0" * 64) for n, i in enumerate(ids)]
     write_manifest(rows, config.manifests / f"{split}.csv")
 
 
@@ -172,13 +171,14 @@ def synchronize(on_gpu: bool) -> None:
 
 def step_flops(training: Training, batch_size: int) -> float:
     """Floating-point operations of the matrix products and convolutions of a step, forward and backward."""
-    recipe, device = training.config.recipe, training.accelerator.device
+    config, device = training.config, training.accelerator.device
+    recipe = config.recipe
     parts = split_step(batch_size, 0, 1, 1)
     batches = Loader(recipe.features, threads=1).train_batches(
         training.clips.training, plan_of_steps(training, 1), parts
     )
     batch = next(batches).to(device)
-    model = GroupEmotionModel(recipe.model, recipe.features).to(device)
+    model = GroupEmotionModel(recipe.model, recipe.features, config.dataset.classes).to(device)
     with FlopCounterMode(display=False) as counter:
         model(batch).sum().backward()
     return float(counter.get_total_flops())

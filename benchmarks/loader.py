@@ -65,7 +65,7 @@ from pipeline.shards.format import Sample, write_shard
 from pipeline.shards.index import ShardIndex, write_index
 
 SECONDS, HEIGHT, COPIES, THREADS = 5.0, 360, 32, 2
-SILENT_SUFFIX = ".silent.mp4"
+SILENT_SUFFIX, LABEL = ".silent.mp4", "neutral"
 FLOOR, OURS, MP4 = "floor: JPEG alone", "ours", "mp4"
 
 
@@ -180,9 +180,9 @@ def draw_and_extract(folder: Path, count: int, settings: ClipSettings) -> list[C
     for number, path in enumerate(paths):
         draw_clip(number, SECONDS, HEIGHT, path)
         run_ffmpeg("-i", path, "-an", "-c", "copy", path.with_suffix(SILENT_SUFFIX))
-    clips = [Clip(path.stem, "drawn", "neutral", path.name, path.stat().st_size, sha256_of(path)) for path in paths]
+    clips = [Clip(path.stem, "drawn", LABEL, path.name, path.stat().st_size, sha256_of(path)) for path in paths]
     extraction = extract_splits({"train": clips}, folder, folder / "extracted", settings, available_cores())
-    return locate(extraction.indexes["train"], clips)
+    return locate(extraction.indexes["train"], clips, [LABEL])
 
 
 def list_many_times(drawn: list[ClipRef], folder: Path, features: Features) -> list[ClipRef]:
@@ -192,7 +192,7 @@ def list_many_times(drawn: list[ClipRef], folder: Path, features: Features) -> l
     shards = [write_shard(folder, f"train-{i:06d}.tar", "", samples[i::SHARDS]) for i in range(SHARDS)]
     index = ShardIndex(folder, features, shards)
     write_index(index)
-    return locate(index, [Clip(sample.clip_id, "drawn", "neutral", "", 0, "") for sample in samples])
+    return locate(index, [Clip(sample.clip_id, "drawn", LABEL, "", 0, "") for sample in samples], [LABEL])
 
 
 # ------------------------------------------------------------------------------------------------------------ passes

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.recipe import Features, Recipe, load_recipe, recipe_names
 from pipeline.loading.batch import Batch
 from pipeline.models.model import GroupEmotionModel
@@ -66,7 +67,7 @@ def cost_of_recipe(recipe: Recipe, tflops: float) -> Cost:
     """What a recipe costs at a sustained rate."""
     settings = recipe.training
     with torch.device("meta"):
-        model = GroupEmotionModel(recipe.model, recipe.features).train()
+        model = GroupEmotionModel(recipe.model, recipe.features, CLASSES).train()
         clip = empty_clips(recipe.features, 1)
     with FlopCounterMode(display=False) as counter:
         model(clip)
@@ -101,12 +102,12 @@ def empty_clips(features: Features, count: int) -> Batch:
 
 def activation_bytes(recipe: Recipe) -> float:
     """Bytes of the activations that a step's forward pass stores, plus those that are recomputed at once."""
-    model = GroupEmotionModel(recipe.model, recipe.features).train()
+    model = GroupEmotionModel(recipe.model, recipe.features, CLASSES).train()
     stored = stored_bytes_per_step(model, recipe)
     if not recipe.model.gradient_checkpointing:
         return stored
     settings = recipe.model.model_copy(update={"gradient_checkpointing": False})
-    without_recomputing = GroupEmotionModel(settings, recipe.features).train()
+    without_recomputing = GroupEmotionModel(settings, recipe.features, CLASSES).train()
     layers = sum(len(network.layers()) for network in model.backbones().values())
     return stored + (stored_bytes_per_step(without_recomputing, recipe) - stored) / layers
 

@@ -84,7 +84,7 @@ def trainer(training: Training, batches: list[Batch]) -> Callable[[], object]:
 def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
     """The same step, as one would write it for one process and nothing else."""
     config, settings, device = training.config, training.settings, training.accelerator.device
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features).to(device).train()
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes).to(device).train()
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, settings)

@@ -15,7 +15,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.command_line import stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with the clips of the test split, Test_<n>.mp4")
     parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="model")
     parser.add_argument("--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="(submission.zip)")
-    parser.add_argument("--unreadable", choices=CLASSES, help="answer for clips that cannot be read")
+    parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()
 
     from pipeline.common.accelerator import start_accelerator
@@ -38,11 +37,14 @@ def main() -> None:
     from pipeline.serving.submission import check_submission, list_test_clips, write_submission
 
     files, run = list_test_clips(arguments.folder), open_run(arguments.run)
+    classes = run.model.labels
+    if arguments.unreadable not in (None, *classes):
+        raise UserError(f"--unreadable is {arguments.unreadable}, expected one of {', '.join(classes)}")
     with closing(Predictor(run, start_accelerator(run.config, trains=False))) as predictor:
         labels = {path.stem: predict_label(predictor, path, arguments.unreadable) for path in files}
     write_submission(labels, arguments.output)
-    check_submission(arguments.output, list(labels))
-    counts = ", ".join(f"{label} {list(labels.values()).count(label)}" for label in CLASSES)
+    check_submission(arguments.output, list(labels), classes)
+    counts = ", ".join(f"{label} {list(labels.values()).count(label)}" for label in classes)
     print(f"{arguments.output}: {len(labels)} answers, {counts}")
 
 

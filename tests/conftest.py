@@ -18,6 +18,7 @@ from short_trainings import interrupt, terminate, train
 
 from pipeline.clips.demo_drawing import draw_clip
 from pipeline.clips.demo_set import plan_clips, write_label_files
+from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS, Clip, index_dataset, index_split, read_manifest, write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.config import Config, ExtractSettings, RunId, load_config, parse_config, with_changes
@@ -173,7 +174,7 @@ def extracted(
 @pytest.fixture
 def refs(extracted: tuple[ShardIndex, list[Clip]]) -> list[ClipRef]:
     """Where the clips of `extracted` lie."""
-    return locate(*extracted)
+    return locate(*extracted, CLASSES)
 
 
 @pytest.fixture

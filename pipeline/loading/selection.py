@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 
-from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS, Clip, read_manifest
 from pipeline.clips.splits import SPLITS_NAME, read_assignments
 from pipeline.common.config import Config
@@ -16,7 +15,7 @@ from pipeline.shards.index import INDEX_NAME, ShardIndex, missing_clips
 
 @dataclass(frozen=True)
 class ClipRef:
-    """A labelled clip and where its members lie; `label` is the index of the class in `CLASSES`."""
+    """A labelled clip and where its members lie; `label` is the index of its class."""
 
     clip_id: str
     source_id: str
@@ -44,11 +43,12 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
     """
     assignments = read_assignments(config.manifests, fold)
     roles = {(each.split, each.clip_id): each.role for each in assignments}
+    classes = config.dataset.classes
     opened = {split: open_split(config, split) for split in SPLITS}
     labels = {(split, clip.clip_id): clip.label for split, (_, clips) in opened.items() for clip in clips}
     if any(labels.get((each.split, each.clip_id)) != each.label for each in assignments):
         raise UserError(f"{config.manifests / SPLITS_NAME} is older than the manifests; run the split stage again")
-    clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split])]
+    clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split], classes)]
     selected = {"dev": "dev", "val": "test", "none": None}[config.recipe.training.select_on]
     rows = sorted("\t".join((each.split, each.clip_id, each.label, each.role)) for each in assignments)
     return TrainingClips(
@@ -66,15 +66,20 @@ def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:
     return open_index(config, split), read_manifest(config.manifests, split)
 
 
-def locate(index: ShardIndex, clips: list[Clip]) -> list[ClipRef]:
+def locate(index: ShardIndex, clips: list[Clip], classes: Sequence[str]) -> list[ClipRef]:
     """The clips of a manifest that are in the shards, in the order of the shards, with their labels.
 
-    Raises `UserError` for a clip that is neither in the shards nor quarantined.
+    Raises `UserError` for a clip that is neither in the shards nor quarantined, or whose label is not in `classes`.
     """
+    if other := [clip for clip in clips if clip.label not in classes]:
+        raise UserError(
+            f"clip {other[0].clip_id} of the manifest is labelled {other[0].label}, which is not in dataset.classes; "
+            "run the index stage (dvc repro index)"
+        )
     by_id = {clip.clip_id: clip for clip in clips}
     files = [ShardFile(shard, index.folder, index.url) for shard in index.shards]
     located = [
-        ClipRef(clip.clip_id, clip.source_id, CLASSES.index(clip.label), file, entry)
+        ClipRef(clip.clip_id, clip.source_id, classes.index(clip.label), file, entry)
         for file in files
         for entry in file.shard.entries
         if (clip := by_id.get(entry.clip_id))

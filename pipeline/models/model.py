@@ -4,11 +4,12 @@ After "End-to-End Audio-Visual Group Emotion Recognition" (arXiv 2111.05890): al
 The paper's abstract states no more than that. Depth, width, positions and pooling are this project's choices.
 """
 
+from collections.abc import Sequence
+
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.recipe import Features, ModelSettings
 from pipeline.loading.batch import Batch
 from pipeline.models.backbone import Backbone
@@ -25,18 +26,19 @@ class GroupEmotionModel(
 ):
     """Class logits of a batch of clips. With the fusion `video` or `audio`, there is no network for the other modality.
 
-    `save_pretrained` saves it to a folder or to Hugging Face's hub; `from_pretrained` loads it from there.
+    `labels` are the names of the classes in the order of the logits. `save_pretrained` saves the model to a folder or
+    to Hugging Face's hub; `from_pretrained` loads it from there.
     """
 
-    def __init__(self, settings: ModelSettings, features: Features) -> None:
+    def __init__(self, settings: ModelSettings, features: Features, labels: Sequence[str]) -> None:
         super().__init__()
         self.frozen = settings.freeze_backbones
-        self.features = features
+        self.features, self.labels = features, tuple(labels)
         self.networks = nn.ModuleDict(
             {name: build_backbone(name, backbone, features) for name, backbone in settings.backbones.items()}
         )
         sizes = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
-        self.fusion = Fusion(settings, sizes, len(CLASSES))
+        self.fusion = Fusion(settings, sizes, len(labels))
         for network in self.backbones().values():
             if self.frozen:
                 network.requires_grad_(False)
@@ -55,7 +57,7 @@ class GroupEmotionModel(
         return self
 
     def forward(self, batch: Batch, maps: list[Tensor] | None = None) -> Tensor:
-        """Logits (B, classes), in the order of `CLASSES`. Appends the attention to `maps` (`Fusion.forward`)."""
+        """Logits (B, classes), in the order of `labels`. Appends the attention to `maps` (`Fusion.forward`)."""
         logits: Tensor = self.fusion(self.tokens(batch), maps)
         return logits
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from pipeline.common.recipe import Recipe
-from pipeline.models.model import GroupEmotionModel
+from pipeline.models.building import build_backbone
 from pipeline.models.weight_files import find
 
 
@@ -17,8 +17,11 @@ def fetch_recipe_weights(recipe: Recipe, folder: Path) -> Iterator[str]:
     Raises `UserError` if the recipe's features do not fit a network, or a file is not the one that it should be.
     """
     with torch.device("meta"):  # what the networks state is known without their memory
-        model = GroupEmotionModel(recipe.model, recipe.features)
-    for modality, network in model.backbones().items():
+        networks = {
+            modality: build_backbone(modality, backbone, recipe.features)
+            for modality, backbone in recipe.model.backbones.items()
+        }
+    for modality, network in networks.items():
         settings, interface = recipe.model.backbones[modality], network.interface
         takes, gives = (" x ".join(map(str, sizes)) for sizes in (interface.takes, interface.gives))
         yield f"{recipe.name}, {modality}: {settings.name} takes {takes}, gives tokens of {gives} (time x space x D)"

@@ -1,10 +1,13 @@
 """What is recorded of networks and of runs. Importing it imports no network, so a report can read it quickly."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config, RunId
 from pipeline.common.records import parse_record, read_table, reading
 
@@ -120,9 +123,23 @@ class RunRecord:
 
 
 def read_run_record(folder: Path) -> RunRecord:
-    """Read a run's `run.json`; raises `UserError` if it is missing, damaged or of another version."""
+    """Read a run's `run.json`; raises `UserError` if it is missing, damaged or of an unknown version."""
     with reading(folder / RUN_NAME, "train") as path:
-        return parse_record(RunRecord, path.read_bytes())
+        values = json.loads(path.read_bytes())
+        if isinstance(values, dict) and "run" not in values:
+            values = _from_version_1(values)
+        return parse_record(RunRecord, json.dumps(values))
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """A record of version 1.0.0, which had one seed, no folds and always VGAF's classes, in today's form."""
+    config = dict(values.get("config", {}))
+    seed = config.pop("seed", 0)
+    config |= {"seeds": [seed], "folds": None, "split_seed": seed, "fit_on": "train"}
+    if config.get("recipe", {}).get("training", {}).get("select_on") != "dev":
+        config["fit_on"] = "train_and_dev"
+    config["dataset"] = {"table": None, "classes": list(CLASSES), "allow_identical": False} | config.get("dataset", {})
+    return values | {"config": config, "run": {"seed": seed, "fold": None}}
 
 
 def read_history(folder: Path) -> list[Epoch]:

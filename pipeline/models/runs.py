@@ -58,7 +58,8 @@ def open_run(folder: Path) -> FinishedRun:
         raise UserError(f"{path} is missing; run the train stage (dvc repro train)") from None
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}); train again") from None
-    model = GroupEmotionModel(record.config.recipe.model, record.config.recipe.features)
+    recipe = record.config.recipe
+    model = GroupEmotionModel(recipe.model, recipe.features, record.config.dataset.classes)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

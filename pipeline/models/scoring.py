@@ -10,7 +10,6 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.loading.batch import Batch
@@ -23,19 +22,20 @@ from pipeline.models.model import GroupEmotionModel
 class ScoredClip:
     """A clip as a model saw it, as a batch of one, and the class probabilities (classes,) that it gave.
 
-    `waveform` (samples,) is None if the clip has no sound or it was not kept.
+    `labels` are the names of the classes. `waveform` (samples,) is None if the clip has no sound or it was not kept.
     """
 
     name: str
     duration_s: float
     batch: Batch
+    labels: Sequence[str]
     probabilities: NDArray[np.float64]
     waveform: NDArray[np.float32] | None = None
 
     @property
     def label(self) -> str:
         """The most probable class."""
-        return CLASSES[int(self.probabilities.argmax())]
+        return self.labels[int(self.probabilities.argmax())]
 
 
 class Scorer:
@@ -67,14 +67,14 @@ class Scorer:
         scored: list[tuple[str, list[float]]] = []
         for batch in loader.eval_batches(clips, batch_size, rank, world):
             scored += zip(batch.clip_ids, self.probabilities(batch).tolist(), strict=True)
-        return _in_order(clips, gather_object(scored))
+        return _in_order(clips, gather_object(scored), len(self.model.labels))
 
 
-def _in_order(clips: Sequence[ClipRef], scored: list[tuple[str, list[float]]]) -> NDArray[np.float64]:
+def _in_order(clips: Sequence[ClipRef], scored: list[tuple[str, list[float]]], classes: int) -> NDArray[np.float64]:
     by_id = dict(scored)
     if len(scored) != len(clips) or by_id.keys() != {clip.clip_id for clip in clips}:
         raise AssertionError(f"{len(scored)} scores of {len(by_id)} clips, expected {len(clips)}: this is a bug")
-    probabilities = np.array([by_id[clip.clip_id] for clip in clips]).reshape(len(clips), len(CLASSES))
+    probabilities = np.array([by_id[clip.clip_id] for clip in clips]).reshape(len(clips), classes)
     if not np.isfinite(probabilities).all():
         raise UserError("the model gives NaN, so the training diverged; lower training.learning_rate")
     return probabilities

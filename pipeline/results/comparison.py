@@ -93,7 +93,7 @@ def read_results(names: Iterable[str]) -> dict[str, Result]:
 def vote(results: Mapping[str, Result]) -> Vote:
     """The soft vote of results by name: the class with the highest mean probability.
 
-    Quarantined clips count as wrong. Raises `UserError` for results on other clips or labels.
+    Quarantined clips count as wrong. Raises `UserError` for results on other clips, labels or classes.
     """
     labels = common_labels(results)
     runs = {name: _run_accuracy(result) for name, result in results.items()}
@@ -113,7 +113,7 @@ def vote(results: Mapping[str, Result]) -> Vote:
 
 
 def compare(results: Mapping[str, Result]) -> Comparison:
-    """How two results by name differ; raises `UserError` for results on other clips or labels."""
+    """How two results by name differ; raises `UserError` for results on other clips, labels or classes."""
     labels = common_labels(results)
     first, second = (result.predictions.right for result in results.values())
     sources = next(iter(results.values())).predictions.source_ids
@@ -136,6 +136,11 @@ def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
     """The labels (clips,) that all results have for the same clips; raises `UserError` if they differ."""
     (first_name, first), *others = ((name, result.predictions) for name, result in results.items())
     for name, other in others:
+        if other.classes != first.classes:
+            raise UserError(
+                f"{name} has the classes {', '.join(other.classes)}, and {first_name} {', '.join(first.classes)}; "
+                "name runs that were evaluated on one data set"
+            )
         if other.clip_ids != first.clip_ids or not np.array_equal(other.labels, first.labels):
             raise UserError(
                 f"{name} and {first_name} are not about the same clips with the same labels; "

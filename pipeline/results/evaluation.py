@@ -65,11 +65,11 @@ def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> 
     run = open_matching_run(config, run_folder)
     scorer = Scorer(run.model, accelerator)
     index, clips = open_split(config, VAL)
-    located = locate(index, clips)
+    located = locate(index, clips, config.dataset.classes)
     with names_a_lost_process(config.execution.process_timeout_s):
         probabilities = scorer.score(located, config)
     scored = {clip.clip_id: row for clip, row in zip(located, probabilities, strict=True)}
-    predictions = predictions_of(clips, scored)
+    predictions = predictions_of(clips, scored, config.dataset.classes)
     measures, classes = measure(predictions)
     data = read_summary(config.manifests)
     return Evaluation(

@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.clips.labels import CLASSES
 from pipeline.models.run_record import Epoch
 from pipeline.results.result_files import ReliabilityBin
 
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
 SERIES_COLORS = ("#2a7fb8", "#d9622b")
+AXIS_LETTERS = 33  # that fit along an axis of the confusion matrix
+NAME_LETTERS = 20  # of a longer name, the axes show the beginning
 
 
 def draw_curves(axes: Axes, history: Sequence[Epoch], selected_on: str, selected_epoch: int) -> None:
@@ -39,21 +40,28 @@ def draw_curves(axes: Axes, history: Sequence[Epoch], selected_on: str, selected
                   textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
 
 
-def draw_confusion(axes: Axes, matrix: NDArray[np.int64]) -> None:
+def draw_confusion(axes: Axes, matrix: NDArray[np.int64], classes: Sequence[str]) -> None:
     """The number of clips by label (row) and prediction (column), shaded by its share of the row."""
+    names = [name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 1]}…" for name in classes]
+    fits_along = len(names) * max(map(len, names)) <= AXIS_LETTERS
+    size = min(10, 60 / len(names))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(matrix):
         color = "white" if shares[row, column] > 0.5 else "#102030"
-        axes.text(column, row, f"{count}\n{shares[row, column]:.0%}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(CLASSES)), CLASSES)
-    axes.set_yticks(range(len(CLASSES)), CLASSES, rotation=90, va="center")
+        text = f"{count}\n{shares[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    axes.set_xticks(range(len(names)), names, fontsize=size, rotation=0 if fits_along else 90)
+    axes.set_yticks(range(len(names)), names, fontsize=size, rotation=90 if fits_along else 0, va="center")
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
 
 
-def draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
-    """Accuracy over confidence. Each bin has a dot whose area grows with its clips. On the diagonal, both are equal."""
+def draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin], classes: int) -> None:
+    """Accuracy over confidence, of predictions of some number of classes.
+
+    Each bin has a dot whose area grows with its clips. On the diagonal, both are equal.
+    """
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     clips = np.array([each.clips for each in bins])
     axes.scatter(
@@ -64,7 +72,7 @@ def draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
         clip_on=False,
         zorder=3,
     )
-    axes.set_xlim(1 / len(CLASSES), 1)
+    axes.set_xlim(1 / classes, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
@@ -73,6 +81,7 @@ def draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
 def svg(draw: Callable[[Axes], None]) -> str:
     """What `draw` draws, as an SVG element whose ink is the colour of the text around it."""
     style: dict[Any, Any] = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif"}
+    style["text.parse_math"] = False  # a class may have any name
     for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
         style[key] = INK
     with matplotlib.rc_context(style):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SplitSummary
 from pipeline.common.config import Config
 from pipeline.results.result_files import Reproduced
@@ -45,10 +46,10 @@ PUBLISHED_RESULTS = [
 def is_reproduced(config: Config, val: SplitSummary, accuracy_high: float) -> Reproduced:
     """Whether the paper's accuracy lies within or below the interval of the accuracy that ends at `accuracy_high`.
 
-    "not applicable" unless the validation split has as many clips and sources as VGAF's. Label files of VGAF differ
-    (`label_sha256`).
+    "not applicable" unless the validation split has as many clips and sources as VGAF's, and the same classes. Label
+    files of VGAF differ (`label_sha256`).
     """
-    is_drawn = bool(config.dataset.synthesize)
-    if is_drawn or (val.clips, val.sources) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
+    is_other = config.dataset.synthesize or config.dataset.classes != list(CLASSES)
+    if is_other or (val.clips, val.sources) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
         return "not applicable"
     return accuracy_high >= PAPER_ACCURACY

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.labels import CLASSES
 from pipeline.loading.batch import Memory, collate
 from pipeline.loading.loader import read_sample
 from pipeline.loading.selection import ClipRef
@@ -29,7 +28,9 @@ def draw_mistakes(clips: Sequence[ClipRef], probabilities: NDArray[np.float64], 
 def _draw_mistake(clip: ClipRef, probabilities: NDArray[np.float64], scorer: Scorer) -> bytes:
     sample = read_sample(clip)
     batch = collate([sample], [clip.label], scorer.model.features, Memory())
-    name = f"{clip.clip_id}, labelled {CLASSES[clip.label]}"
+    labels = scorer.model.labels
+    name = f"{clip.clip_id}, labelled {labels[clip.label]}"
+    figure = draw_clip(ScoredClip(name, sample.duration_s, batch, labels, probabilities), scorer)
     file = io.BytesIO()
-    draw_clip(ScoredClip(name, sample.duration_s, batch, probabilities), scorer).savefig(file, format="jpeg", dpi=70)
+    figure.savefig(file, format="jpeg", dpi=70)
     return file.getvalue()

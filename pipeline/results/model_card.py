@@ -3,20 +3,16 @@
 The report shows the statements too.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
-from pipeline.clips.labels import CLASSES
 from pipeline.models.run_record import RunRecord
 from pipeline.results.result_files import Metrics
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 STATEMENTS = {
-    "What it does": (
-        "For a short clip of a group of people, it predicts whether the emotion that the group shows is positive, "
-        "neutral or negative. It uses frames of the whole scene and the sound."
-    ),
     "What the labels are": (
         "Affect as annotators perceived it in the clip as a whole. It is not what the people in it feel, and it says "
         "nothing about any one of them."
@@ -35,14 +31,25 @@ STATEMENTS = {
 }
 
 
+def statements_of(classes: Sequence[str]) -> dict[str, str]:
+    """The statements by their titles, for a model of these classes."""
+    alternatives = f"{', '.join(classes[:-1])} or {classes[-1]}"
+    what_it_does = (
+        "For a short clip of a group of people, it predicts whether the emotion that the group shows is "
+        f"{alternatives}. It uses frames of the whole scene and the sound."
+    )
+    return {"What it does": what_it_does, **STATEMENTS}
+
+
 def render_card(run: RunRecord, metrics: Metrics | None) -> str:
     """The model card of a run, as Markdown; `metrics` is None for a run that was not evaluated."""
+    labels = run.config.dataset.classes
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
         run=run,
         recipe=run.config.recipe,
         features=run.config.recipe.features,
         metrics=metrics,
-        labels=CLASSES,
-        statements=STATEMENTS,
+        labels=labels,
+        statements=statements_of(labels),
     )

@@ -1,20 +1,25 @@
 """The picture of a clip: what the model saw and heard, what it attended to, and what it predicted."""
 
-from collections.abc import Mapping
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, cycle, islice
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.results.explanation import AttentionCurve, explain
 
-CLASS_COLORS = ("#3a9d5d", "#8a939c", "#c8553d")
+FEW_COLORS = ("#3a9d5d", "#8a939c", "#c8553d")
+MANY_COLORS = [to_hex(colormaps["tab20"](number)) for number in (*range(0, 20, 2), *range(1, 20, 2))]
+LEGEND_WIDTH = 140  # letters of the legend that fit beside each other
+LEGEND_GAP = 9  # letters in the place of which a legend draws a colour and its margins
 SMALLEST_NAMED_SHARE = 0.08  # a narrower part of a bar has no room for its percentage
 
 
@@ -35,7 +40,7 @@ def draw_clip(clip: ScoredClip, scorer: Scorer) -> Figure:
     for name in heights.keys() - {"predictions"}:
         axes[name].set_xlim(0, clip.duration_s)
     alone = {f"{name} alone": probabilities for name, probabilities in explanation.alone.items()}
-    draw_predictions(axes["predictions"], {"as it is": clip.probabilities, **alone})
+    draw_predictions(axes["predictions"], {"as it is": clip.probabilities, **alone}, clip.labels)
     return figure
 
 
@@ -81,11 +86,12 @@ def draw_attention(axes: Axes, curves: Mapping[str, AttentionCurve]) -> None:
         axes.text(0.5, 0.5, "this fusion has no attention", ha="center", va="center", transform=axes.transAxes)
 
 
-def draw_predictions(axes: Axes, predictions: Mapping[str, NDArray[np.float64]]) -> None:
+def draw_predictions(axes: Axes, predictions: Mapping[str, NDArray[np.float64]], classes: Sequence[str]) -> None:
     """One bar for each prediction by its name, divided into the probabilities (classes,) of the classes."""
+    colors = class_colors(len(classes))
     for row, probabilities in enumerate(predictions.values()):
         starts = [0.0, *accumulate(probabilities[:-1])]
-        for label, color, start, width in zip(CLASSES, CLASS_COLORS, starts, probabilities, strict=True):
+        for label, color, start, width in zip(classes, colors, starts, probabilities, strict=True):
             axes.barh(row, width, left=start, color=color, label=label if row == 0 else None)
             if width > SMALLEST_NAMED_SHARE:
                 middle = start + width / 2
@@ -94,4 +100,17 @@ def draw_predictions(axes: Axes, predictions: Mapping[str, NDArray[np.float64]])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("probability")
-    axes.legend(fontsize=7, ncols=len(CLASSES), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    draw_legend(axes, classes, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def class_colors(count: int) -> list[str]:
+    """The colours of so many classes; beyond 20, they repeat."""
+    return list(islice(cycle(MANY_COLORS if count > len(FEW_COLORS) else FEW_COLORS), count))
+
+
+def draw_legend(axes: Axes, classes: Sequence[str], **place: Any) -> None:
+    """The legend of what is drawn for the classes, in as many columns as fit; `place` is that of Matplotlib."""
+    columns = LEGEND_WIDTH // (max(map(len, classes)) + LEGEND_GAP)
+    legend = axes.legend(fontsize=7, ncols=max(1, min(columns, len(classes))), **place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import NOT_SCORED
 
 QUARANTINED = "quarantined"
-COLUMNS = ("clip_id", "source_id", "label", "prediction", *CLASSES)
+COLUMNS = ("clip_id", "source_id", "label", "prediction")  # before one for each class
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Every clip of a manifest, in its order.
 
-    `labels` and `predicted` (clips,) are indices in `CLASSES`; `probabilities` is (clips, classes). A quarantined clip
+    `labels` and `predicted` (clips,) are indices in `classes`; `probabilities` is (clips, classes). A quarantined clip
     has `NOT_SCORED` in `predicted` and NaN in `probabilities`.
     """
 
+    classes: tuple[str, ...]
     clip_ids: list[str]
     source_ids: list[str]
     labels: NDArray[np.int64]
@@ -42,17 +42,20 @@ class Predictions:
         return self.predicted != NOT_SCORED
 
 
-def predictions_of(clips: Sequence[Clip], scored: Mapping[str, NDArray[np.float64]]) -> Predictions:
+def predictions_of(
+    clips: Sequence[Clip], scored: Mapping[str, NDArray[np.float64]], classes: Sequence[str]
+) -> Predictions:
     """The predictions of the clips of a manifest; `scored` holds the class probabilities of a clip by its id.
 
     Clips that are not in `scored` were quarantined.
     """
-    unscored = np.full(len(CLASSES), np.nan)
+    unscored = np.full(len(classes), np.nan)
     probabilities = np.stack([scored.get(clip.clip_id, unscored) for clip in clips])
     return Predictions(
+        classes=tuple(classes),
         clip_ids=[clip.clip_id for clip in clips],
         source_ids=[clip.source_id for clip in clips],
-        labels=np.array([CLASSES.index(clip.label) for clip in clips]),
+        labels=np.array([classes.index(clip.label) for clip in clips]),
         predicted=most_probable_classes(probabilities),
         probabilities=probabilities,
     )
@@ -66,12 +69,13 @@ def most_probable_classes(probabilities: NDArray[np.float64]) -> NDArray[np.int6
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write the table as CSV, with probabilities to six decimals."""
-    names = [*CLASSES, QUARANTINED]  # NOT_SCORED, which is -1, picks the last name
+    classes = predictions.classes
+    names = [*classes, QUARANTINED]  # NOT_SCORED, which is -1, picks the last name
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *classes])
         for row, (clip_id, source_id) in enumerate(zip(predictions.clip_ids, predictions.source_ids, strict=True)):
-            label, prediction = CLASSES[predictions.labels[row]], names[predictions.predicted[row]]
+            label, prediction = classes[predictions.labels[row]], names[predictions.predicted[row]]
             cells = ["" if np.isnan(p) else f"{p:.6f}" for p in predictions.probabilities[row]]
             writer.writerow([clip_id, source_id, label, prediction, *cells])
 
@@ -79,17 +83,20 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 def parse_predictions(source: str, lines: Iterable[str]) -> Predictions:
     """Parse the lines of a `predictions.csv`; `source` names it in error messages.
 
-    Raises `UserError` for anything else.
+    The header names the classes. Raises `UserError` for anything else.
     """
-    numbers = {QUARANTINED: NOT_SCORED} | {label: number for number, label in enumerate(CLASSES)}
     try:
-        rows = list(csv.DictReader(lines))
+        reader = csv.DictReader(lines)
+        classes = tuple((reader.fieldnames or ())[len(COLUMNS) :])
+        numbers = {QUARANTINED: NOT_SCORED} | {label: number for number, label in enumerate(classes)}
+        rows = list(reader)
         predictions = Predictions(
+            classes=classes,
             clip_ids=[row["clip_id"] for row in rows],
             source_ids=[row["source_id"] for row in rows],
-            labels=np.array([CLASSES.index(row["label"]) for row in rows]),
+            labels=np.array([classes.index(row["label"]) for row in rows]),
             predicted=np.array([numbers[row["prediction"]] for row in rows]),
-            probabilities=np.array([[float(row[label] or "nan") for label in CLASSES] for row in rows]),
+            probabilities=np.array([[float(row[label] or "nan") for label in classes] for row in rows]),
         )
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} is not a predictions.csv that evaluate wrote ({error!r})") from None

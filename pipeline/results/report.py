@@ -9,13 +9,12 @@ from pathlib import Path
 
 import jinja2
 
-from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import TRAIN, VAL
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
 from pipeline.models.run_record import read_history
 from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, svg
 from pipeline.results.literature import PAPER_ACCURACY, PUBLISHED_RESULTS
-from pipeline.results.model_card import STATEMENTS
+from pipeline.results.model_card import statements_of
 from pipeline.results.predictions import parse_predictions
 from pipeline.results.result_files import (
     PREDICTIONS_NAME,
@@ -58,7 +57,7 @@ def render_report(results: Path, run_folder: Path) -> str:
     history, bins = read_history(run_folder), read_reliability(results)
     path = results / PREDICTIONS_NAME
     predictions = parse_predictions(str(path), path.read_text().splitlines())
-    matrix = confusion_matrix(predictions.labels, predictions.predicted, len(CLASSES))
+    matrix = confusion_matrix(predictions.labels, predictions.predicted, len(predictions.classes))
     selected_epoch = provenance.run.selected_epoch
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
@@ -68,7 +67,7 @@ def render_report(results: Path, run_folder: Path) -> str:
         sources_in_both=provenance.data.sources_in_both,
         cards=provenance.clips,
         quarantined=provenance.quarantined,
-        statements=STATEMENTS,
+        statements=statements_of(predictions.classes),
         classes=read_class_measures(results),
         sources=read_source_accuracies(results),
         mistakes=[as_data_url(clip_id, picture) for clip_id, picture in mistakes.items()],
@@ -77,8 +76,8 @@ def render_report(results: Path, run_folder: Path) -> str:
         paper=f"{100 * PAPER_ACCURACY:.2f}",
         bootstrap_draws=BOOTSTRAP_DRAWS,
         curves=svg(lambda axes: draw_curves(axes, history, metrics.selected_on, selected_epoch)),
-        confusion=svg(lambda axes: draw_confusion(axes, matrix)),
-        reliability=svg(lambda axes: draw_reliability(axes, bins)),
+        confusion=svg(lambda axes: draw_confusion(axes, matrix, predictions.classes)),
+        reliability=svg(lambda axes: draw_reliability(axes, bins, len(predictions.classes))),
     )
 
 

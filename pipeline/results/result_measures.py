@@ -5,7 +5,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.metrics import (
     accuracy,
     accuracy_interval,
@@ -23,12 +22,12 @@ Interval = tuple[float, float]
 
 
 def measure(predictions: Predictions) -> tuple[Measures, list[ClassMeasures]]:
-    """The measures over all clips, and those of each class in the order of `CLASSES`."""
+    """The measures over all clips, and those of each class in their order."""
     values = _values(predictions, np.arange(len(predictions.labels)))
     intervals = bootstrap_intervals(lambda clips: _values(predictions, clips), predictions.source_ids)
     classes = [
         _class_measures(label, int((predictions.labels == number).sum()), values, intervals)
-        for number, label in enumerate(CLASSES)
+        for number, label in enumerate(predictions.classes)
     ]
     return _measures(predictions, values, intervals), classes
 
@@ -57,19 +56,19 @@ def source_accuracies(predictions: Predictions) -> list[SourceAccuracy]:
 def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, float]:
     """The measures of some clips, those of a class as `class.measure`. Undefined values are NaN."""
     labels, predicted = predictions.labels[clips], predictions.predicted[clips]
-    classes = per_class(labels, predicted, len(CLASSES))
+    classes = per_class(labels, predicted, len(predictions.classes))
     scored = predictions.scored[clips]
     likelihoods = labels[scored], predictions.probabilities[clips][scored]
     return {
         "accuracy": accuracy(labels, predicted),
-        "balanced_accuracy": float(classes["recall"][np.isin(range(len(CLASSES)), labels)].mean()),
+        "balanced_accuracy": float(classes["recall"][np.isin(range(len(predictions.classes)), labels)].mean()),
         "macro_f1": float(classes["f1"].mean()),
         "log_loss": log_loss(*likelihoods) if scored.any() else math.nan,
         "calibration_error": calibration_error(*likelihoods) if scored.any() else math.nan,
         **{
             f"{label}.{name}": float(column[number])
             for name, column in classes.items()
-            for number, label in enumerate(CLASSES)
+            for number, label in enumerate(predictions.classes)
         },
     }
 

@@ -9,7 +9,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_text
 from pipeline.common.recipe import Features, ModelSettings
@@ -47,7 +46,7 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     write_onnx(run.model, folder / ONNX_NAME)
     difference = check_onnx(run.model, folder / ONNX_NAME)
     recipe = run.config.recipe
-    config = ExportedConfig(settings=recipe.model, features=recipe.features, labels=list(CLASSES))
+    config = ExportedConfig(settings=recipe.model, features=recipe.features, labels=list(run.model.labels))
     run.model.save_pretrained(folder, config=json.loads(to_json(config)))
     shutil.copyfile(run_folder / RUN_NAME, folder / RUN_NAME)
     shutil.copymode(folder / RUN_NAME, folder / MODEL_NAME)  # safetensors makes a file that only its owner can read

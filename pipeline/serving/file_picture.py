@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pipeline.clips.labels import CLASSES
 from pipeline.models.scoring import ScoredClip, Scorer
-from pipeline.results.pictures import CLASS_COLORS, draw_clip
+from pipeline.results.pictures import class_colors, draw_clip, draw_legend
 from pipeline.serving.rows import NoPrediction, Prediction
 
 
@@ -30,11 +29,12 @@ def draw_windows(name: str, rows: Sequence[Prediction]) -> Figure:
     middles_s = [(row.start_s + row.end_s) / 2 for row in rows if row.start_s is not None and row.end_s is not None]
     figure = Figure(figsize=(10, 3), layout="constrained")
     axes = figure.subplots()
-    for label, color in zip(CLASSES, CLASS_COLORS, strict=True):
+    classes = list(rows[0].probabilities)
+    for label, color in zip(classes, class_colors(len(classes)), strict=True):
         axes.plot(middles_s, [row.probabilities[label] for row in rows], marker=".", color=color, label=label)
     axes.set_title(name, parse_math=False)
     axes.set_xlabel("middle of the window (s)")
     axes.set_ylabel("probability")
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=7, ncols=len(CLASSES), loc="upper right")
+    draw_legend(axes, classes, loc="upper right")
     return figure

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
@@ -62,7 +61,7 @@ def write_onnx(model: GroupEmotionModel, path: Path) -> None:
     graph = exported.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]  # they name folders of this machine, from which each operation was called
-    metadata = {"labels": json.dumps(CLASSES), "features": model.features.model_dump_json()}
+    metadata = {"labels": json.dumps(model.labels), "features": model.features.model_dump_json()}
     onnx.helper.set_model_props(exported, metadata)
     path.write_bytes(exported.SerializeToString(deterministic=True))
 

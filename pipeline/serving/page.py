@@ -7,9 +7,8 @@ import gradio as gr
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
-from pipeline.results.model_card import STATEMENTS
+from pipeline.results.model_card import statements_of
 from pipeline.serving.file_picture import draw_file
 from pipeline.serving.predictor import Predictor
 from pipeline.serving.rows import NoPrediction, Prediction
@@ -34,8 +33,9 @@ def build_page(predictor: Predictor) -> gr.Blocks:
         finally:
             Path(path).unlink(missing_ok=True)
 
+    statements = statements_of(predictor.scorer.model.labels)
     with gr.Blocks(title="Group emotion", analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
-        gr.Markdown(f"# Group emotion\n{STATEMENTS['What it does']} {STATEMENTS['What the labels are']}")
+        gr.Markdown(f"# Group emotion\n{statements['What it does']} {statements['What the labels are']}")
         with gr.Row():
             with gr.Column():
                 upload = clip_input()
@@ -43,7 +43,7 @@ def build_page(predictor: Predictor) -> gr.Blocks:
                 message = gr.Markdown()
             shares = gr.Label(label="Perceived emotion of the group")
         picture = gr.Plot(label="What the model saw and heard", format="png")
-        gr.Markdown(f"Not for: {STATEMENTS['Not for']}")
+        gr.Markdown(f"Not for: {statements['Not for']}")
         outputs = [upload, message, shares, picture]
         button.click(answer_and_remove, upload, outputs, api_visibility="private", concurrency_limit=1)
     return page.queue(max_size=MAX_WAITING, api_open=False)
@@ -115,7 +115,7 @@ def answer_upload(path: Path, predictor: Predictor) -> Shown:
         message += f" {len(failed)} more windows cannot be used."
     mean = np.mean([list(row.probabilities.values()) for row in predictions], axis=0)
     picture = draw_file(path.name, rows, answer.clip, predictor.scorer)
-    return message, dict(zip(CLASSES, mean.tolist(), strict=True)), picture
+    return message, dict(zip(predictor.scorer.model.labels, mean.tolist(), strict=True)), picture
 
 
 def refusal(row: NoPrediction) -> str:

@@ -58,7 +58,7 @@ class Predictor:
             sample = to_sample(path.stem, media, self.features)
         batch = collate([sample], [0], self.features, self._memory)
         probabilities = self.scorer.probabilities(batch)[0]
-        clip = ScoredClip(path.name, media.duration_s, batch, probabilities, media.waveform)
+        clip = ScoredClip(path.name, media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform)
         return Answer(prediction_row(path, window, clip), clip)
 
     def predict_windows(self, path: Path, length_s: float | None, longest_s: float = math.inf) -> Iterator[Answer]:

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pipeline.clips.labels import CLASSES
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.timeline import Window
 from pipeline.models.scoring import ScoredClip
@@ -41,7 +40,7 @@ class NoPrediction:
 def prediction_row(path: Path, window: Window | None, clip: ScoredClip) -> Prediction:
     """The row of a clip that was scored."""
     start_s, end_s = _span(window)
-    probabilities = {label: round(float(p), 6) for label, p in zip(CLASSES, clip.probabilities, strict=True)}
+    probabilities = {label: round(float(p), 6) for label, p in zip(clip.labels, clip.probabilities, strict=True)}
     return Prediction(str(path), start_s, end_s, clip.label, probabilities)
 
 

@@ -5,12 +5,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 
 TEST_CLIP = re.compile(r"Test_([1-9][0-9]*)")
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal predictions give an equal file
-WORDS = [label.capitalize() for label in CLASSES]
 
 
 def list_test_clips(folder: Path) -> list[Path]:
@@ -33,18 +31,19 @@ def list_test_clips(folder: Path) -> list[Path]:
 
 
 def write_submission(predictions: Mapping[str, str], path: Path) -> None:
-    """Write `<clip>.txt` with the word of the class, Positive, Neutral or Negative, for each clip id."""
+    """Write `<clip>.txt` with the word of the class, its name with a capital, for each clip id."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for clip_id, label in predictions.items():
             archive.writestr(zipfile.ZipInfo(f"{clip_id}.txt", FIXED_TIME), label.capitalize())
 
 
-def check_submission(path: Path, clip_ids: Sequence[str]) -> None:
-    """Raise `UserError` unless the zip has exactly one file for each clip, with one of the three words."""
+def check_submission(path: Path, clip_ids: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise `UserError` unless the zip has exactly one file for each clip, with the word of one of the classes."""
     with zipfile.ZipFile(path) as archive:
         words = {name: archive.read(name).decode() for name in archive.namelist()}
         has_repeated_names = len(archive.namelist()) != len(words)
     if has_repeated_names or words.keys() != {f"{clip_id}.txt" for clip_id in clip_ids}:
         raise UserError(f"{path} has {len(words)} files, expected {len(clip_ids)}: one .txt for each clip")
-    if wrong := [name for name, word in words.items() if word not in WORDS]:
-        raise UserError(f"{path}: {wrong[0]} holds {words[wrong[0]]!r}, expected Positive, Neutral or Negative")
+    expected = [label.capitalize() for label in classes]
+    if wrong := [name for name, word in words.items() if word not in expected]:
+        raise UserError(f"{path}: {wrong[0]} holds {words[wrong[0]]!r}, expected one of {', '.join(expected)}")

@@ -89,7 +89,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
     """Set up a training run; raises `UserError` if the processes differ in settings, data or code."""
     clips = select_clips(config, run.fold)
     torch.manual_seed(run.seed)
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
     pretrained = load_pretrained(model, config, accelerator)
     identity = training_identity(config, run, clips, pretrained, accelerator)
     for rank, other in enumerate(gather_object([identity])):

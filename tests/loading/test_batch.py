@@ -42,7 +42,7 @@ def test_the_model_accepts_a_batch_without_any_sound(refs, config):
     silent = [ref for ref in refs if not ref.entry.has_audio]
     batch = read_batch(silent, config.recipe.features, Memory())
     assert not batch.mel_frames.any()
-    logits = GroupEmotionModel(config.recipe.model, config.recipe.features)(batch)
+    logits = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)(batch)
     assert torch.isfinite(logits).all()
 
 

@@ -93,10 +93,10 @@ def test_a_file_with_sound_alone_is_extracted_loaded_and_accepted_by_the_model(d
     settings = ClipSettings(features=features, limits=config.extract)
     with extraction_in_this_process():
         extraction = extract_splits({"train": [source]}, tmp_path, tmp_path / "shards", settings, 1)
-    batch = read_batch(locate(extraction.indexes["train"], [source]), features, Memory())
+    batch = read_batch(locate(extraction.indexes["train"], [source], config.dataset.classes), features, Memory())
     assert batch.has_video.tolist() == [False]
     assert batch.mel_frames.item() > 0
-    assert torch.isfinite(GroupEmotionModel(config.recipe.model, features)(batch)).all()
+    assert torch.isfinite(GroupEmotionModel(config.recipe.model, features, config.dataset.classes)(batch)).all()
 
 
 def test_an_index_that_points_to_the_wrong_bytes_is_named(refs):

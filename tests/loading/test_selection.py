@@ -9,14 +9,23 @@ from pipeline.loading.selection import locate, select_clips
 def test_labels_come_from_the_manifest(extracted):
     index, clips = extracted
     labels = {clip.clip_id: CLASSES.index(clip.label) for clip in clips}
-    assert {ref.clip_id: ref.label for ref in locate(index, clips)} == labels
+    assert {ref.clip_id: ref.label for ref in locate(index, clips, CLASSES)} == labels
 
 
 def test_a_clip_of_the_manifest_that_is_not_in_the_shards_is_named(extracted):
     index, clips = extracted
     stray = type(clips[0])(**{**vars(clips[0]), "clip_id": "99_1"})
     with pytest.raises(UserError, match=r"1 clips of the manifest are not in .*, 99_1 among them"):
-        locate(index, [*clips, stray])
+        locate(index, [*clips, stray], CLASSES)
+
+
+def test_labels_are_numbered_in_the_order_of_the_classes_and_another_label_is_refused(extracted):
+    index, clips = extracted
+    order = ("negative", "positive", "neutral")
+    expected = {clip.clip_id: order.index(clip.label) for clip in clips}
+    assert {ref.clip_id: ref.label for ref in locate(index, clips, order)} == expected
+    with pytest.raises(UserError, match=r"is labelled neutral, which is not in dataset\.classes"):
+        locate(index, clips, ("negative", "positive"))
 
 
 def test_dev_is_held_out_of_train_and_val_chooses_nothing(workspace, monkeypatch):

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.recipe import BackboneSettings, FusionKind
 from pipeline.loading.batch import Batch
 from pipeline.models.fusion import time_encoding
@@ -18,7 +19,7 @@ def build_model(config):
 
     def build_model(features=config.recipe.features, **changes):
         torch.manual_seed(0)
-        return GroupEmotionModel(config.recipe.model.model_copy(update=changes), features).eval()
+        return GroupEmotionModel(config.recipe.model.model_copy(update=changes), features, CLASSES).eval()
 
     return build_model
 

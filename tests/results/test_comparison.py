@@ -97,6 +97,13 @@ def test_runs_on_other_clips_or_labels_are_refused(results, together, change):
         together(results(a=A, b=B.replace(*change)))
 
 
+@pytest.mark.parametrize("together", [vote, compare])
+def test_runs_with_other_classes_are_refused(results, together):
+    other = A.replace("neutral,negative\n", "negative,neutral\n")
+    with pytest.raises(UserError, match="b has the classes positive, negative, neutral, and a positive, neutral, neg"):
+        together(results(a=A, b=other))
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", HEADER + "1_1,1,happy,positive,0.6,0.4,0.0\n", A[:70], "\x00"])
 def test_a_table_that_evaluate_did_not_write_is_refused(results, text):
     with pytest.raises(UserError, match=r"^a is not a predictions\.csv|^a lists no clip"):

@@ -18,7 +18,7 @@ def shard(workspace, tmp_path):
     """A shard with three clips that have sound, in a folder of its own."""
     root, config = workspace
     with contextlib.chdir(root):
-        clips = [clip for clip in locate(*open_split(config, TRAIN)) if clip.entry.has_audio]
+        clips = [clip for clip in locate(*open_split(config, TRAIN), config.dataset.classes) if clip.entry.has_audio]
         samples = [read_sample(clip) for clip in clips[:3]]
     write_shard(tmp_path, "val-000000.tar", "f", samples)
     return tmp_path / "val-000000.tar", [sample.clip_id for sample in samples]

@@ -26,7 +26,9 @@ def scorer_of(config):
     def make(fusion="cross_attention"):
         torch.manual_seed(0)
         settings = config.recipe.model.model_copy(update={"fusion": fusion})
-        return Scorer(GroupEmotionModel(settings, config.recipe.features), Accelerator(cpu=True))
+        return Scorer(
+            GroupEmotionModel(settings, config.recipe.features, config.dataset.classes), Accelerator(cpu=True)
+        )
 
     return make
 
@@ -38,13 +40,15 @@ def clip_of(workspace, features):
     def score(scorer, with_sound=True):
         root, config = workspace
         with contextlib.chdir(root):
-            clips = locate(*open_split(config, TRAIN))
+            clips = locate(*open_split(config, TRAIN), config.dataset.classes)
             clip = next(clip for clip in clips if clip.entry.has_audio == with_sound)
             sample = read_sample(clip)
         batch = collate([sample], [clip.label], features, Memory())
         samples = round(sample.duration_s * features.sample_rate_hz)
         waveform = np.random.default_rng(0).normal(size=samples).astype(np.float32) if with_sound else None
-        return ScoredClip(clip.clip_id, sample.duration_s, batch, scorer.probabilities(batch)[0], waveform)
+        return ScoredClip(
+            clip.clip_id, sample.duration_s, batch, scorer.model.labels, scorer.probabilities(batch)[0], waveform
+        )
 
     return score
 

@@ -10,11 +10,13 @@ from pipeline.common.metrics import NOT_SCORED
 from pipeline.results.predictions import parse_predictions, predictions_of, write_predictions
 
 
-def test_predictions_that_are_written_can_be_read(tmp_path):
-    predictions = random_predictions()
+@pytest.mark.parametrize("classes", [("positive", "neutral", "negative"), ("no", "yes"), ("a, b", "c.d", "$e", "f")])
+def test_predictions_that_are_written_can_be_read(classes, tmp_path):
+    predictions = random_predictions(classes)
     write_predictions(predictions, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="") as file:
         read = parse_predictions("p.csv", file)
+    assert read.classes == classes
     assert (read.clip_ids, read.source_ids) == (predictions.clip_ids, predictions.source_ids)
     np.testing.assert_array_equal(read.labels, predictions.labels)
     np.testing.assert_array_equal(read.predicted, predictions.predicted)
@@ -23,7 +25,7 @@ def test_predictions_that_are_written_can_be_read(tmp_path):
 
 def test_a_clip_without_probabilities_is_quarantined():
     clips = [Clip(f"1_{i}", "1", "neutral", f"Val/1_{i}.mp4", 1, "ab") for i in (1, 2)]
-    predictions = predictions_of(clips, {"1_2": np.array([0.1, 0.2, 0.7])})
+    predictions = predictions_of(clips, {"1_2": np.array([0.1, 0.2, 0.7])}, ["positive", "neutral", "negative"])
     assert predictions.clip_ids == ["1_1", "1_2"]
     assert predictions.labels.tolist() == [1, 1]
     assert predictions.predicted.tolist() == [NOT_SCORED, 2]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # tracing a network takes seconds
 
 def random_model(config, **changes):
     torch.manual_seed(0)
-    return GroupEmotionModel(config.recipe.model.model_copy(update=changes), config.recipe.features)
+    return GroupEmotionModel(config.recipe.model.model_copy(update=changes), config.recipe.features, CLASSES)
 
 
 @pytest.fixture(scope="module")

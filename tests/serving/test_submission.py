@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 from pipeline.serving.submission import check_submission, list_test_clips, write_submission
 
@@ -19,18 +20,25 @@ def test_the_zip_has_one_file_per_clip_with_the_word_of_its_class_and_the_same_b
             "Test_1.txt": b"Positive", "Test_2.txt": b"Neutral", "Test_10.txt": b"Negative",
         }  # fmt: skip
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    check_submission(tmp_path / "a.zip", list(LABELS))
+    check_submission(tmp_path / "a.zip", list(LABELS), CLASSES)
 
 
 @pytest.mark.parametrize(("labels", "reason"), [
     ({"Test_1": "positive"}, "has 1 files, expected 3"),
     (LABELS | {"Test_3": "positive"}, "has 4 files, expected 3"),
-    (LABELS | {"Test_2": "happy"}, "Test_2.txt holds 'Happy', expected Positive, Neutral or Negative"),
+    (LABELS | {"Test_2": "happy"}, "Test_2.txt holds 'Happy', expected one of Positive, Neutral, Negative"),
 ])  # fmt: skip
 def test_a_wrong_zip_is_refused(labels, reason, tmp_path):
     write_submission(labels, tmp_path / "a.zip")
     with pytest.raises(UserError, match=reason):
-        check_submission(tmp_path / "a.zip", list(LABELS))
+        check_submission(tmp_path / "a.zip", list(LABELS), CLASSES)
+
+
+def test_the_words_are_those_of_the_classes(tmp_path):
+    write_submission({"Test_1": "joy"}, tmp_path / "a.zip")
+    check_submission(tmp_path / "a.zip", ["Test_1"], ["anger", "joy"])
+    with pytest.raises(UserError, match=r"Test_1\.txt holds 'Joy', expected one of Anger, Fear"):
+        check_submission(tmp_path / "a.zip", ["Test_1"], ["anger", "fear"])
 
 
 def test_clips_are_listed_in_the_order_of_their_numbers(tmp_path):
@@ -59,6 +67,9 @@ def test_the_command_answers_every_clip_or_writes_no_zip(stage, finished, one_cl
     assert refused.returncode == 2
     assert "Test_2.mp4 cannot be used (unreadable" in refused.stderr
     assert not (tmp_path / "submission.zip").exists()
+    unknown = submit("--unreadable", "happy")
+    assert unknown.returncode == 2
+    assert "error: --unreadable is happy, expected one of positive, neutral, negative\n" in unknown.stderr
     process = submit("--unreadable", "neutral")
     assert process.returncode == 0, process.stderr
     assert "submission.zip: 2 answers" in process.stdout

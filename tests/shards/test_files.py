@@ -27,7 +27,9 @@ def clips_of(index):
 
 
 def read_all(index):
-    batches = Loader(index.features, threads=2).eval_batches(locate(index, clips_of(index)), 4, rank=0, world=1)
+    batches = Loader(index.features, threads=2).eval_batches(
+        locate(index, clips_of(index), ["positive"]), 4, rank=0, world=1
+    )
     return {
         clip_id: frames.clone()
         for batch in batches
@@ -118,7 +120,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(index, config, tmp_path, s
 
 def test_a_file_that_is_removed_from_the_cache_is_fetched_again(index, config, tmp_path, serve):
     remote_index = open_index(remote(config, serve(tmp_path / "made").url, tmp_path), "val")
-    (first, *_) = locate(remote_index, clips_of(index))
+    (first, *_) = locate(remote_index, clips_of(index), ["positive"])
     content = first.file.read(first.entry)
     first.file.path.unlink()
     assert first.file.read(first.entry) == content
@@ -135,7 +137,7 @@ def test_the_end_of_reading_does_not_wait_for_a_server_that_does_not_answer(inde
     remote_index = open_index(remote(config, server.url, tmp_path), "val")
     server.shutdown()  # it still accepts connections, but never answers
     began = time.monotonic()
-    with fetched_ahead(clip.file for clip in locate(remote_index, clips_of(index))):
+    with fetched_ahead(clip.file for clip in locate(remote_index, clips_of(index), ["positive"])):
         time.sleep(0.2)
     assert time.monotonic() - began < 1
 
@@ -143,7 +145,7 @@ def test_the_end_of_reading_does_not_wait_for_a_server_that_does_not_answer(inde
 def test_shards_are_fetched_before_they_are_needed(index, config, tmp_path, serve):
     server = serve(tmp_path / "made")
     remote_index = open_index(remote(config, server.url, tmp_path), "val")
-    first, *_, last = locate(remote_index, clips_of(index))
+    first, *_, last = locate(remote_index, clips_of(index), ["positive"])
     # The last clip is in the other shard, and far behind what is read ahead.
     batches = Loader(remote_index.features, threads=1).load([[first]] * 50 + [[last]])
     next(batches)

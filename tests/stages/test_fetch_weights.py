@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.common.recipe import Recipe, load_recipe
@@ -24,7 +25,7 @@ def folder(tmp_path):
     """A folder into which somebody has put files for `paper` by hand; each has the right name and no weights."""
     recipe = paper()
     with torch.device("meta"):
-        model = GroupEmotionModel(recipe.model, recipe.features)
+        model = GroupEmotionModel(recipe.model, recipe.features, CLASSES)
     for modality, network in model.backbones().items():
         published = network.published
         name = "model.safetensors" if published.repository else published.url.rpartition("/")[2]

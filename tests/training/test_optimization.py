@@ -19,7 +19,7 @@ def rated(config):
     """The learning rate and the weight decay of each parameter, at a learning rate of 1."""
     scales = config.recipe.training.rate_scales.model_copy(update={"backbones": 0.1, "fusion": 2.0, "head": 10.0})
     settings = config.recipe.training.model_copy(update={"rate_scales": scales, "layer_decay": 0.5})
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
     optimizer = build_optimizer(model, settings)
     set_learning_rate(optimizer, 1.0)
     rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
@@ -53,7 +53,7 @@ def test_only_matrices_and_kernels_decay(rated, config):
 def test_tokens_and_positions_of_a_transformer_do_not_decay(config):
     video = config.recipe.model.video.model_copy(update={"name": "vit_tiny_patch16_224", "grid": 2})
     settings = config.recipe.model.model_copy(update={"video": video})
-    model = GroupEmotionModel(settings, config.recipe.features)
+    model = GroupEmotionModel(settings, config.recipe.features, config.dataset.classes)
     groups = parameter_groups(model, config.recipe.training)
     decayed = {parameter for group in groups for parameter in group["params"] if group["weight_decay"]}
     named = dict(model.named_parameters())
@@ -65,7 +65,7 @@ def test_tokens_and_positions_of_a_transformer_do_not_decay(config):
 
 
 def test_no_parameter_is_left_out(config):
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features)
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
     optimizer = build_optimizer(model, config.recipe.training)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(trained) == len(set(trained)) == len(list(model.parameters()))

@@ -50,6 +50,12 @@ def test_other_pretrained_weights_make_another_training(ready, pretrained, tmp_p
         train(config, tmp_path)
 
 
+def test_classes_in_another_order_make_another_training(ready, unfinished):
+    dataset = ready.dataset.model_copy(update={"classes": ready.dataset.classes[::-1]})
+    with pytest.raises(UserError, match=r"classes: .* -> "):
+        train(ready.model_copy(update={"dataset": dataset}), unfinished)
+
+
 def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pretrained, tmp_path):
     config = with_model(with_backbones(ready, weights=str(pretrained)), freeze_backbones=True)
     weights, given = train(config, tmp_path), load_file(pretrained)
@@ -61,7 +67,7 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
 def test_frozen_batch_norms_keep_their_statistics(ready, features):
     resnet = with_backbones(ready, name="resnet18", weights="resnet18.pth")
     model = with_model(resnet, freeze_backbones=True, fusion="audio").recipe.model
-    network = GroupEmotionModel(model, features).train()
+    network = GroupEmotionModel(model, features, ready.dataset.classes).train()
     before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
     network.backbones()["audio"](torch.randn(2, features.mel_bins, features.max_mel_frames))
     assert before
