@@ -1,31 +1,65 @@
-"""Score every clip of the validation split with the trained model.
+"""Score clips with trained models: the reported clips of the experiment, or any split of any data set.
 
 example:
-  python -m stages.evaluate
+  python -m stages.evaluate --seed 0
+  python -m stages.evaluate --run runs/demo/demo/seed-0 --split dev --output dev-results
 reads:
-  the settings, data/shards/, data_manifests/, runs/<dataset>/
+  the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, runs/<dataset>/<recipe>/seed-<n>/
 writes:
-  results/ (metrics.json, per_class.csv, per_source.csv, reliability.csv, predictions.csv, mistakes/, provenance.json)
+  results/seeds/<n>/ (metrics.json, predictions.csv, dev_predictions.csv, per_class.csv, per_source.csv, reliability.csv,
+  curves.csv, mistakes/, provenance.json), or the folder that --output names
 
-Clips that could not be extracted count as wrong.
+Clips that could not be extracted count as wrong. With --run, the settings are those of the run.
 """
 
+from pathlib import Path
+
 from pipeline.common.command_line import settings_of, stage_parser
-from pipeline.common.errors import exits_with_one_sentence
+from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
 @exits_with_one_sentence
 def main() -> None:
-    arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
-    config = settings_of(arguments)
+    parser = stage_parser(__file__, __doc__, settings=True)
+    parser.add_argument("--seed", type=int, metavar="N", help="evaluate this seed alone (all of the settings)")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="evaluate this run or exported folder")
+    parser.add_argument("--dataset", metavar="NAME", help="with --run: the data set to score (the run's)")
+    parser.add_argument("--split", choices=("train", "dev", "val"), default="val", help="with --run: its split (val)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="with --run: the folder to write")
+    arguments = parser.parse_args()
+    if (arguments.run is None) != (arguments.output is None):
+        raise UserError("--run and --output belong together: name the run, and the folder for its results")
+    if arguments.run is not None:
+        evaluate_any(arguments.run, arguments.dataset, arguments.split, arguments.output)
+        return
 
     from pipeline.common.accelerator import start_accelerator
-    from pipeline.results.evaluation import evaluate_run, write_evaluation
+    from pipeline.results.evaluation import evaluate_seed
+    from pipeline.results.writing import write_evaluation
 
+    config = settings_of(arguments)
     accelerator = start_accelerator(config, trains=False)
-    evaluation = evaluate_run(config, config.run, accelerator)
+    for seed in config.seeds if arguments.seed is None else [arguments.seed]:
+        evaluation = evaluate_seed(config, seed, accelerator)
+        if accelerator.is_main_process:
+            write_evaluation(evaluation, config.results_of(seed))
+    accelerator.end_training()
+
+
+def evaluate_any(run_folder: Path, dataset: str | None, split: str, output: Path) -> None:
+    """Score a split of a data set with a run, and write the result to a folder."""
+    from pipeline.common.accelerator import start_accelerator
+    from pipeline.models.runs import open_run
+    from pipeline.results.evaluation import evaluate_split
+    from pipeline.results.writing import write_evaluation
+
+    run = open_run(run_folder)
+    config = run.config.of_dataset(dataset) if dataset else run.config
+    accelerator = start_accelerator(config, trains=False)
+    evaluation = evaluate_split(run, config, split, accelerator)
     if accelerator.is_main_process:
-        write_evaluation(evaluation, config.results)
+        metrics = write_evaluation(evaluation, output)
+        print(f"{output}: accuracy {metrics.accuracy:.4f} on {metrics.clips} clips")
     accelerator.end_training()
 
 

@@ -3,7 +3,7 @@
 example:
   python -m stages.report
 reads:
-  the settings, results/ (what evaluate writes), runs/<dataset>/history.csv
+  the settings, results/ (what evaluate and summarize write)
 writes:
   results/report.html, which needs no network; it holds frames of the data set
 """
@@ -20,7 +20,7 @@ def main() -> None:
     from pipeline.common.files import write_text
     from pipeline.results.report import render_report
 
-    write_text(config.results / "report.html", render_report(config.results, config.run))
+    write_text(config.results / "report.html", render_report(config.results, config.seeds))
 
 
 if __name__ == "__main__":

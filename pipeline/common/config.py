@@ -212,6 +212,10 @@ class Config(Settings):
         """The trainings that a seed takes: one, or one for each fold."""
         return [RunId(seed, fold) for fold in range(1, self.folds + 1)] if self.folds else [RunId(seed)]
 
+    def of_dataset(self, name: str) -> "Config":
+        """The settings with the manifests and shards of another data set, which must have the same classes."""
+        return self.model_copy(update={"dataset": self.dataset.model_copy(update={"name": name})})
+
     def of_run(self, run: RunId) -> "Config":
         """The settings as they concern one run: the other seeds are left out."""
         return self.model_copy(update={"seeds": [run.seed]})

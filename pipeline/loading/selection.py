@@ -1,16 +1,20 @@
-"""Which clips are trained on, and which choose the epoch."""
+"""Which clips are trained on, which choose the epoch, which are scored."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.clips.manifest import SPLITS, Clip, read_manifest
-from pipeline.clips.splits import SPLITS_NAME, read_assignments
+from pipeline.clips.splits import SPLITS_NAME, Assignment, Role, read_assignments
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.shards.files import ShardFile, open_index
 from pipeline.shards.format import Entry
 from pipeline.shards.index import INDEX_NAME, ShardIndex, missing_clips
+
+# The name under which the identity of a training holds the digest of its clips and their roles.
+ROLES_KEY = "the clips and their roles"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,32 @@ class TrainingClips:
     digests: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Subset:
+    """Clips of the manifests, and those of them that are in the shards; the others are quarantined."""
+
+    clips: list[Clip]
+    located: list[ClipRef]
+
+
+def clips_of_split(config: Config, split: str) -> Subset:
+    """All clips of a split."""
+    index, clips = open_split(config, split)
+    return Subset(clips, locate(index, clips, config.dataset.classes))
+
+
+def clips_with_role(config: Config, fold: int | None, role: Role) -> Subset:
+    """The clips that have a role in a training, by `splits.csv`."""
+    ids = {(row.split, row.clip_id) for row in read_assignments(config.manifests, fold) if row.role == role}
+    clips: list[Clip] = []
+    located: list[ClipRef] = []
+    for split in SPLITS:
+        subset = clips_of_split(config, split)
+        clips += [clip for clip in subset.clips if (split, clip.clip_id) in ids]
+        located += [clip for clip in subset.located if (split, clip.clip_id) in ids]
+    return Subset(clips, located)
+
+
 def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
     """Select the clips of one training by their roles in `splits.csv`, from the shards and manifests.
 
@@ -50,15 +80,20 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
         raise UserError(f"{config.manifests / SPLITS_NAME} is older than the manifests; run the split stage again")
     clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split], classes)]
     selected = {"dev": "dev", "val": "test", "none": None}[config.recipe.training.select_on]
-    rows = sorted("\t".join((each.split, each.clip_id, each.label, each.role)) for each in assignments)
     return TrainingClips(
         training=[clip for role, clip in clips if role == "fit"],
         selection=[clip for role, clip in clips if role == selected and role is not None],
         digests={
             **{f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in opened.items()},
-            "the clips and their roles": hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+            ROLES_KEY: roles_digest(assignments),
         },
     )
+
+
+def roles_digest(assignments: Iterable[Assignment]) -> str:
+    """SHA-256 of the clips of a training, their labels and their roles."""
+    rows = sorted("\t".join((each.split, each.clip_id, each.label, each.role)) for each in assignments)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def open_split(config: Config, split: str) -> tuple[ShardIndex, list[Clip]]:

@@ -20,15 +20,20 @@ from pipeline.models.run_record import (
     RUN_NAME,
     Epoch,
     RunRecord,
+    read_history,
     read_run_record,
 )
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's record, and its model with the weights of the chosen epoch."""
+    """A run's record, its history, and its model with the weights of the chosen epoch.
+
+    The history of an exported folder is empty.
+    """
 
     record: RunRecord
+    history: list[Epoch]
     model: GroupEmotionModel
 
     @property
@@ -65,7 +70,8 @@ def open_run(folder: Path) -> FinishedRun:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the weights in {path} are of another version of this code ({reason}); train again") from None
-    return FinishedRun(record, model)
+    history = read_history(folder) if (folder / HISTORY_NAME).exists() else []
+    return FinishedRun(record, history, model)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

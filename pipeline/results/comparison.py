@@ -1,19 +1,20 @@
-"""Several results on the same clips: how much they vary, their vote, and whether two of them differ."""
+"""Several results on the same clips: how much their seeds vary, their vote, and whether two of them differ."""
 
-import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import accuracy, accuracy_interval, bootstrap_intervals, mcnemar
 from pipeline.common.records import parse_record
-from pipeline.results.predictions import Predictions, most_probable_classes, parse_predictions
+from pipeline.results.combination import vote_of
+from pipeline.results.predictions import Predictions, parse_predictions
 from pipeline.results.result_files import METRICS_NAME, PREDICTIONS_NAME, Metrics
 
 FOLDER = "results"
@@ -21,18 +22,19 @@ FOLDER = "results"
 
 @dataclass(frozen=True)
 class Result:
-    """What `evaluate` wrote of a run: its predictions and metrics."""
+    """What `evaluate` or `summarize` wrote: the predictions of each seed, and the metrics."""
 
-    predictions: Predictions
+    predictions: dict[int, Predictions]
     metrics: Metrics
 
 
 @dataclass(frozen=True)
-class RunAccuracy:
-    """A run's accuracy over all clips, and what it comes from (as in `Metrics`)."""
+class ResultAccuracy:
+    """The accuracy of a result over all clips, the mean over its seeds, and what it comes from (as in `Metrics`)."""
 
     accuracy: float
-    seed: int
+    accuracy_sd: float | None
+    seeds: list[int]
     selected_on: str
     label_sha256: str
     code_version: str
@@ -40,12 +42,12 @@ class RunAccuracy:
 
 @dataclass(frozen=True)
 class Vote:
-    """Several runs by name, the mean and standard deviation of their accuracies, and the accuracy of their soft vote.
+    """Results by name, the mean and standard deviation of the accuracies of all their seeds, and their soft vote.
 
-    `soft_vote_low` and `soft_vote_high` are Wilson's 95% interval. `sd` is None for a single run.
+    `soft_vote_low` and `soft_vote_high` are Wilson's 95% interval. `sd` is None for a single seed.
     """
 
-    runs: dict[str, RunAccuracy]
+    runs: dict[str, ResultAccuracy]
     mean: float
     sd: float | None
     soft_vote: float
@@ -56,16 +58,19 @@ class Vote:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs by name, and by how much the first is more accurate than the second.
+    """Two results by name, and by how much the first is more accurate than the second, in the mean over seeds.
 
-    The 95% interval of the difference is over sources; its bounds are None for clips of a single source. `mcnemar_p` is
-    the p-value of McNemar's exact test, which takes clips as independent.
+    The 95% interval of the difference is over sources; its bounds are None for clips of a single source. `seeds_low`
+    and `seeds_high` are the interval over seeds that both results have (paired, Student's t), None for fewer than two.
+    `mcnemar_p` is the p-value of McNemar's exact test of the soft votes, which takes clips as independent.
     """
 
-    runs: dict[str, RunAccuracy]
+    runs: dict[str, ResultAccuracy]
     difference: float
     difference_low: float | None
     difference_high: float | None
+    seeds_low: float | None
+    seeds_high: float | None
     only_first_right: int
     only_second_right: int
     mcnemar_p: float
@@ -80,31 +85,30 @@ def read_results(names: Iterable[str]) -> dict[str, Result]:
     results: dict[str, Result] = {}
     for name in names:
         if name in results:
-            raise UserError(f"{name} is named twice; name each run once")
-        predictions = parse_predictions(name, io.StringIO(_read_text(name, PREDICTIONS_NAME)))
+            raise UserError(f"{name} is named twice; name each result once")
+        predictions = parse_predictions(name, _read_text(name, PREDICTIONS_NAME).splitlines())
         try:
             metrics = parse_record(Metrics, _read_text(name, METRICS_NAME))
         except ValueError as error:
-            raise UserError(f"{name} has no {METRICS_NAME} that evaluate wrote ({error}); evaluate again") from None
+            raise UserError(f"{name} has no {METRICS_NAME} that this version wrote ({error}); evaluate again") from None
         results[name] = Result(predictions, metrics)
     return results
 
 
 def vote(results: Mapping[str, Result]) -> Vote:
-    """The soft vote of results by name: the class with the highest mean probability.
+    """The soft vote of all seeds of results by name: the class with the highest mean probability.
 
     Quarantined clips count as wrong. Raises `UserError` for results on other clips, labels or classes.
     """
     labels = common_labels(results)
-    runs = {name: _run_accuracy(result) for name, result in results.items()}
-    accuracies = [run.accuracy for run in runs.values()]
-    mean_probabilities = np.mean([result.predictions.probabilities for result in results.values()], axis=0)
-    elected = most_probable_classes(mean_probabilities)
+    every = [predictions for result in results.values() for predictions in result.predictions.values()]
+    accuracies = [accuracy(labels, predictions.predicted) for predictions in every]
+    elected = vote_of(every).predicted
     low, high = accuracy_interval(int((elected == labels).sum()), len(labels))
     return Vote(
-        runs=runs,
+        runs={name: _accuracy_of(result) for name, result in results.items()},
         mean=statistics.mean(accuracies),
-        sd=statistics.stdev(accuracies) if len(runs) > 1 else None,
+        sd=statistics.stdev(accuracies) if len(every) > 1 else None,
         soft_vote=accuracy(labels, elected),
         soft_vote_low=low,
         soft_vote_high=high,
@@ -115,45 +119,63 @@ def vote(results: Mapping[str, Result]) -> Vote:
 def compare(results: Mapping[str, Result]) -> Comparison:
     """How two results by name differ; raises `UserError` for results on other clips, labels or classes."""
     labels = common_labels(results)
-    first, second = (result.predictions.right for result in results.values())
-    sources = next(iter(results.values())).predictions.source_ids
-    differences = first.astype(float) - second
+    first, second = (result.predictions for result in results.values())
+    shares = [np.mean([each.right for each in seeds.values()], axis=0) for seeds in (first, second)]
+    differences = shares[0] - shares[1]  # (clips,), of the shares of seeds that are right
+    sources = next(iter(first.values())).source_ids
     intervals = bootstrap_intervals(lambda clips: {"difference": differences[clips].mean()}, sources)
     low, high = intervals["difference"]
+    votes = [vote_of(list(seeds.values())).right for seeds in (first, second)]
+    paired = [first[seed].right.mean() - second[seed].right.mean() for seed in first if seed in second]
+    seeds_low, seeds_high = mean_interval(paired)
     return Comparison(
-        runs={name: _run_accuracy(result) for name, result in results.items()},
+        runs={name: _accuracy_of(result) for name, result in results.items()},
         difference=float(differences.mean()),
         difference_low=None if math.isnan(low) else low,
         difference_high=None if math.isnan(high) else high,
-        only_first_right=int((first & ~second).sum()),
-        only_second_right=int((second & ~first).sum()),
-        mcnemar_p=mcnemar(first, second),
+        seeds_low=seeds_low,
+        seeds_high=seeds_high,
+        only_first_right=int((votes[0] & ~votes[1]).sum()),
+        only_second_right=int((votes[1] & ~votes[0]).sum()),
+        mcnemar_p=mcnemar(*votes),
         clips=len(labels),
     )
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
+    """Student's 95% interval of the mean of values; (None, None) for fewer than two."""
+    if len(values) < 2:
+        return None, None
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values) - half, statistics.mean(values) + half
+
+
 def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
     """The labels (clips,) that all results have for the same clips; raises `UserError` if they differ."""
-    (first_name, first), *others = ((name, result.predictions) for name, result in results.items())
+    (first_name, first), *others = (
+        (name, predictions) for name, result in results.items() for predictions in result.predictions.values()
+    )
     for name, other in others:
         if other.classes != first.classes:
             raise UserError(
                 f"{name} has the classes {', '.join(other.classes)}, and {first_name} {', '.join(first.classes)}; "
-                "name runs that were evaluated on one data set"
+                "name results on one data set"
             )
         if other.clip_ids != first.clip_ids or not np.array_equal(other.labels, first.labels):
             raise UserError(
                 f"{name} and {first_name} are not about the same clips with the same labels; "
-                "name runs that were evaluated on one data set"
+                "name results on one data set"
             )
     return first.labels
 
 
-def _run_accuracy(result: Result) -> RunAccuracy:
-    predictions, metrics = result.predictions, result.metrics
-    return RunAccuracy(
-        accuracy=accuracy(predictions.labels, predictions.predicted),
-        seed=metrics.seed,
+def _accuracy_of(result: Result) -> ResultAccuracy:
+    accuracies = [float(predictions.right.mean()) for predictions in result.predictions.values()]
+    metrics = result.metrics
+    return ResultAccuracy(
+        accuracy=statistics.mean(accuracies),
+        accuracy_sd=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        seeds=list(result.predictions),
         selected_on=metrics.selected_on,
         label_sha256=metrics.label_sha256,
         code_version=metrics.code_version,

@@ -1,130 +1,180 @@
-"""Evaluating a run: it scores every clip of the manifest and writes what the result comes from."""
+"""Evaluating runs: every clip that a result is about is scored once, and what the result comes from is written."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from pipeline.clips.manifest import SPLITS, VAL, DatasetSummary, read_summary
+from pipeline.clips.manifest import SPLITS, TRAIN, VAL, read_summary
+from pipeline.clips.splits import Assignment, read_assignments, summarize_roles
 from pipeline.common.accelerator import names_a_lost_process
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
-from pipeline.common.records import write_record, write_table
-from pipeline.loading.selection import locate, open_split
-from pipeline.models.run_record import RUN_NAME, RunRecord
+from pipeline.loading.selection import ROLES_KEY, Subset, clips_of_split, clips_with_role, roles_digest
+from pipeline.models.run_record import RUN_NAME, Epoch, RunRecord
 from pipeline.models.runs import FinishedRun, open_run
 from pipeline.models.scoring import Scorer
+from pipeline.results.calibration import fit_temperature, scale
 from pipeline.results.data_card import describe_clips
-from pipeline.results.literature import is_reproduced
-from pipeline.results.mistakes import draw_mistakes
-from pipeline.results.predictions import Predictions, predictions_of, write_predictions
-from pipeline.results.result_files import (
-    METRICS_NAME,
-    MISTAKES_NAME,
-    PER_CLASS_NAME,
-    PER_SOURCE_NAME,
-    PREDICTIONS_NAME,
-    PROVENANCE_NAME,
-    RELIABILITY_NAME,
-    ClassMeasures,
-    Metrics,
-    Provenance,
-    QuarantinedClip,
-    ReliabilityBin,
-    SourceAccuracy,
-    write_class_measures,
-    write_mistakes,
-)
-from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
+from pipeline.results.mistakes import Scored, draw_mistakes
+from pipeline.results.predictions import Predictions, concatenate, predictions_of
+from pipeline.results.result_files import CurvePoint, Provenance, QuarantinedClip
 from pipeline.shards.files import open_index
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run's predictions of the validation split, what is measured of them, and what they come from.
+    """What one seed predicts, and what that comes from.
 
+    `dev` are its predictions of the clips held out of training, None if no clip was. `scaled` are its predictions with
+    the temperature that dev gives, one for each fold; without dev they are None, and `temperatures` is empty.
     `mistakes` holds JPEG pictures by clip id, the most confident mistake first.
     """
 
+    seed: int
     predictions: Predictions
-    metrics: Metrics
-    classes: list[ClassMeasures]
-    sources: list[SourceAccuracy]
-    reliability: list[ReliabilityBin]
-    mistakes: Mapping[str, bytes]
+    dev: Predictions | None
+    scaled: Predictions | None
+    temperatures: list[float]
+    curves: list[CurvePoint]
+    mistakes: dict[str, bytes]
     provenance: Provenance
 
 
-def evaluate_run(config: Config, run_folder: Path, accelerator: Accelerator) -> Evaluation:
-    """Score the validation clips with a run's model.
+def evaluate_seed(config: Config, seed: int, accelerator: Accelerator) -> Evaluation:
+    """Score the reported clips, and those of dev, with the runs of a seed: one, or one for each fold.
 
-    Every clip of the manifest is in the result. Only the main process draws the mistakes. Raises `UserError` for a run
-    that was made with another recipe, seed or data set than `config` names.
+    Only the main process draws the mistakes. Raises `UserError` for a run that was made with other settings or clips
+    than `config` names, and if every labelled clip was trained on.
     """
-    run = open_matching_run(config, run_folder)
+    if config.fit_on == "train_and_val" and config.folds is None:
+        raise UserError(
+            "fit_on is train_and_val: every labelled clip is trained on, so there is nothing to report; train alone "
+            "(dvc exp run ... train) and use the runs for predict and submit"
+        )
+    parts = []
+    for run_id in config.run_ids(seed):
+        assignments = read_assignments(config.manifests, run_id.fold)
+        run = open_matching_run(config, config.runs / run_id.folder, seed, assignments)
+        tested = clips_with_role(config, run_id.fold, "test")
+        dev = clips_with_role(config, run_id.fold, "dev")
+        parts.append(evaluate_run(run, config, tested, dev, accelerator))
+    reported = VAL if config.folds is None else TRAIN
+    return combine_parts(config, seed, parts, reported, accelerator)
+
+
+def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Accelerator) -> Evaluation:
+    """Score all clips of a split, train, dev or val, of the data set that `config` names, with any run.
+
+    Raises `UserError` for a data set with other classes than the run's.
+    """
+    classes = read_summary(config.manifests).classes
+    if classes != run.config.dataset.classes:
+        raise UserError(
+            f"{config.dataset.name} has the classes {', '.join(classes)}, and the run "
+            f"{', '.join(run.config.dataset.classes)}; name a data set with the same classes in the same order"
+        )
+    own = run.record.run.fold
+    dev = clips_with_role(config, own, "dev") if config.dataset.name == run.config.dataset.name else Subset([], [])
+    tested = dev if split == "dev" else clips_of_split(config, split)
+    if not tested.clips:
+        raise UserError(f"{config.dataset.name} has no {split} clips for this run; name another --split or --dataset")
+    part = evaluate_run(run, config, tested, Subset([], []) if split == "dev" else dev, accelerator)
+    reported = VAL if split == VAL else TRAIN
+    return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], reported, accelerator)
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """What one run predicts of the reported clips and of dev."""
+
+    run: RunRecord
+    history: list[Epoch]
+    predictions: Predictions
+    dev: Predictions | None
+    scored: Scored
+
+
+def evaluate_run(
+    run: FinishedRun, config: Config, tested: Subset, dev: Subset, accelerator: Accelerator
+) -> EvaluatedRun:
+    """Score clips with one run; the clips that are not in the shards are among the predictions, as quarantined."""
     scorer = Scorer(run.model, accelerator)
-    index, clips = open_split(config, VAL)
-    located = locate(index, clips, config.dataset.classes)
-    with names_a_lost_process(config.execution.process_timeout_s):
-        probabilities = scorer.score(located, config)
-    scored = {clip.clip_id: row for clip, row in zip(located, probabilities, strict=True)}
-    predictions = predictions_of(clips, scored, config.dataset.classes)
-    measures, classes = measure(predictions)
-    data = read_summary(config.manifests)
+    classes = config.dataset.classes
+
+    def predict(subset: Subset) -> tuple[Predictions, Scored]:
+        with names_a_lost_process(config.execution.process_timeout_s):
+            probabilities = scorer.score(subset.located, config)
+        by_id = {clip.clip_id: row for clip, row in zip(subset.located, probabilities, strict=True)}
+        return predictions_of(subset.clips, by_id, classes, run.record.run.fold), Scored(
+            subset.located, probabilities, scorer
+        )
+
+    predictions, scored = predict(tested)
+    return EvaluatedRun(run.record, run.history, predictions, predict(dev)[0] if dev.clips else None, scored)
+
+
+def combine_parts(
+    config: Config, seed: int, parts: Sequence[EvaluatedRun], reported: str, accelerator: Accelerator
+) -> Evaluation:
+    """The evaluation of a seed from those of its runs; `reported` is the split of the reported clips."""
+    scaled, temperatures = [], []
+    for part in parts:
+        if part.dev is not None and (temperature := fit_temperature(part.dev)) is not None:
+            temperatures.append(temperature)
+            scaled.append(scale(part.predictions, temperature))
+    held_out = [part.dev for part in parts if part.dev is not None]
     return Evaluation(
-        predictions=predictions,
-        metrics=Metrics(
-            **vars(measures),
-            reproduced=is_reproduced(config, data.val, measures.accuracy_high),
-            seed=run.config.seed,
-            selected_on=run.record.selected_on,
-            selection_accuracy=run.record.selection_accuracy,
-            label_sha256=data.val.label_sha256,
-            code_version=run.record.code_version,
-        ),
-        classes=classes,
-        sources=source_accuracies(predictions),
-        reliability=reliability_bins(predictions),
-        mistakes=draw_mistakes(located, probabilities, scorer) if accelerator.is_main_process else {},
-        provenance=provenance_of(config, data, run.record),
+        seed=seed,
+        predictions=concatenate([part.predictions for part in parts]),
+        dev=concatenate(held_out) if held_out else None,
+        scaled=concatenate(scaled) if len(scaled) == len(parts) else None,
+        temperatures=temperatures,
+        curves=[
+            CurvePoint(seed, part.run.run.fold, epoch.epoch, epoch.train_loss, epoch.selection_accuracy)
+            for part in parts
+            for epoch in part.history
+        ],
+        mistakes=draw_mistakes([part.scored for part in parts]) if accelerator.is_main_process else {},
+        provenance=provenance_of(config, [part.run for part in parts], reported),
     )
 
 
-def open_matching_run(config: Config, folder: Path) -> FinishedRun:
-    """Open a finished run; raises `UserError` if its recipe, seed or data set is not that of `config`."""
+def open_matching_run(config: Config, folder: Path, seed: int, assignments: Sequence[Assignment]) -> FinishedRun:
+    """Open a finished run; raises `UserError` if it was made with another recipe, seed, data set or other clips."""
     run = open_run(folder)
-    for key in ("recipe", "seed", "dataset"):
-        if getattr(run.config, key) != getattr(config, key):
+    found, expected = run.config, config
+    differing = {
+        "recipe": found.recipe != expected.recipe,
+        "seed": run.record.run.seed != seed,
+        "data set": found.dataset.name != expected.dataset.name or found.dataset.classes != expected.dataset.classes,
+        "split": run.record.identity.get(ROLES_KEY) != roles_digest(assignments),
+    }
+    for name, differs in differing.items():
+        if differs:
             raise UserError(
-                f"{folder / RUN_NAME} was made with another {key} than the settings name; "
+                f"{folder / RUN_NAME} was made with another {name} than the settings name; "
                 "run the train stage (dvc repro train)"
             )
     return run
 
 
-def provenance_of(config: Config, data: DatasetSummary, run: RunRecord) -> Provenance:
-    """What a result of a run comes from."""
+def provenance_of(config: Config, runs: list[RunRecord], reported: str) -> Provenance:
+    """What a result of runs comes from; `reported` is the split of the reported clips."""
     indexes = {split: open_index(config, split) for split in SPLITS}
+    own = [run.run.fold for run in runs if run.config.dataset.name == config.dataset.name]
+    rows = [row for fold in own for row in read_assignments(config.manifests, fold)]
     return Provenance(
-        data=data,
+        data=read_summary(config.manifests),
         clips={split: describe_clips(index) for split, index in indexes.items()},
         quarantined=[
             QuarantinedClip(split, clip.clip_id, clip.reason, clip.detail)
             for split, index in indexes.items()
             for clip in index.quarantined
         ],
-        run=run,
+        roles=summarize_roles(rows, config.dataset.classes),
+        reported=reported,
+        folds=config.folds,
+        runs=runs,
     )
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write the folder of results (`pipeline.results.result_files`)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_record(evaluation.metrics, folder / METRICS_NAME)
-    write_record(evaluation.provenance, folder / PROVENANCE_NAME)
-    write_predictions(evaluation.predictions, folder / PREDICTIONS_NAME)
-    write_mistakes(evaluation.mistakes, folder / MISTAKES_NAME)
-    write_class_measures(evaluation.classes, folder / PER_CLASS_NAME)
-    write_table(SourceAccuracy, evaluation.sources, folder / PER_SOURCE_NAME)
-    write_table(ReliabilityBin, evaluation.reliability, folder / RELIABILITY_NAME)

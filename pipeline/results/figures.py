@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.models.run_record import Epoch
-from pipeline.results.result_files import ReliabilityBin
+from pipeline.common.config import RunId
+from pipeline.results.result_files import CurvePoint, ReliabilityBin
 
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
@@ -21,23 +21,29 @@ AXIS_LETTERS = 33  # that fit along an axis of the confusion matrix
 NAME_LETTERS = 20  # of a longer name, the axes show the beginning
 
 
-def draw_curves(axes: Axes, history: Sequence[Epoch], selected_on: str, selected_epoch: int) -> None:
-    """The training loss and, if epochs were scored, the accuracy on the split `selected_on`, over the epochs."""
-    epochs = [epoch.epoch for epoch in history]
-    axes.plot(epochs, [epoch.train_loss for epoch in history], color=SERIES_COLORS[0])
+def draw_curves(axes: Axes, points: Sequence[CurvePoint], selected_on: str, chosen: Mapping[RunId, int]) -> None:
+    """The training loss and, if epochs were scored, the accuracy on the split `selected_on`, over the epochs.
+
+    Each run has a line, and a dot at its chosen epoch, which `chosen` names; the lines of several runs are thin.
+    """
+    runs: dict[RunId, list[CurvePoint]] = {}
+    for point in points:
+        runs.setdefault(RunId(point.seed, point.fold), []).append(point)
+    is_scored = any(point.selection_accuracy is not None for point in points)
+    accuracy_axes = axes.twinx() if is_scored else None
+    style: dict[str, Any] = {"linewidth": 1.5 if len(runs) == 1 else 0.8, "alpha": 1.0 if len(runs) == 1 else 0.7}
+    for run_id, run in runs.items():
+        epochs, best = [point.epoch for point in run], chosen[run_id] - 1
+        axes.plot(epochs, [point.train_loss for point in run], color=SERIES_COLORS[0], **style)
+        if accuracy_axes:
+            accuracies = np.array([point.selection_accuracy for point in run], float)  # None becomes NaN, a gap
+            accuracy_axes.plot(epochs, accuracies, color=SERIES_COLORS[1], marker="o", markevery=[best], **style)
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("training loss (nats)", color=SERIES_COLORS[0])
-    accuracies = [epoch.selection_accuracy for epoch in history]
-    if accuracies == [None] * len(history):
-        return
-    accuracy_axes = axes.twinx()
-    accuracy_axes.plot(epochs, np.array(accuracies, float), color=SERIES_COLORS[1])  # None becomes NaN, a gap
-    accuracy_axes.set_ylabel(f"accuracy on {selected_on}", color=SERIES_COLORS[1])
-    accuracy_axes.set_ylim(0, 1.02)
-    axes.axvline(selected_epoch, color=INK, linewidth=0.8, linestyle=":")
-    axes.annotate("chosen", (selected_epoch, 0.02), (-4, 0), xycoords=("data", "axes fraction"),
-                  textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+    if accuracy_axes:
+        accuracy_axes.set_ylabel(f"accuracy on {selected_on}", color=SERIES_COLORS[1])
+        accuracy_axes.set_ylim(0, 1.02)
 
 
 def draw_confusion(axes: Axes, matrix: NDArray[np.int64], classes: Sequence[str]) -> None:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.clips.labels import CLASSES
-from pipeline.clips.manifest import SplitSummary
-from pipeline.common.config import Config
-from pipeline.results.result_files import Reproduced
+from pipeline.clips.manifest import VAL
+from pipeline.results.result_files import Provenance, Reproduced
 
 # arXiv 2111.05890, on VGAF's validation split. It is no multiple of 1/766, so it was not computed over all clips once.
 PAPER_ACCURACY = 0.6037
@@ -43,13 +42,14 @@ PUBLISHED_RESULTS = [
 ]
 
 
-def is_reproduced(config: Config, val: SplitSummary, accuracy_high: float) -> Reproduced:
+def is_reproduced(provenance: Provenance, accuracy_high: float) -> Reproduced:
     """Whether the paper's accuracy lies within or below the interval of the accuracy that ends at `accuracy_high`.
 
     "not applicable" unless the validation split has as many clips and sources as VGAF's, and the same classes. Label
     files of VGAF differ (`label_sha256`).
     """
-    is_other = config.dataset.synthesize or config.dataset.classes != list(CLASSES)
+    data, val = provenance.runs[0].config.dataset, provenance.data.val
+    is_other = data.synthesize or data.classes != list(CLASSES) or provenance.reported != VAL or provenance.folds
     if is_other or (val.clips, val.sources) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
         return "not applicable"
     return accuracy_high >= PAPER_ACCURACY

@@ -1,7 +1,8 @@
 """The most confident mistakes of a model: which clips, and a picture of each."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,28 @@ from pipeline.results.pictures import draw_clip
 SHOWN_MISTAKES = 12
 
 
-def draw_mistakes(clips: Sequence[ClipRef], probabilities: NDArray[np.float64], scorer: Scorer) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class Scored:
+    """Clips, their class probabilities (clips, classes), and what scored them."""
+
+    clips: Sequence[ClipRef]
+    probabilities: NDArray[np.float64]
+    scorer: Scorer
+
+
+def draw_mistakes(parts: Iterable[Scored]) -> dict[str, bytes]:
     """JPEG pictures by clip id, of those of the scored clips that are wrong with the highest confidence.
 
-    `probabilities` is (clips, classes). The most confident mistake is the first.
+    The most confident mistake is the first.
     """
-    wrong = [(clip, row) for clip, row in zip(clips, probabilities, strict=True) if int(row.argmax()) != clip.label]
-    worst = sorted(wrong, key=lambda pair: -pair[1].max())[:SHOWN_MISTAKES]
-    return {clip.clip_id: _draw_mistake(clip, row, scorer) for clip, row in worst}
+    wrong = [
+        (clip, row, part.scorer)
+        for part in parts
+        for clip, row in zip(part.clips, part.probabilities, strict=True)
+        if int(row.argmax()) != clip.label
+    ]
+    worst = sorted(wrong, key=lambda mistake: -mistake[1].max())[:SHOWN_MISTAKES]
+    return {clip.clip_id: _draw_mistake(clip, row, scorer) for clip, row, scorer in worst}
 
 
 def _draw_mistake(clip: ClipRef, probabilities: NDArray[np.float64], scorer: Scorer) -> bytes:

@@ -1,9 +1,10 @@
-"""The predictions of all clips of a split: `predictions.csv`, with one row per clip."""
+"""The predictions of clips by one or more seeds: `predictions.csv`, with one row per seed and clip."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,22 +12,24 @@ from numpy.typing import NDArray
 from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import NOT_SCORED
+from pipeline.common.records import reading
 
 QUARANTINED = "quarantined"
-COLUMNS = ("clip_id", "source_id", "label", "prediction")  # before one for each class
+COLUMNS = ("seed", "fold", "clip_id", "source_id", "label", "prediction")  # before one for each class
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Every clip of a manifest, in its order.
+    """What one seed predicts of clips, in the order of the manifests, quarantined ones among them.
 
-    `labels` and `predicted` (clips,) are indices in `classes`; `probabilities` is (clips, classes). A quarantined clip
+    `folds` (clips,) are the folds whose models predicted the clips, or None without cross-validation. `labels` and `predicted` (clips,) are indices in `classes`; `probabilities` is (clips, classes). A quarantined clip
     has `NOT_SCORED` in `predicted` and NaN in `probabilities`.
     """
 
     classes: tuple[str, ...]
     clip_ids: list[str]
     source_ids: list[str]
+    folds: list[int | None]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     probabilities: NDArray[np.float64]
@@ -43,21 +46,47 @@ class Predictions:
 
 
 def predictions_of(
-    clips: Sequence[Clip], scored: Mapping[str, NDArray[np.float64]], classes: Sequence[str]
+    clips: Sequence[Clip], scored: Mapping[str, NDArray[np.float64]], classes: Sequence[str], fold: int | None = None
 ) -> Predictions:
     """The predictions of the clips of a manifest; `scored` holds the class probabilities of a clip by its id.
 
     Clips that are not in `scored` were quarantined.
     """
     unscored = np.full(len(classes), np.nan)
-    probabilities = np.stack([scored.get(clip.clip_id, unscored) for clip in clips])
+    probabilities = np.array([scored.get(clip.clip_id, unscored) for clip in clips]).reshape(len(clips), len(classes))
     return Predictions(
         classes=tuple(classes),
         clip_ids=[clip.clip_id for clip in clips],
         source_ids=[clip.source_id for clip in clips],
-        labels=np.array([classes.index(clip.label) for clip in clips]),
+        folds=[fold] * len(clips),
+        labels=np.array([classes.index(clip.label) for clip in clips], np.int64),
         predicted=most_probable_classes(probabilities),
         probabilities=probabilities,
+    )
+
+
+def with_probabilities(predictions: Predictions, probabilities: NDArray[np.float64]) -> Predictions:
+    """The same clips with other class probabilities, (clips, classes)."""
+    return replace(predictions, probabilities=probabilities, predicted=most_probable_classes(probabilities))
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of one seed for several lots of clips, such as those of all folds, sorted by clip and fold."""
+    rows = [(clip_id, fold or 0) for part in parts for clip_id, fold in zip(part.clip_ids, part.folds, strict=True)]
+    order = sorted(range(len(rows)), key=rows.__getitem__) if len(parts) > 1 else range(len(rows))
+
+    def join(name: str) -> list[Any]:
+        values = [value for part in parts for value in getattr(part, name)]
+        return [values[row] for row in order]
+
+    return Predictions(
+        classes=parts[0].classes,
+        clip_ids=join("clip_ids"),
+        source_ids=join("source_ids"),
+        folds=join("folds"),
+        labels=np.array(join("labels"), np.int64),
+        predicted=np.array(join("predicted"), np.int64),
+        probabilities=np.array(join("probabilities")).reshape(len(rows), len(parts[0].classes)),
     )
 
 
@@ -67,39 +96,58 @@ def most_probable_classes(probabilities: NDArray[np.float64]) -> NDArray[np.int6
     return np.where(unscored, NOT_SCORED, np.nan_to_num(probabilities).argmax(axis=1))
 
 
-def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write the table as CSV, with probabilities to six decimals."""
-    classes = predictions.classes
-    names = [*classes, QUARANTINED]  # NOT_SCORED, which is -1, picks the last name
+def write_predictions(by_seed: Mapping[int, Predictions], path: Path) -> None:
+    """Write the predictions of all seeds as CSV, with probabilities to six decimals."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *classes])
-        for row, (clip_id, source_id) in enumerate(zip(predictions.clip_ids, predictions.source_ids, strict=True)):
-            label, prediction = classes[predictions.labels[row]], names[predictions.predicted[row]]
-            cells = ["" if np.isnan(p) else f"{p:.6f}" for p in predictions.probabilities[row]]
-            writer.writerow([clip_id, source_id, label, prediction, *cells])
+        writer.writerow([*COLUMNS, *next(iter(by_seed.values())).classes])
+        for seed, predictions in by_seed.items():
+            writer.writerows(_rows(seed, predictions))
 
 
-def parse_predictions(source: str, lines: Iterable[str]) -> Predictions:
-    """Parse the lines of a `predictions.csv`; `source` names it in error messages.
+def _rows(seed: int, predictions: Predictions) -> Iterator[list[Any]]:
+    classes = predictions.classes
+    names = [*classes, QUARANTINED]  # NOT_SCORED, which is -1, picks the last name
+    for row, clip_id in enumerate(predictions.clip_ids):
+        label, prediction = classes[predictions.labels[row]], names[predictions.predicted[row]]
+        cells = ["" if np.isnan(p) else f"{p:.6f}" for p in predictions.probabilities[row]]
+        yield [seed, predictions.folds[row], clip_id, predictions.source_ids[row], label, prediction, *cells]
+
+
+def read_predictions(path: Path) -> dict[int, Predictions]:
+    """Read a `predictions.csv`, by seed; raises `UserError` if it is missing or something else."""
+    with reading(path, "evaluate"):
+        lines = path.read_text().splitlines()
+    return parse_predictions(str(path), lines)
+
+
+def parse_predictions(source: str, lines: Iterable[str]) -> dict[int, Predictions]:
+    """Parse the lines of a `predictions.csv`, by seed; `source` names it in error messages.
 
     The header names the classes. Raises `UserError` for anything else.
     """
+    rows_by_seed: dict[int, list[dict[str, str]]] = {}
     try:
         reader = csv.DictReader(lines)
         classes = tuple((reader.fieldnames or ())[len(COLUMNS) :])
-        numbers = {QUARANTINED: NOT_SCORED} | {label: number for number, label in enumerate(classes)}
-        rows = list(reader)
-        predictions = Predictions(
-            classes=classes,
-            clip_ids=[row["clip_id"] for row in rows],
-            source_ids=[row["source_id"] for row in rows],
-            labels=np.array([classes.index(row["label"]) for row in rows]),
-            predicted=np.array([numbers[row["prediction"]] for row in rows]),
-            probabilities=np.array([[float(row[label] or "nan") for label in classes] for row in rows]),
-        )
+        for row in reader:
+            rows_by_seed.setdefault(int(row["seed"]), []).append(row)
+        predictions = {seed: _parse_rows(rows, classes) for seed, rows in rows_by_seed.items()}
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} is not a predictions.csv that evaluate wrote ({error!r})") from None
-    if not rows:
+    if not predictions:
         raise UserError(f"{source} lists no clip; run the evaluate stage again")
     return predictions
+
+
+def _parse_rows(rows: Sequence[Mapping[str, str]], classes: tuple[str, ...]) -> Predictions:
+    numbers = {QUARANTINED: NOT_SCORED} | {label: number for number, label in enumerate(classes)}
+    return Predictions(
+        classes=classes,
+        clip_ids=[row["clip_id"] for row in rows],
+        source_ids=[row["source_id"] for row in rows],
+        folds=[int(row["fold"]) if row["fold"] else None for row in rows],
+        labels=np.array([classes.index(row["label"]) for row in rows], np.int64),
+        predicted=np.array([numbers[row["prediction"]] for row in rows], np.int64),
+        probabilities=np.array([[float(row[label] or "nan") for label in classes] for row in rows]),
+    )

@@ -4,22 +4,26 @@ It is made from records alone, so it imports no network.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import numpy as np
 
 from pipeline.clips.manifest import TRAIN, VAL
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
-from pipeline.models.run_record import read_history
 from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, svg
 from pipeline.results.literature import PAPER_ACCURACY, PUBLISHED_RESULTS
 from pipeline.results.model_card import statements_of
-from pipeline.results.predictions import parse_predictions
+from pipeline.results.predictions import read_predictions
 from pipeline.results.result_files import (
     PREDICTIONS_NAME,
+    SEEDS_NAME,
+    Combination,
     Metrics,
     read_class_measures,
+    read_curves,
     read_metrics,
     read_mistakes,
     read_provenance,
@@ -38,6 +42,15 @@ class MeasureRow:
     value: float | None
     low: float | None
     high: float | None
+    sd: float | None = None
+
+
+@dataclass(frozen=True)
+class CombinationRow:
+    """A row of the table of combinations of the seeds."""
+
+    name: str
+    combination: Combination
 
 
 @dataclass(frozen=True)
@@ -48,37 +61,50 @@ class MistakePicture:
     url: str
 
 
-def render_report(results: Path, run_folder: Path) -> str:
-    """The page, from what `evaluate` wrote to `results` and `train` to `run_folder`.
+def render_report(results: Path, seeds: Sequence[int]) -> str:
+    """The page, from what `summarize` wrote to `results`, and `evaluate` to the folder of each seed in it.
 
     Raises `UserError` if a file is missing or damaged.
     """
-    metrics, provenance, mistakes = read_metrics(results), read_provenance(results), read_mistakes(results)
-    history, bins = read_history(run_folder), read_reliability(results)
-    path = results / PREDICTIONS_NAME
-    predictions = parse_predictions(str(path), path.read_text().splitlines())
-    matrix = confusion_matrix(predictions.labels, predictions.predicted, len(predictions.classes))
-    selected_epoch = provenance.run.selected_epoch
+    metrics, bins = read_metrics(results), read_reliability(results)
+    folders = {seed: results / SEEDS_NAME / str(seed) for seed in seeds}
+    provenances = {seed: read_provenance(folder) for seed, folder in folders.items()}
+    provenance, mistakes = provenances[seeds[0]], read_mistakes(folders[seeds[0]])
+    points = [point for folder in folders.values() for point in read_curves(folder)]
+    chosen = {run.run: run.selected_epoch for each in provenances.values() for run in each.runs}
+    every = list(read_predictions(results / PREDICTIONS_NAME).values())
+    classes = every[0].classes
+    matrix = np.sum([confusion_matrix(each.labels, each.predicted, len(classes)) for each in every], axis=0)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
         metrics=metrics,
-        run=provenance.run,
+        run=provenance.runs[0],
+        runs=[run for each in provenances.values() for run in each.runs],
+        provenance=provenance,
         summaries={TRAIN: provenance.data.train, VAL: provenance.data.val},
-        sources_in_both=provenance.data.sources_in_both,
-        cards=provenance.clips,
-        quarantined=provenance.quarantined,
-        statements=statements_of(predictions.classes),
+        statements=statements_of(classes),
         classes=read_class_measures(results),
         sources=read_source_accuracies(results),
         mistakes=[as_data_url(clip_id, picture) for clip_id, picture in mistakes.items()],
         measures=measure_rows(metrics),
+        combinations=combination_rows(metrics),
         published=PUBLISHED_RESULTS,
         paper=f"{100 * PAPER_ACCURACY:.2f}",
         bootstrap_draws=BOOTSTRAP_DRAWS,
-        curves=svg(lambda axes: draw_curves(axes, history, metrics.selected_on, selected_epoch)),
-        confusion=svg(lambda axes: draw_confusion(axes, matrix, predictions.classes)),
-        reliability=svg(lambda axes: draw_reliability(axes, bins, len(predictions.classes))),
+        curves=svg(lambda axes: draw_curves(axes, points, metrics.selected_on, chosen)),
+        confusion=svg(lambda axes: draw_confusion(axes, matrix, classes)),
+        reliability=svg(lambda axes: draw_reliability(axes, bins, len(classes))),
     )
+
+
+def combination_rows(metrics: Metrics) -> list[CombinationRow]:
+    """The table of what the seeds are worth together."""
+    combinations = {
+        "Vote, equal weights": metrics.soft_vote,
+        "Vote, weights chosen on dev": metrics.weighted_vote,
+        "Soup of models chosen on dev": metrics.soup,
+    }
+    return [CombinationRow(name, combination) for name, combination in combinations.items() if combination]
 
 
 def measure_rows(metrics: Metrics) -> list[MeasureRow]:
@@ -89,27 +115,35 @@ def measure_rows(metrics: Metrics) -> list[MeasureRow]:
             metrics.accuracy,
             metrics.accuracy_low,
             metrics.accuracy_high,
+            metrics.accuracy_sd,
         ),
         MeasureRow(
             "Accuracy (interval over sources)",
             metrics.accuracy,
             metrics.accuracy_sources_low,
             metrics.accuracy_sources_high,
+            metrics.accuracy_sd,
         ),
         MeasureRow(
             "Balanced accuracy",
             metrics.balanced_accuracy,
             metrics.balanced_accuracy_low,
             metrics.balanced_accuracy_high,
+            metrics.balanced_accuracy_sd,
         ),
-        MeasureRow("Macro-F1", metrics.macro_f1, metrics.macro_f1_low, metrics.macro_f1_high),
-        MeasureRow("Log loss (nats)", metrics.log_loss, metrics.log_loss_low, metrics.log_loss_high),
+        MeasureRow("Macro-F1", metrics.macro_f1, metrics.macro_f1_low, metrics.macro_f1_high, metrics.macro_f1_sd),
+        MeasureRow(
+            "Log loss (nats)", metrics.log_loss, metrics.log_loss_low, metrics.log_loss_high, metrics.log_loss_sd
+        ),
         MeasureRow(
             "Expected calibration error",
             metrics.calibration_error,
             metrics.calibration_error_low,
             metrics.calibration_error_high,
+            metrics.calibration_error_sd,
         ),
+        MeasureRow("Log loss, with the temperature that dev gives", metrics.log_loss_scaled, None, None),
+        MeasureRow("Calibration error, with that temperature", metrics.calibration_error_scaled, None, None),
     ]
 
 

@@ -6,8 +6,7 @@ Importing this module imports no network.
 
 import csv
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,14 +14,16 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from pipeline.clips.manifest import DatasetSummary
-from pipeline.common.errors import UserError
-from pipeline.common.records import read_record, read_table
+from pipeline.clips.splits import RoleSummary
+from pipeline.common.records import read_record, read_table, reading
 from pipeline.models.run_record import RunRecord
 from pipeline.results.data_card import DataCard
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
 PER_CLASS_NAME, PER_SOURCE_NAME, RELIABILITY_NAME = "per_class.csv", "per_source.csv", "reliability.csv"
-MISTAKES_NAME = "mistakes"
+MISTAKES_NAME, DEV_PREDICTIONS_NAME, CURVES_NAME = "mistakes", "dev_predictions.csv", "curves.csv"
+# The folder of the results of one seed is named by its number, in this folder.
+SEEDS_NAME = "seeds"
 
 # Whether the paper's accuracy is reached (`pipeline.results.literature`).
 Reproduced = bool | Literal["not applicable"]
@@ -60,15 +61,58 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Metrics(Measures):
-    """What `metrics.json` holds: the measures of a run, and what they come from.
+class Combination:
+    """Several seeds made one model, and its accuracy, with Wilson's interval and that over sources.
 
-    `selected_on` is the split that chose the epoch, `selection_accuracy` the accuracy on it. `label_sha256` is that of
-    the label file, `code_version` the commit that the run was trained with.
+    `weights` are those of the seeds, in their order; they are chosen on dev, never on the reported clips, unless they
+    are equal.
     """
 
-    reproduced: Reproduced
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_sources_low: float | None
+    accuracy_sources_high: float | None
+    weights: list[float]
+
+
+@dataclass(frozen=True)
+class SeedMeasures:
+    """One seed of a result. `selection_accuracy` is the mean over its folds, None if no epoch was chosen."""
+
     seed: int
+    accuracy: float
+    macro_f1: float
+    log_loss: float | None
+    selection_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Metrics(Measures):
+    """What `metrics.json` holds: the measures of one or more seeds, and what they come from.
+
+    The measures are means over the seeds, `..._sd` their standard deviations, None for a single seed. `temperature` is
+    fitted on dev, and the measures `..._scaled` are those with it; all three are None without dev. `soft_vote` takes the
+    mean of the seeds' probabilities, `weighted_vote` a mean with weights that are best on dev, `soup` is a model whose
+    weights are means over the seeds that help on dev; they are None where there is nothing to combine, or no dev.
+    `selected_on` is the split that chose the epoch, `selection_accuracy` the mean accuracy on it. `label_sha256` is that
+    of the label file of the reported clips, `code_version` the commit that the runs were trained with.
+    """
+
+    accuracy_sd: float | None
+    balanced_accuracy_sd: float | None
+    macro_f1_sd: float | None
+    log_loss_sd: float | None
+    calibration_error_sd: float | None
+    temperature: float | None
+    log_loss_scaled: float | None
+    calibration_error_scaled: float | None
+    soft_vote: Combination | None
+    weighted_vote: Combination | None
+    soup: Combination | None
+    seeds: list[SeedMeasures]
+    folds: int | None
+    reproduced: Reproduced
     selected_on: str
     selection_accuracy: float | None
     label_sha256: str
@@ -114,6 +158,26 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """One row of `curves.csv` of a seed: an epoch of one run, with the measures of its history."""
+
+    seed: int
+    fold: int | None
+    epoch: int
+    train_loss: float
+    selection_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class MeanCurvePoint:
+    """One row of `curves.csv` of a result: an epoch, with means over all seeds and folds."""
+
+    epoch: int
+    train_loss: float
+    selection_accuracy: float | None
+
+
+@dataclass(frozen=True)
 class QuarantinedClip:
     """A clip of a split that could not be extracted, why, and what was wrong with it."""
 
@@ -125,12 +189,19 @@ class QuarantinedClip:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What `provenance.json` holds: the data and the run that a result comes from. `clips` is by split."""
+    """What `provenance.json` holds: the data and the runs, one for each fold, that a result of one seed comes from.
+
+    `clips` is by split. `roles` says how many clips were trained on, held out and reported. `reported` is the split of
+    the manifest whose clips the result is about: with folds, those of train.
+    """
 
     data: DatasetSummary
     clips: dict[str, DataCard]
     quarantined: list[QuarantinedClip]
-    run: RunRecord
+    roles: list[RoleSummary]
+    reported: str
+    folds: int | None
+    runs: list[RunRecord]
 
 
 def write_class_measures(rows: list[ClassMeasures], path: Path) -> None:
@@ -152,47 +223,41 @@ def write_mistakes(pictures: Mapping[str, bytes], folder: Path) -> None:
 
 def read_mistakes(folder: Path) -> dict[str, bytes]:
     """Read the pictures in `mistakes/` of a results folder, by clip id, in the order of their places."""
-    with _reading(folder / MISTAKES_NAME) as path:
+    with reading(folder / MISTAKES_NAME, "evaluate") as path:
         return {picture.stem.partition("-")[2]: picture.read_bytes() for picture in sorted(path.iterdir())}
 
 
 def read_metrics(folder: Path) -> Metrics:
     """Read `metrics.json` of a results folder; like all functions here, it raises `UserError` if it cannot be read."""
-    with _reading(folder / METRICS_NAME) as path:
+    with reading(folder / METRICS_NAME, "summarize") as path:
         return read_record(Metrics, path)
 
 
 def read_provenance(folder: Path) -> Provenance:
     """Read `provenance.json` of a results folder."""
-    with _reading(folder / PROVENANCE_NAME) as path:
+    with reading(folder / PROVENANCE_NAME, "evaluate") as path:
         return read_record(Provenance, path)
+
+
+def read_curves(folder: Path) -> list[CurvePoint]:
+    """Read `curves.csv` of the folder of a seed."""
+    with reading(folder / CURVES_NAME, "evaluate") as path:
+        return read_table(CurvePoint, path)
 
 
 def read_class_measures(folder: Path) -> list[ClassMeasures]:
     """Read `per_class.csv` of a results folder."""
-    with _reading(folder / PER_CLASS_NAME) as path:
+    with reading(folder / PER_CLASS_NAME, "summarize") as path:
         return read_table(ClassMeasures, path)
 
 
 def read_source_accuracies(folder: Path) -> list[SourceAccuracy]:
     """Read `per_source.csv` of a results folder."""
-    with _reading(folder / PER_SOURCE_NAME) as path:
+    with reading(folder / PER_SOURCE_NAME, "summarize") as path:
         return read_table(SourceAccuracy, path)
 
 
 def read_reliability(folder: Path) -> list[ReliabilityBin]:
     """Read `reliability.csv` of a results folder."""
-    with _reading(folder / RELIABILITY_NAME) as path:
+    with reading(folder / RELIABILITY_NAME, "summarize") as path:
         return read_table(ReliabilityBin, path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    try:
-        yield path
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the train and evaluate stages (dvc repro evaluate)") from None
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged or of another version ({error}); evaluate again (dvc repro --force evaluate)"
-        ) from None

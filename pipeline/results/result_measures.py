@@ -1,6 +1,7 @@
 """What is measured of predictions, with 95% intervals."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,36 +22,53 @@ from pipeline.results.result_files import ClassMeasures, Measures, ReliabilityBi
 Interval = tuple[float, float]
 
 
-def measure(predictions: Predictions) -> tuple[Measures, list[ClassMeasures]]:
-    """The measures over all clips, and those of each class in their order."""
-    values = _values(predictions, np.arange(len(predictions.labels)))
-    intervals = bootstrap_intervals(lambda clips: _values(predictions, clips), predictions.source_ids)
+def measure(seeds: Sequence[Predictions]) -> tuple[Measures, list[ClassMeasures]]:
+    """The measures over all clips, and those of each class in their order, as means over seeds."""
+    first = seeds[0]
+    values = _mean_values(seeds, np.arange(len(first.labels)))
+    intervals = bootstrap_intervals(lambda clips: _mean_values(seeds, clips), first.source_ids)
     classes = [
-        _class_measures(label, int((predictions.labels == number).sum()), values, intervals)
-        for number, label in enumerate(predictions.classes)
+        _class_measures(label, int((first.labels == number).sum()), values, intervals)
+        for number, label in enumerate(first.classes)
     ]
-    return _measures(predictions, values, intervals), classes
+    return _measures(first, values, intervals), classes
 
 
-def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
-    """The bins of the reliability diagram of the scored clips, without bins that hold no clip."""
-    scored = predictions.scored
-    bins = reliability(predictions.labels[scored], predictions.probabilities[scored])
+def deviations(seeds: Sequence[Predictions]) -> dict[str, float | None]:
+    """The standard deviation over seeds of each measure, by name; None for a single seed or an undefined measure."""
+    every = [_values(predictions, np.arange(len(predictions.labels))) for predictions in seeds]
+    return {
+        name: defined(float(np.std([values[name] for values in every], ddof=1))) if len(seeds) > 1 else None
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error")
+    }
+
+
+def reliability_bins(seeds: Sequence[Predictions]) -> list[ReliabilityBin]:
+    """The bins of the reliability diagram of the scored clips of all seeds, without bins that hold no clip."""
+    labels = np.concatenate([each.labels[each.scored] for each in seeds])
+    probabilities = np.concatenate([each.probabilities[each.scored] for each in seeds])
+    bins = reliability(labels, probabilities)
     columns = (bins[name].tolist() for name in ("confidence", "accuracy", "clips"))
     return [ReliabilityBin(*row) for row in zip(*columns, strict=True)]
 
 
-def source_accuracies(predictions: Predictions) -> list[SourceAccuracy]:
-    """Clips and accuracy of each source, the lowest accuracy first.
+def source_accuracies(seeds: Sequence[Predictions]) -> list[SourceAccuracy]:
+    """Clips of each source and their accuracy, the mean over seeds, the lowest first.
 
     Clips cut from one source tend to be right or wrong together.
     """
-    sources = np.array(predictions.source_ids)
-    rows = []
-    for source in np.unique(sources):
-        right = predictions.right[sources == source]
-        rows.append(SourceAccuracy(str(source), len(right), float(right.mean())))
+    sources = np.array(seeds[0].source_ids)
+    right = np.mean([each.right for each in seeds], axis=0)
+    rows = [
+        SourceAccuracy(str(source), int((sources == source).sum()), float(right[sources == source].mean()))
+        for source in np.unique(sources)
+    ]
     return sorted(rows, key=lambda row: (row.accuracy, row.source_id))
+
+
+def _mean_values(seeds: Sequence[Predictions], clips: NDArray[np.int64]) -> dict[str, float]:
+    every = [_values(predictions, clips) for predictions in seeds]
+    return {name: float(np.mean([values[name] for values in every])) for name in every[0]}
 
 
 def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, float]:
@@ -75,13 +93,14 @@ def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, flo
 
 def _measures(predictions: Predictions, values: dict[str, float], intervals: dict[str, Interval]) -> Measures:
     low, high = _bounds(intervals)
-    wilson_low, wilson_high = accuracy_interval(int(predictions.right.sum()), len(predictions.labels))
+    clips = len(predictions.labels)
+    wilson_low, wilson_high = accuracy_interval(round(values["accuracy"] * clips), clips)
     return Measures(
         accuracy=values["accuracy"],
         balanced_accuracy=values["balanced_accuracy"],
         macro_f1=values["macro_f1"],
-        log_loss=_defined(values["log_loss"]),
-        calibration_error=_defined(values["calibration_error"]),
+        log_loss=defined(values["log_loss"]),
+        calibration_error=defined(values["calibration_error"]),
         accuracy_low=wilson_low,
         accuracy_high=wilson_high,
         balanced_accuracy_low=low["balanced_accuracy"],
@@ -94,7 +113,7 @@ def _measures(predictions: Predictions, values: dict[str, float], intervals: dic
         calibration_error_high=high["calibration_error"],
         accuracy_sources_low=low["accuracy"],
         accuracy_sources_high=high["accuracy"],
-        clips=len(predictions.labels),
+        clips=clips,
         scored=int(predictions.scored.sum()),
         quarantined_share=float(1 - predictions.scored.mean()),
     )
@@ -119,9 +138,10 @@ def _class_measures(label: str, clips: int, values: dict[str, float], intervals:
 
 def _bounds(intervals: dict[str, Interval]) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """The lower and the upper bounds by measure. Undefined bounds are None."""
-    low = {name: _defined(bounds[0]) for name, bounds in intervals.items()}
-    return low, {name: _defined(bounds[1]) for name, bounds in intervals.items()}
+    low = {name: defined(bounds[0]) for name, bounds in intervals.items()}
+    return low, {name: defined(bounds[1]) for name, bounds in intervals.items()}
 
 
-def _defined(value: float) -> float | None:
+def defined(value: float) -> float | None:
+    """The value, or None for NaN."""
     return None if math.isnan(value) else value

@@ -16,7 +16,14 @@ from pipeline.common.records import to_json
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord
 from pipeline.models.runs import open_run
 from pipeline.results.model_card import render_card
-from pipeline.results.result_files import METRICS_NAME, PROVENANCE_NAME, Metrics, read_metrics, read_provenance
+from pipeline.results.result_files import (
+    METRICS_NAME,
+    PROVENANCE_NAME,
+    SEEDS_NAME,
+    Metrics,
+    read_metrics,
+    read_provenance,
+)
 from pipeline.serving.onnx_model import check_onnx, write_onnx
 
 ONNX_NAME, CARD_NAME = "model.onnx", "README.md"
@@ -56,6 +63,7 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
 
 def metrics_of(run: RunRecord, results: Path) -> Metrics | None:
     """The metrics in a folder of results, or None if it is missing or is about another run."""
-    if not all((results / name).exists() for name in (PROVENANCE_NAME, METRICS_NAME)):
+    folder = results / SEEDS_NAME / str(run.run.seed)
+    if not all((folder / name).exists() for name in (PROVENANCE_NAME, METRICS_NAME)):
         return None
-    return read_metrics(results) if read_provenance(results).run == run else None
+    return read_metrics(folder) if read_provenance(folder).runs == [run] else None

@@ -25,6 +25,7 @@ def training_identity(
     """The identity of a training: settings, data, pretrained weights, processes, device, code, libraries."""
     return {
         **flatten({"recipe": config.recipe.model_dump(), "seed": run.seed}),
+        "dataset": config.dataset.name,
         "classes": config.dataset.classes,
         **clips.digests,
         **{f"the pretrained weights of {name}": weights.sha256 for name, weights in pretrained.items()},

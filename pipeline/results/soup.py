@@ -1,0 +1,78 @@
+"""A soup (Wortsman et al. 2022, arXiv 2203.05482): one model whose weights are means over the seeds that help on dev."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.common.config import Config, RunId
+from pipeline.common.metrics import accuracy, log_loss
+from pipeline.loading.selection import Subset, clips_with_role
+from pipeline.models.runs import open_run
+from pipeline.models.scoring import Scorer
+from pipeline.results.predictions import Predictions, concatenate, predictions_of
+
+# Accuracy, then log loss with a minus: the higher, the better.
+Rank = tuple[float, float]
+
+
+def score_soup(config: Config, accelerator: Accelerator) -> tuple[Predictions, list[float]]:
+    """The predictions of the soup of all seeds for the reported clips, and the share of each seed in it.
+
+    With folds, each fold has a soup of its own; the shares are means over folds.
+    """
+    parts, shares = [], torch.zeros(len(config.seeds))
+    for fold in range(1, config.folds + 1) if config.folds else (None,):
+        folders = [config.runs / RunId(seed, fold).folder for seed in config.seeds]
+        cook = Cook(config, accelerator, folders)
+        chosen = cook.choose(clips_with_role(config, fold, "dev"))
+        tested = clips_with_role(config, fold, "test")
+        scored = cook.score(chosen, tested)
+        parts.append(predictions_of(tested.clips, scored, config.dataset.classes, fold))
+        shares[chosen] += 1 / len(chosen)
+    return concatenate(parts), (shares / len(parts)).tolist()
+
+
+class Cook:
+    """Tries soups of the models in `folders`, which have one architecture."""
+
+    def __init__(self, config: Config, accelerator: Accelerator, folders: Sequence[Path]) -> None:
+        runs = [open_run(folder) for folder in folders]
+        self._config, self._scorer = config, Scorer(runs[0].model, accelerator)
+        self._weights = [
+            {name: value.detach().clone() for name, value in run.model.state_dict().items()} for run in runs
+        ]
+
+    def choose(self, dev: Subset) -> list[int]:
+        """Numbers of the models in the soup: the best one on dev, and each further one that makes dev no worse."""
+        ranks = {number: self._rank([number], dev) for number in range(len(self._weights))}
+        order = sorted(ranks, key=lambda number: ranks[number], reverse=True)
+        chosen, best = order[:1], ranks[order[0]]
+        for number in order[1:]:
+            if (rank := self._rank([*chosen, number], dev)) >= best:
+                chosen, best = [*chosen, number], rank
+        return chosen
+
+    def score(self, chosen: Sequence[int], clips: Subset) -> dict[str, NDArray[np.float64]]:
+        """Class probabilities of the soup of the chosen models, (classes,), by clip id."""
+        self._scorer.model.load_state_dict(mean_weights([self._weights[number] for number in chosen]))
+        probabilities = self._scorer.score(clips.located, self._config)
+        return {clip.clip_id: row for clip, row in zip(clips.located, probabilities, strict=True)}
+
+    def _rank(self, chosen: Sequence[int], dev: Subset) -> Rank:
+        predictions = predictions_of(dev.clips, self.score(chosen, dev), self._config.dataset.classes)
+        labels, scored = predictions.labels, predictions.scored
+        return accuracy(labels, predictions.predicted), -log_loss(labels[scored], predictions.probabilities[scored])
+
+
+def mean_weights(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of the weights and buffers of models; whole numbers, such as BatchNorm's counts, are the first's."""
+    first = models[0]
+    return {
+        name: torch.stack([model[name] for model in models]).mean(dim=0) if value.is_floating_point() else value
+        for name, value in first.items()
+    }

@@ -1,0 +1,43 @@
+"""Put the seeds of an experiment together: means and deviations, votes, intervals over sources.
+
+example:
+  python -m stages.summarize
+reads:
+  the settings, results/seeds/, and with several seeds runs/<dataset>/<recipe>/ and the shards, for the soup of models
+writes:
+  results/ (metrics.json, predictions.csv, per_class.csv, per_source.csv, reliability.csv, curves.csv)
+
+What has a choice in it (weights of a vote, which models are in the soup) is chosen on dev, never on the reported clips.
+"""
+
+from pipeline.common.command_line import settings_of, stage_parser
+from pipeline.common.errors import exits_with_one_sentence
+
+
+@exits_with_one_sentence
+def main() -> None:
+    arguments = stage_parser(__file__, __doc__, settings=True).parse_args()
+    config = settings_of(arguments)
+
+    from pipeline.common.records import write_table
+    from pipeline.results.result_files import CURVES_NAME, MeanCurvePoint, read_curves
+    from pipeline.results.summary import read_seed_result, summarize
+    from pipeline.results.writing import mean_curves, write_tables
+
+    results = {seed: read_seed_result(config.results_of(seed), seed) for seed in config.seeds}
+    soup = None
+    if len(results) > 1 and config.fit_on == "train":
+        from pipeline.common.accelerator import start_accelerator
+        from pipeline.results.combination import measure_combination
+        from pipeline.results.soup import score_soup
+
+        soup = measure_combination(*score_soup(config, start_accelerator(config, trains=False)))
+    metrics = summarize(results, soup)
+    write_tables({seed: result.predictions for seed, result in results.items()}, metrics, config.results)
+    points = [point for seed in config.seeds for point in read_curves(config.results_of(seed))]
+    write_table(MeanCurvePoint, mean_curves(points), config.results / CURVES_NAME)
+    print(f"accuracy {metrics.accuracy:.4f} on {metrics.clips} clips, mean of {len(results)} seeds")
+
+
+if __name__ == "__main__":
+    main()
