@@ -50,7 +50,9 @@ def test_the_report_says_whether_the_paper_is_reproduced(reported, finished, rep
     evaluation, _, _ = reported
     metrics = dataclasses.replace(evaluation.metrics, reproduced=reproduced)
     write_evaluation(dataclasses.replace(evaluation, metrics=metrics), tmp_path)
-    assert expected in render_report(tmp_path, finished[0])
+    page = render_report(tmp_path, finished[0])
+    assert expected in page
+    assert "<h2>Published results on VGAF's validation split</h2>" in page
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "provenance.json", "per_class.csv", "reliability.csv", "mistakes"])
