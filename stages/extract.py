@@ -3,7 +3,7 @@
 example:
   python -m stages.extract --set extract.clips_per_shard=250
 reads:
-  the settings (recipe.features, extract), data_manifests/<dataset>/, the clips in dataset.root
+  the settings (recipe.features, extract), data_manifests/<dataset>/, the clips
 writes:
   data/shards/<dataset>/: one folder of shards with an index.json per split; quarantine.csv, with the clips that cannot
   be used and why. Finished shards of an interrupted or earlier extraction are kept.
@@ -26,7 +26,7 @@ def main() -> None:
     config = settings_of(arguments)
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
-    extraction = extract_splits(clips, config.root, config.shards, settings, available_cores())
+    extraction = extract_splits(clips, config.dataset.clips_folder, config.shards, settings, available_cores())
     write_quarantine(extraction.indexes, config.shards / QUARANTINE_NAME)
     print(summary_table(extraction))
     check_failures(extraction.indexes, clips, config.extract.max_failed_fraction)

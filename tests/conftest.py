@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from helpers import REPOSITORY, extraction_in_this_process
+from helpers import REPOSITORY, clips_of, dataset_at, extraction_in_this_process
 from short_trainings import interrupt, terminate, train
 
 from pipeline.clips.demo_drawing import draw_clip
 from pipeline.clips.demo_set import plan_clips, write_label_files
-from pipeline.clips.manifest import SPLITS, Clip, index_dataset, index_split, write_manifests
+from pipeline.clips.indexing import index_dataset
+from pipeline.clips.manifest import SPLITS, Clip, write_manifests
 from pipeline.common.config import Config, ExtractSettings, load_config, parse_config
 from pipeline.common.errors import Stopped
 from pipeline.common.recipe import Features
@@ -90,7 +91,7 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
     config = parse_config(values, "params.yaml")
-    clips, summary = index_dataset(folder / "data/demo")
+    clips, summary = index_dataset(dataset_at(folder / "data/demo"))
     write_manifests(clips, summary, folder / config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     with extraction_in_this_process():
@@ -159,7 +160,7 @@ def extracted(
     drawn_root: Path, demo_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ShardIndex, list[Clip]]:
     """The drawn set's train clips in shards of four: their index and their manifest."""
-    clips, _ = index_split(drawn_root, "train")
+    clips = clips_of(drawn_root, "train")
     limits = demo_config.extract.model_copy(update={"clips_per_shard": 4})
     settings = ClipSettings(features=demo_config.recipe.features, limits=limits)
     with extraction_in_this_process():
