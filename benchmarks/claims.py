@@ -29,7 +29,8 @@ import torch
 from kill_extract import draw_workspace
 
 from pipeline.clips.demo_set import plan_clips, write_label_files
-from pipeline.clips.manifest import index_dataset, write_manifests
+from pipeline.clips.indexing import index_dataset
+from pipeline.clips.manifest import write_manifests
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import Config, load_config
 from pipeline.common.machine import available_cores
@@ -150,7 +151,7 @@ def recipe_of_variant(variant: str, pretrained: Recipe) -> Recipe:
 def config_for(dataset: str, root: Path, recipe: Recipe, seed: int) -> Config:
     """The committed settings with another data set, recipe and seed."""
     values = load_config(REPOSITORY / "params.yaml").model_dump()
-    values["dataset"] = {"name": dataset, "root": str(root), "synthesize": {}}
+    values["dataset"] |= {"name": dataset, "root": str(root), "synthesize": {}}
     return Config.model_validate(values | {"recipe": recipe.model_dump(), "seed": seed})
 
 
@@ -160,7 +161,7 @@ def config_for(dataset: str, root: Path, recipe: Recipe, seed: int) -> Config:
 def prepare_dataset(workspace: Path, dataset: str, root: Path, recipe: Recipe) -> None:
     """Write the manifests and shards of a data set into a folder."""
     config = config_for(dataset, root, recipe, seed=0)
-    clips, summary = index_dataset(root)
+    clips, summary = index_dataset(config.dataset)
     write_manifests(clips, summary, workspace / config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     extract_splits(clips, root, workspace / config.shards, settings, available_cores())

@@ -20,7 +20,8 @@ import psutil
 import yaml
 
 from pipeline.clips.demo_drawing import draw_set
-from pipeline.clips.manifest import SPLITS, Clip, index_split, write_manifest
+from pipeline.clips.indexing import index_dataset
+from pipeline.clips.manifest import Clip, write_manifests
 from pipeline.common.config import Config, load_config
 from pipeline.extraction.sandbox import CHILD_MODULE
 from pipeline.shards.index import INDEX_NAME
@@ -71,10 +72,8 @@ def draw_workspace(workspace: Path, config: Config, drawn: dict[str, int]) -> di
     (workspace / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
     root = workspace / config.root
     draw_set("demo", config.dataset.synthesize["demo"].model_copy(update=drawn), root)
-    clips = {split: index_split(root, split)[0] for split in SPLITS}
-    (workspace / config.manifests).mkdir(parents=True)
-    for split in SPLITS:
-        write_manifest(clips[split], workspace / config.manifests / f"{split}.csv")
+    clips, summary = index_dataset(config.dataset.model_copy(update={"root": str(root)}))
+    write_manifests(clips, summary, workspace / config.manifests)
     return clips
 
 

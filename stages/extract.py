@@ -3,7 +3,7 @@
 example:
   python -m stages.extract --set extract.clips_per_shard=250
 reads:
-  the settings (recipe.features, extract), data_manifests/<dataset>/, the clips in dataset.root
+  the settings (recipe.features, extract), data_manifests/<dataset>/, the clips
 writes:
   data/shards/<dataset>/<features>/: one folder of shards with an index.json per split; quarantine.csv, with the clips
   that cannot be used and why. Finished shards of an interrupted or earlier extraction are kept.
@@ -29,7 +29,8 @@ def main() -> None:
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     # A queued experiment extracts into the workspace that it was copied from, so that the next one finds the shards.
     folder = original_workspace() / config.shards if is_copy() else config.shards
-    extraction = extract_splits(clips, config.root, folder, settings, available_cores(), wait=is_copy())
+    root = config.dataset.clips_folder
+    extraction = extract_splits(clips, root, folder, settings, available_cores(), wait=is_copy())
     if is_copy():
         link_folder(folder, config.shards)
     write_quarantine(extraction.indexes, config.shards / QUARANTINE_NAME)

@@ -13,13 +13,14 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from helpers import REPOSITORY, extraction_in_this_process
+from helpers import REPOSITORY, clips_of, dataset_at, extraction_in_this_process
 from short_trainings import interrupt, terminate, train
 
 from pipeline.clips.demo_drawing import draw_clip
 from pipeline.clips.demo_set import plan_clips, write_label_files
+from pipeline.clips.indexing import index_dataset
 from pipeline.clips.labels import CLASSES
-from pipeline.clips.manifest import SPLITS, Clip, index_dataset, index_split, read_manifest, write_manifests
+from pipeline.clips.manifest import SPLITS, Clip, read_manifest, write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.config import Config, ExtractSettings, RunId, load_config, parse_config, with_changes
 from pipeline.common.errors import Stopped
@@ -93,7 +94,7 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
     config = parse_config(values, "params.yaml")
-    clips, summary = index_dataset(folder / "data/demo")
+    clips, summary = index_dataset(dataset_at(folder / "data/demo"))
     write_manifests(clips, summary, folder / config.manifests)
     write_assignments(assign_roles(clips, config), folder / config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
@@ -163,7 +164,7 @@ def extracted(
     drawn_root: Path, demo_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ShardIndex, list[Clip]]:
     """The drawn set's train clips in shards of four: their index and their manifest."""
-    clips, _ = index_split(drawn_root, "train")
+    clips = clips_of(drawn_root, "train")
     limits = demo_config.extract.model_copy(update={"clips_per_shard": 4})
     settings = ClipSettings(features=demo_config.recipe.features, limits=limits)
     with extraction_in_this_process():

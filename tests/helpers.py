@@ -9,6 +9,9 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
+from pipeline.clips.indexing import index_dataset
+from pipeline.clips.manifest import Clip
+from pipeline.common.config import DatasetSettings, load_config
 from pipeline.common.machine import ffmpeg_path
 from pipeline.extraction import splits
 
@@ -17,6 +20,16 @@ REPOSITORY = Path(__file__).parent.parent
 
 def run_ffmpeg(*arguments: str | Path) -> None:
     subprocess.run([ffmpeg_path(), "-y", "-loglevel", "error", *map(str, arguments)], check=True)
+
+
+def dataset_at(root: Path, **changes: object) -> DatasetSettings:
+    """The demo's data set in another folder, with some settings changed."""
+    return load_config(REPOSITORY / "params.yaml").dataset.model_copy(update={"root": str(root), **changes})
+
+
+def clips_of(root: Path, split: str) -> list[Clip]:
+    """The clips of a split of a data set in VGAF's layout."""
+    return index_dataset(dataset_at(root))[0][split]
 
 
 def composed(folder: Path, *overrides: str) -> dict:

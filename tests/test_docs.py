@@ -56,7 +56,7 @@ def test_a_stage_understands_its_command_line(command, monkeypatch):
 @pytest.mark.parametrize("command", commands_beginning_with("dvc exp run"))
 def test_an_experiments_settings_are_valid(command, tmp_path):
     words = shlex.split(command, comments=True)
-    given = [word.split(",")[0] for flag, word in pairwise(words) if flag == "-S"]
+    given = [re.sub(r"^([^[]*?),.*", r"\1", word) for flag, word in pairwise(words) if flag == "-S"]
     config = parse_config(composed(tmp_path, *given), "params.yaml")
     assert (REPOSITORY / f"configs/accelerate/{config.launch}.yaml").exists()
 

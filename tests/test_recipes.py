@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers import extraction_in_this_process
+from helpers import dataset_at, extraction_in_this_process
 
-from pipeline.clips.manifest import index_dataset, write_manifests
+from pipeline.clips.indexing import index_dataset
+from pipeline.clips.manifest import write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.config import RunId
 from pipeline.common.recipe import Recipe, load_recipe, recipe_names
@@ -36,7 +37,7 @@ def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, t
     values["training"] |= {"batch_size": 2, "mixed_precision": "no", "warmup": 0.0}
     config = config.model_copy(update={"recipe": Recipe.model_validate(values)})
     monkeypatch.chdir(tmp_path)
-    clips, summary = index_dataset(drawn_root)
+    clips, summary = index_dataset(dataset_at(drawn_root))
     write_manifests(clips, summary, config.manifests)
     write_assignments(assign_roles(clips, config), config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.clips.labels import CLASSES, HEADER
-from pipeline.clips.manifest import SPLITS, label_path
+from pipeline.clips.manifest import SPLITS
+from pipeline.clips.vgaf_layout import label_path
 from pipeline.common.config import DemoSettings
 from pipeline.common.errors import UserError
 

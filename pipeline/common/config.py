@@ -52,6 +52,11 @@ class DatasetSettings(Settings):
     )
     synthesize: dict[str, DemoSettings] = Field(description="sets to draw into `root` first; empty for a recorded set")
 
+    @property
+    def clips_folder(self) -> Path:
+        """The folder that the clips' paths are relative to: that of the table, or `root`."""
+        return Path(self.root) if self.table is None else Path(self.table).parent
+
     @model_validator(mode="after")
     def _classes_are_names_of_columns(self) -> "DatasetSettings":
         names = [name.strip() for name in self.classes]

@@ -132,9 +132,10 @@ def _read_clip_file(
     if window is None:
         packets = _read_packets(container, streams, longest_s)
     else:
-        # Exact fractions, so that a frame that appears at the very start of the window is in it.
+        # Exact fractions, so that a frame that appears at the very start of the window is in it. They are those of the
+        # written numbers: the binary number nearest to 6.48 is a little more.
         first_s = (streams.timed.start_time or 0) * (streams.timed.time_base or Fraction(1))
-        span = Span(first_s + Fraction(window.start_s), first_s + Fraction(window.end_s))
+        span = Span(first_s + Fraction(str(window.start_s)), first_s + Fraction(str(window.end_s)))
         packets, seek_s = _read_window(container, streams, longest_s, float(first_s), span)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]

@@ -10,18 +10,23 @@ from numpy.typing import NDArray
 from pipeline.extraction.clip_file import open_clip
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoding import decode
+from pipeline.extraction.suspicion import suspicions
 from pipeline.extraction.timeline import Window, sample_pts
 
 
 @dataclass(frozen=True)
 class ClipMedia:
-    """What is read of a clip: JPEG frames, the times they are shown at, and the mono waveform, None without sound."""
+    """What is read of a clip: JPEG frames, the times they are shown at, and the mono waveform, None without sound.
+
+    `suspect` says why it should not be trusted (`pipeline.extraction.suspicion`).
+    """
 
     duration_s: float
     frame_rate_hz: float
     frame_times_s: list[float]
     jpegs: list[bytes]
     waveform: NDArray[np.float32] | None
+    suspect: list[str]
 
 
 def read_clip(path: Path, settings: ClipSettings, window: Window | None = None) -> ClipMedia:
@@ -40,4 +45,5 @@ def read_clip(path: Path, settings: ClipSettings, window: Window | None = None) 
             frame_times_s=[clip.timeline.seconds(tick) for tick in pts],
             jpegs=[cv2.imencode(".jpg", frame, quality)[1].tobytes() for frame in decoded.frames],
             waveform=decoded.waveform,
+            suspect=suspicions(decoded),
         )

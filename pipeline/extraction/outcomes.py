@@ -46,9 +46,9 @@ def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
 
 
 def summary_table(run: Extraction) -> str:
-    """One line per split (clips, outcomes, size of the shards), one line per reason, and the speed."""
+    """One line per split (clips, outcomes, size of the shards), per kind of suspect clip and per reason; the speed."""
     lines = [f"{'':8} {'clips':>8} {'extracted':>10} {'no sound':>9} {'quarantined':>12} {'shards':>7} {'MB':>9}"]
-    total = 0
+    total, suspect = 0, Counter[str]()
     for split, index in run.indexes.items():
         entries = [entry for shard in index.shards for entry in shard.entries]
         clips = len(entries) + len(index.quarantined)
@@ -59,7 +59,9 @@ def summary_table(run: Extraction) -> str:
             f"{len(index.shards):7} {size_mb:9.1f}"
         )
         total += clips
+        suspect.update(kind for entry in entries for kind in entry.suspect)
     reasons = Counter(clip.reason for index in run.indexes.values() for clip in index.quarantined)
+    lines += [f"suspect, {kind}: {count}" for kind, count in suspect.most_common()]
     lines += [f"quarantined, {reason}: {count}" for reason, count in reasons.most_common()]
     kept = f"; {total - run.new_clips} kept from an earlier run" if total > run.new_clips else ""
     lines.append(f"{run.new_clips} clips in {run.seconds:.1f} s, {run.new_clips / run.seconds:.1f} clips/s{kept}")

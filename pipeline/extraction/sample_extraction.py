@@ -9,12 +9,15 @@ from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.log_mel import log_mel
 from pipeline.extraction.sandbox import Sandbox
+from pipeline.extraction.timeline import Window
 from pipeline.shards.format import Sample
 
 
-def extract_sample(path: Path, clip_id: str, settings: ClipSettings, sandbox: Sandbox) -> Sample:
-    """Read a clip's file in the sandbox; raises `MediaError` for a clip that cannot be used."""
-    return to_sample(clip_id, sandbox.read_clip(path, settings), settings.features)
+def extract_sample(
+    path: Path, clip_id: str, settings: ClipSettings, sandbox: Sandbox, window: Window | None = None
+) -> Sample:
+    """Read a clip's file, or a window of it, in the sandbox; raises `MediaError` for a clip that cannot be used."""
+    return to_sample(clip_id, sandbox.read_clip(path, settings, window), settings.features)
 
 
 def to_sample(clip_id: str, media: ClipMedia, features: Features) -> Sample:
@@ -25,5 +28,6 @@ def to_sample(clip_id: str, media: ClipMedia, features: Features) -> Sample:
         frame_rate_hz=media.frame_rate_hz,
         jpegs=media.jpegs,
         frame_times_s=media.frame_times_s,
+        suspect=media.suspect,
         log_mel=None if media.waveform is None else log_mel(media.waveform, features).astype(np.float16),
     )

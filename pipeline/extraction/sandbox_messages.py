@@ -59,6 +59,7 @@ def pack_media(media: ClipMedia) -> bytes:
         "frame_times_s": media.frame_times_s,
         "jpeg_bytes": [len(jpeg) for jpeg in media.jpegs],
         "has_audio": media.waveform is not None,
+        "suspect": media.suspect,
     }
     sound = b"" if media.waveform is None else media.waveform.astype(SAMPLE_TYPE).tobytes()
     return _pack(header, *media.jpegs, sound)
@@ -74,6 +75,7 @@ def unpack_media(answer: bytes) -> ClipMedia:
         frame_times_s=header["frame_times_s"],
         jpegs=[body[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)],
         waveform=np.frombuffer(body, SAMPLE_TYPE, offset=sum(sizes)) if header["has_audio"] else None,
+        suspect=header["suspect"],
     )
 
 

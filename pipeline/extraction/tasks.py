@@ -22,6 +22,7 @@ from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sample_extraction import extract_sample
 from pipeline.extraction.sandbox import CHILD_MODULE, Sandbox
+from pipeline.extraction.timeline import Window
 from pipeline.shards.format import Quarantined, Sample, Shard, write_shard
 
 # A worker runs this module and starts the child by name. What they import decides the bytes of a shard.
@@ -71,9 +72,9 @@ def plan_tasks(split: str, clips: list[Clip], root: Path, folder: Path, settings
 
 
 def shard_fingerprint(clips: list[Clip], settings: ClipSettings) -> str:
-    """SHA-256 of all that a shard follows from: its clips' ids and bytes, the settings, the code, the libraries."""
+    """SHA-256 of all that a shard follows from: its clips' ids, bytes and parts, the settings, code and libraries."""
     parts = {
-        "clips": [(clip.clip_id, clip.sha256) for clip in clips],
+        "clips": [(clip.clip_id, clip.sha256, clip.start_s, clip.end_s) for clip in clips],
         "features": settings.features.model_dump(),
         "limits": settings.limits.model_dump(exclude=NOT_IN_FINGERPRINT),
         "code": CODE_DIGEST,
@@ -104,6 +105,11 @@ def clip_outcomes(task: ShardTask, sandbox: Sandbox) -> Iterator[Sample | Quaran
     """Yield what becomes of each clip, in order: its sample, or the reason why it has none."""
     for clip in task.clips:
         try:
-            yield extract_sample(task.root / clip.path, clip.clip_id, task.settings, sandbox)
+            yield extract_sample(task.root / clip.path, clip.clip_id, task.settings, sandbox, window_of(clip))
         except MediaError as error:
             yield Quarantined(clip.clip_id, error.reason, error.detail)
+
+
+def window_of(clip: Clip) -> Window | None:
+    """The part of its file that a clip is; None for the whole file."""
+    return None if clip.start_s is None or clip.end_s is None else Window(clip.start_s, clip.end_s)

@@ -112,6 +112,9 @@ def build_timeline(
         to_audio_ticks = stream.time_base / audio.time_base
         start, end = pts[0] * to_audio_ticks, end_pts * to_audio_ticks
         audio_end = _audio_end(_durations_by_pts(audio_packets), start, end)
+        if audio_end is not None and span != WHOLE_FILE:
+            # The resampler must not hear what follows the part: a clip that was cut out ends there.
+            audio_end = min(audio_end, end)
         audio_end_s = None if audio_end is None else float((audio_end - start) * audio.time_base)
     return Timeline(pts, end_pts, stream.time_base, audio_end_s)
 
@@ -121,7 +124,7 @@ def _durations_by_pts(packets: Iterable[Packet]) -> dict[int, int]:
     return {p.pts: p.duration or 0 for p in packets if p.pts is not None and not p.is_discard}
 
 
-def _audio_end(durations: dict[int, int], start: Fraction, end: Fraction) -> int | None:
+def _audio_end(durations: dict[int, int], start: Fraction, end: Fraction) -> Fraction | int | None:
     """When the audio packets end, or None if none of them sounds between the clip's `start` and `end`; all in ticks."""
     if any(tick < end and tick + duration > start for tick, duration in durations.items()):
         return max(tick + duration for tick, duration in durations.items())

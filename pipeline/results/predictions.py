@@ -22,8 +22,9 @@ COLUMNS = ("seed", "fold", "clip_id", "source_id", "label", "prediction")  # bef
 class Predictions:
     """What one seed predicts of clips, in the order of the manifests, quarantined ones among them.
 
-    `folds` (clips,) are the folds whose models predicted the clips, or None without cross-validation. `labels` and `predicted` (clips,) are indices in `classes`; `probabilities` is (clips, classes). A quarantined clip
-    has `NOT_SCORED` in `predicted` and NaN in `probabilities`.
+    `folds` (clips,) are the folds whose models predicted the clips, or None without cross-validation. `labels` and
+    `predicted` (clips,) are indices in `classes`; `probabilities` is (clips, classes). A quarantined clip has
+    `NOT_SCORED` in `predicted` and NaN in `probabilities`.
     """
 
     classes: tuple[str, ...]

@@ -92,11 +92,11 @@ class Metrics(Measures):
     """What `metrics.json` holds: the measures of one or more seeds, and what they come from.
 
     The measures are means over the seeds, `..._sd` their standard deviations, None for a single seed. `temperature` is
-    fitted on dev, and the measures `..._scaled` are those with it; all three are None without dev. `soft_vote` takes the
-    mean of the seeds' probabilities, `weighted_vote` a mean with weights that are best on dev, `soup` is a model whose
-    weights are means over the seeds that help on dev; they are None where there is nothing to combine, or no dev.
-    `selected_on` is the split that chose the epoch, `selection_accuracy` the mean accuracy on it. `label_sha256` is that
-    of the label file of the reported clips, `code_version` the commit that the runs were trained with.
+    fitted on dev, and the measures `..._scaled` are those with it; all three are None without dev. `soft_vote` takes
+    the mean of the seeds' probabilities, `weighted_vote` a mean with weights that are best on dev, `soup` is a model
+    whose weights are means over the seeds that help on dev; they are None where there is nothing to combine, or no dev.
+    `selected_on` is the split that chose the epoch, `selection_accuracy` the mean accuracy on it. `label_sha256` is
+    that of the label file of the reported clips, `code_version` the commit that the runs were trained with.
     """
 
     accuracy_sd: float | None

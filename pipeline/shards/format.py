@@ -3,7 +3,8 @@
 A sample is three members of a ustar file, in this order:
 
     <clip_id>.frames.mjpeg   the JPEG frames one after the other (a motion-JPEG stream, which a video player opens)
-    <clip_id>.json           clip_id, duration_s, frame_rate_hz, has_audio, frame_times_s, frame_bytes (of each JPEG)
+    <clip_id>.json           clip_id, duration_s, frame_rate_hz, has_audio, frame_times_s, frame_bytes (of each JPEG),
+                             suspect
     <clip_id>.log_mel.npy    float16 (mel_bins, hops); (0, 0) if the clip has no audio track
 
 Labels are not in the shards: the manifest is their only source, so a corrected label file needs no new extraction.
@@ -17,7 +18,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import IO
@@ -37,7 +38,7 @@ class Sample:
     """What is extracted from a clip: N JPEG frames with the times they are shown at, and the log-mel spectrogram.
 
     `frame_rate_hz` is the clip's own: its mean if it varies, 0 without video. `log_mel` is float16 (mel_bins, hops), or
-    None without sound.
+    None without sound. `suspect` names what the clip should not be trusted for (`pipeline.extraction.suspicion`).
     """
 
     clip_id: str
@@ -46,6 +47,7 @@ class Sample:
     jpegs: Sequence[bytes | memoryview]
     frame_times_s: list[float]
     log_mel: NDArray[np.float16] | None
+    suspect: list[str] = field(default_factory=list)
 
     def members(self) -> dict[str, bytes]:
         """Member name -> content, in the order in which they are written."""
@@ -56,6 +58,7 @@ class Sample:
             "has_audio": self.log_mel is not None,
             "frame_times_s": self.frame_times_s,
             "frame_bytes": [len(jpeg) for jpeg in self.jpegs],
+            "suspect": self.suspect,
         }
         log_mel = io.BytesIO()
         np.save(log_mel, np.zeros((0, 0), np.float16) if self.log_mel is None else self.log_mel, allow_pickle=False)
@@ -74,6 +77,7 @@ class Sample:
             jpegs=[frames[end - size : end] for end, size in zip(ends, meta["frame_bytes"], strict=True)],
             frame_times_s=meta["frame_times_s"],
             log_mel=log_mel if meta["has_audio"] else None,
+            suspect=meta.get("suspect", []),  # shards of version 1.0.0 do not have it
         )
 
 
@@ -87,6 +91,7 @@ class Entry:
     has_audio: bool
     duration_s: float
     frame_rate_hz: float
+    suspect: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,7 @@ def _write_members(file: IO[bytes], outcomes: Iterable[Sample | Quarantined]) ->
                     has_audio=outcome.log_mel is not None,
                     duration_s=outcome.duration_s,
                     frame_rate_hz=outcome.frame_rate_hz,
+                    suspect=outcome.suspect,
                 )
             )
     return entries, quarantined

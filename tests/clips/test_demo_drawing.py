@@ -5,10 +5,11 @@ import subprocess
 
 import numpy as np
 import pytest
+from helpers import dataset_at
 
 from pipeline.clips.demo_drawing import draw_clip, draw_set, draw_sound
 from pipeline.clips.demo_set import plan_clips
-from pipeline.clips.manifest import SPLITS, index_split
+from pipeline.clips.indexing import index_dataset
 from pipeline.common.machine import ffmpeg_path
 from pipeline.extraction.clip_file import open_clip
 
@@ -20,8 +21,7 @@ def settings(config):
 
 def test_a_set_is_drawn_into_its_folders(settings, drawn_root, tmp_path):
     draw_set("demo", settings.model_copy(update={"train_clips": 9, "val_clips": 9, "clips_per_source": 3}), tmp_path)
-    for split in SPLITS:
-        assert index_split(tmp_path, split) == index_split(drawn_root, split)
+    assert index_dataset(dataset_at(tmp_path)) == index_dataset(dataset_at(drawn_root))
 
 
 def test_clips_are_h264_and_aac_of_three_to_five_seconds(drawn_root, one_clip, clip_settings):

@@ -3,10 +3,11 @@
 from collections import Counter
 
 import pytest
+from helpers import clips_of
 
 from pipeline.clips.demo_set import plan_clips, prepare_root
 from pipeline.clips.labels import CLASSES
-from pipeline.clips.manifest import SPLITS, index_split
+from pipeline.clips.manifest import SPLITS
 from pipeline.common.errors import UserError
 
 
@@ -69,7 +70,7 @@ def test_a_number_of_clips_that_cannot_be_balanced_is_refused(settings):
 
 def test_the_set_has_the_layout_of_vgaf(drawn_root):
     for split in SPLITS:
-        clips, _ = index_split(drawn_root, split)
+        clips = clips_of(drawn_root, split)
         assert len(clips) == 9
         lines = (drawn_root / f"{split.capitalize()}_labels.txt").read_bytes()
         assert lines.startswith(b"Vid_name Label\n")

@@ -10,10 +10,9 @@ import time
 import dask
 import psutil
 import pytest
-from helpers import REPOSITORY
+from helpers import REPOSITORY, clips_of
 from numbered_clips import with_limits
 
-from pipeline.clips.manifest import index_split
 from pipeline.common.errors import UserError
 from pipeline.extraction.executors import run_on_dask
 from pipeline.extraction.sandbox import CHILD_MODULE
@@ -59,7 +58,7 @@ def contents(folder):
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_writes_the_same_bytes(cluster, drawn_root, clip_settings, tmp_path):
     address, workers = cluster
-    clips = {split: index_split(drawn_root, split)[0] for split in ("train", "val")}
+    clips = {split: clips_of(drawn_root, split) for split in ("train", "val")}
     settings = with_limits(clip_settings, clips_per_shard=2)
     extract_splits(clips, drawn_root, tmp_path / "local", settings, 2)
 

@@ -1,8 +1,8 @@
 """The table of quarantined clips, the summary of a run, and when a run has failed."""
 
 import pytest
+from helpers import clips_of
 
-from pipeline.clips.manifest import index_split
 from pipeline.common.errors import UserError
 from pipeline.extraction.outcomes import check_failures, summary_table, write_quarantine
 from pipeline.extraction.splits import Extraction
@@ -23,7 +23,7 @@ def index(features, tmp_path):
 
 
 def test_too_many_quarantined_clips_fail_the_run(index, drawn_root):
-    clips = {"train": index_split(drawn_root, "train")[0]}
+    clips = {"train": clips_of(drawn_root, "train")}
     with pytest.raises(UserError, match=r"1 of 9 train clips were quarantined.*the first is 1_8: unreadable"):
         check_failures({"train": index}, clips, 0.1)
     check_failures({"train": index}, clips, 0.12)
@@ -35,6 +35,17 @@ def test_the_summary_counts_clips_outcomes_and_reasons(index):
     assert row.split() == ["train", "9", "8", "1", "1", "2", "2.0"]
     assert reasons == "quarantined, unreadable: 1"
     assert speed == "6 clips in 2.0 s, 3.0 clips/s; 3 kept from an earlier run"
+
+
+def test_the_summary_counts_suspect_clips_by_kind(features, tmp_path):
+    noted = [["muted"], [], ["muted", "black"], ["still"]]
+    entries = [Entry(f"1_{i}", 0, 1000, True, 5.0, 25.0, suspect) for i, suspect in enumerate(noted)]
+    index = ShardIndex(tmp_path / "train", features, [Shard("a.tar", "f", 1, "0", entries, [])])
+    assert summary_table(Extraction({"train": index}, 4, 1.0)).splitlines()[2:-1] == [
+        "suspect, muted: 2",
+        "suspect, black: 1",
+        "suspect, still: 1",
+    ]
 
 
 def test_the_table_has_one_row_per_quarantined_clip(index, tmp_path):

@@ -11,10 +11,10 @@ from contextlib import nullcontext
 import psutil
 import pytest
 import yaml
-from helpers import REPOSITORY, extraction_in_this_process
+from helpers import REPOSITORY, clips_of, extraction_in_this_process
 from numbered_clips import with_features, with_limits
 
-from pipeline.clips.manifest import index_split, write_manifest
+from pipeline.clips.manifest import write_manifest
 from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
 from pipeline.common.machine import exclusive_use
@@ -30,7 +30,7 @@ PER_SHARD = {"clips_per_shard": 4}
 
 @pytest.fixture
 def clips(drawn_root):
-    return index_split(drawn_root, "train")[0]
+    return clips_of(drawn_root, "train")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_any_number_of_workers_writes_the_same_bytes_wherever_the_clips_lie(draw
         content = bytearray(damaged.read_bytes())
         content[len(content) // 3 :: 7] = bytes(len(content[len(content) // 3 :: 7]))
         damaged.write_bytes(content)
-        index = extract(tmp_path / f"{workers}", workers, root, index_split(root, "train")[0])
+        index = extract(tmp_path / f"{workers}", workers, root, clips_of(root, "train"))
         written.append(contents(index.folder))
     assert len(index.quarantined) == 3
     assert written[0] == written[1] == written[2]
@@ -74,7 +74,7 @@ def test_every_clip_is_extracted_or_quarantined_once(drawn_root, clips, extract,
     root = tmp_path / "root"
     shutil.copytree(drawn_root, root)
     (root / clips[2].path).write_text("not a video")
-    broken = index_split(root, "train")[0]
+    broken = clips_of(root, "train")
     index = extract(tmp_path / "shards", root=root, clips=broken)
     extracted = [entry.clip_id for shard in index.shards for entry in shard.entries]
     assert sorted([*extracted, clips[2].clip_id]) == [clip.clip_id for clip in clips]
@@ -140,7 +140,7 @@ def start(drawn_root, clips, values, tmp_path):
     config = parse_config(values, "params.yaml")
     (tmp_path / config.manifests).mkdir(parents=True)
     for split in ("train", "val"):
-        write_manifest(index_split(drawn_root, split)[0], tmp_path / config.manifests / f"{split}.csv")
+        write_manifest(clips_of(drawn_root, split), tmp_path / config.manifests / f"{split}.csv")
 
     def start():
         return subprocess.Popen(

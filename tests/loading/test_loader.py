@@ -3,9 +3,8 @@ import time
 
 import pytest
 import torch
-from helpers import extraction_in_this_process, run_ffmpeg
+from helpers import clips_of, extraction_in_this_process, run_ffmpeg
 
-from pipeline.clips.manifest import index_split
 from pipeline.common.errors import UserError
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
@@ -86,7 +85,7 @@ def test_a_file_with_sound_alone_is_extracted_loaded_and_accepted_by_the_model(d
         }
     )
     features = config.recipe.features
-    clips, _ = index_split(drawn_root, "train")
+    clips = clips_of(drawn_root, "train")
     source = next(clip for clip in clips if b"soun" in (drawn_root / clip.path).read_bytes())
     (tmp_path / "Train").mkdir()
     run_ffmpeg("-i", drawn_root / source.path, "-vn", "-c", "copy", tmp_path / source.path)

@@ -55,6 +55,17 @@ def test_the_report_says_whether_the_paper_is_reproduced(reported, finished, rep
     assert "<h2>Published results on VGAF's validation split</h2>" in page
 
 
+def test_the_report_lists_the_first_suspect_clips_of_each_kind(reported, finished, tmp_path):
+    evaluation, _, page = reported
+    assert "may be broken" not in page
+    card = dataclasses.replace(evaluation.provenance.clips["val"], suspect={"muted": [f"m_{i}" for i in range(25)]})
+    provenance = dataclasses.replace(evaluation.provenance, clips={**evaluation.provenance.clips, "val": card})
+    write_evaluation(dataclasses.replace(evaluation, provenance=provenance), tmp_path)
+    page = render_report(tmp_path, finished[0])
+    assert '<td>val<td>muted<td class="number">25<td>m_0, ' in page
+    assert "m_19, ...</tr>" in page
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "provenance.json", "per_class.csv", "reliability.csv", "mistakes"])
 def test_a_result_without_one_of_its_files_is_refused(reported, finished, name, tmp_path):
     folder = shutil.copytree(reported[1], tmp_path / "results")

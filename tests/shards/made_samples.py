@@ -15,11 +15,12 @@ def made_sample(clip_id, has_audio=True):
 clip_ids = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
 log_mels = st.none() | st.integers(0, 30).map(lambda hops: np.full((4, hops), -20, np.float16))
 samples = st.builds(
-    lambda clip_id, duration_s, jpegs, log_mel: Sample(clip_id, duration_s, 25.0, jpegs, [0.5] * len(jpegs), log_mel),
+    lambda clip_id, duration_s, jpegs, *rest: Sample(clip_id, duration_s, 25.0, jpegs, [0.5] * len(jpegs), *rest),
     clip_ids,
     st.floats(0.1, 10),
     st.lists(st.binary(max_size=2000), min_size=1, max_size=8),
     log_mels,
+    st.lists(st.sampled_from(["muted", "black", "still"]), unique=True),
 )
 quarantined = st.builds(Quarantined, clip_ids, st.sampled_from(["unreadable", "timeout"]), st.text(max_size=50))
 any_outcomes = st.lists(samples | quarantined, max_size=6, unique_by=lambda outcome: outcome.clip_id)

@@ -1,6 +1,7 @@
 """A user's mistakes at the command line: one sentence, exit code 2, no traceback."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -58,6 +59,37 @@ def sentence(done):
 def test_a_data_set_with_a_mistake_is_refused(run, workspace, break_it, named):
     break_it(workspace / "data/demo")
     assert named in sentence(run("index"))
+
+
+def test_a_recording_in_both_splits_is_refused_and_where_that_is_allowed_it_is_said(run, workspace, values):
+    train, val = (sorted((workspace / "data/demo" / split).glob("*.mp4"))[0] for split in ("Train", "Val"))
+    shutil.copyfile(train, val)
+    named = f"1 recordings have clips in train and in val, {train.stem} in train and {val.stem} in val among them"
+    assert named in sentence(run("index"))
+    values["dataset"]["allow_identical"] = True
+    write(workspace, values)
+    done = run("index")
+    assert done.returncode == 0
+    assert f"warning: {named}" in done.stderr
+
+
+def test_the_clips_that_a_table_lists_are_indexed_and_extracted_wherever_they_lie(run, workspace, values):
+    (workspace / "lists").mkdir()
+    videos = sorted((workspace / "data/demo/Train").glob("*.mp4"))[:2]
+    lines = [f"../data/demo/Train/{videos[0].name},calm,a,0.5,2", f"{videos[1]},2,b,,"]
+    (workspace / "lists/clips.csv").write_text("\n".join(["path,label,source,start_s,end_s", *lines]))
+    values["dataset"] |= {"name": "listed", "table": "lists/clips.csv", "root": "lists/clips.csv", "classes": []}
+    write(workspace, values)
+    assert "lists/clips.csv has the labels 2, calm" in sentence(run("index"))
+    values["dataset"] |= {"classes": ["calm", "wild"]}
+    write(workspace, values)
+    assert run("index").returncode == 0
+    done = run("extract")
+    assert done.returncode == 0, done.stderr
+    index = json.loads((workspace / "data/shards/listed/train/index.json").read_text())
+    entries = [entry for shard in index["shards"] for entry in shard["entries"]]
+    assert {entry["clip_id"] for entry in entries} == {f"{videos[0].stem}-500-2000", videos[1].stem}
+    assert json.loads((workspace / "data/shards/listed/val/index.json").read_text())["shards"] == []
 
 
 def append(path, text):

@@ -1,0 +1,69 @@
+"""From the list of a data set's clips to the manifest: every file is hashed, and what is recorded twice is found."""
+
+import functools
+from collections import Counter
+from pathlib import Path
+
+from pipeline.clips.identical import check_identical, find_identical
+from pipeline.clips.listing import Listing
+from pipeline.clips.manifest import SPLITS, TRAIN, VAL, Clip, DatasetSummary, SplitSummary
+from pipeline.clips.table import list_table
+from pipeline.clips.vgaf_layout import list_split
+from pipeline.common.config import DatasetSettings
+from pipeline.common.files import sha256_of
+
+
+def index_dataset(dataset: DatasetSettings) -> tuple[dict[str, list[Clip]], DatasetSummary]:
+    """The clips of each split, sorted by id, and the summary of the data set.
+
+    Raises `UserError` for a label file, table or folder that breaks its format, and for a recording that is in both
+    splits unless the settings allow it.
+    """
+    folder, digest = dataset.clips_folder, functools.cache(sha256_of)
+    clips: dict[str, list[Clip]] = {}
+    summaries: dict[str, SplitSummary] = {}
+    for split, listing in list_clips(dataset).items():
+        clips[split] = [
+            Clip(
+                clip_id=clip.clip_id,
+                source_id=clip.source_id,
+                label=clip.label,
+                path=clip.path.as_posix(),
+                bytes=(folder / clip.path).stat().st_size,
+                sha256=digest(folder / clip.path),
+                start_s=clip.start_s,
+                end_s=clip.end_s,
+            )
+            for clip in sorted(listing.clips, key=lambda clip: clip.clip_id)
+        ]
+        summaries[split] = summarise_split(clips[split], listing.file, digest(folder / listing.file), dataset.classes)
+    identical = find_identical(clips)
+    if not dataset.allow_identical:
+        check_identical(identical)
+    shared = sources_in_both(clips[TRAIN], clips[VAL])
+    return clips, DatasetSummary(summaries[TRAIN], summaries[VAL], shared, dataset.classes, identical)
+
+
+def list_clips(dataset: DatasetSettings) -> dict[str, Listing]:
+    """What the table lists for each split, or else the label files; raises `UserError`."""
+    if dataset.table is not None:
+        return list_table(Path(dataset.table), dataset.classes)
+    return {split: list_split(dataset.clips_folder, split, dataset.classes) for split in SPLITS}
+
+
+def summarise_split(clips: list[Clip], label_file: Path, label_sha256: str, classes: list[str]) -> SplitSummary:
+    """Count the clips of a split, by class too, and the bytes of their files, each file once."""
+    counts = Counter(clip.label for clip in clips)
+    return SplitSummary(
+        label_file=label_file.as_posix(),
+        label_sha256=label_sha256,
+        clips=len(clips),
+        sources=len({clip.source_id for clip in clips}),
+        class_counts={name: counts[name] for name in classes},
+        bytes=sum({clip.path: clip.bytes for clip in clips}.values()),
+    )
+
+
+def sources_in_both(train: list[Clip], val: list[Clip]) -> list[str]:
+    """Sources that have clips in train and in val, sorted."""
+    return sorted({clip.source_id for clip in train} & {clip.source_id for clip in val})
