@@ -29,7 +29,7 @@ from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading.batch import Batch
 from pipeline.loading.selection import ClipRef, locate
-from pipeline.results.evaluation import Evaluation, evaluate_run
+from pipeline.results.evaluation import Evaluation, evaluate_seed
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.log_mel_units import LEVELS
 from pipeline.training.loop import train_model
@@ -105,12 +105,14 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.fixture(scope="session")
 def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
-    """Folder of a short run in the workspace, and its evaluation. Read only."""
+    """Folder of a short run in a copy of the workspace, and its evaluation. Read only."""
     root, config = workspace
-    folder = tmp_path_factory.mktemp("finished")
-    with contextlib.chdir(root):
-        train_model(config, RunId(0), Accelerator(cpu=True), folder / "run", folder / "checkpoints")
-        return folder / "run", evaluate_run(config, folder / "run", Accelerator(cpu=True))
+    copy = tmp_path_factory.mktemp("finished") / "workspace"
+    shutil.copytree(root, copy, copy_function=os.link)
+    with contextlib.chdir(copy):
+        folder = config.runs / RunId(0).folder
+        train_model(config, RunId(0), Accelerator(cpu=True), folder, config.checkpoints / RunId(0).folder)
+        return copy / folder, evaluate_seed(config, 0, Accelerator(cpu=True))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A soup (Wortsman et al. 2022, arXiv 2203.05482): one model whose weights are means over the seeds that help on dev."""
+"""A soup (Wortsman et al. 2022, arXiv 2203.05482): a model whose weights are means over the seeds that help on dev."""
 
 from collections.abc import Sequence
 from pathlib import Path

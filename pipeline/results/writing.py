@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.common.records import write_record, write_table
 from pipeline.results.evaluation import Evaluation
+from pipeline.results.predictions import Predictions, write_predictions
 from pipeline.results.result_files import (
     CURVES_NAME,
     DEV_PREDICTIONS_NAME,
@@ -23,7 +24,6 @@ from pipeline.results.result_files import (
     write_class_measures,
     write_mistakes,
 )
-from pipeline.results.predictions import Predictions, write_predictions
 from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
 from pipeline.results.summary import SeedResult, calibrate, mean_or_none, summarize
 
