@@ -28,8 +28,13 @@ assert not unused, f"no command of the README begins with {unused}; remove them 
 commands = [command for command in commands if command and not command.startswith(tuple(SKIPPED))]
 
 # The folders and files that the commands name.
-for link in ("runs/demo", "runs/vgaf", "data/shards/demo"):
-    Path(link).symlink_to("tiny")
+for link, target in {
+    "runs/demo": "tiny",
+    "runs/vgaf": "tiny",
+    "runs/tiny/paper": "demo",
+    "data/shards/demo": "tiny",
+}.items():
+    Path(link).symlink_to(target)
 for folder in ("folder", "data/vgaf/Test"):
     Path(folder).mkdir(parents=True)
 clips = sorted(Path("data/tiny/Val").glob("*.mp4"))
