@@ -1,7 +1,6 @@
 """Runs the README's commands as they are written, in a clone in which the pipeline has run on the tiny set."""
 
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,4 +45,4 @@ experiments = [command for command in commands if command.startswith("dvc exp ru
 named = [f"{command} -n {name} -S dataset=tiny" for command, name in zip(experiments, ("exp-a", "exp-b"), strict=True)]
 for command in [*named, *(command for command in commands if command not in experiments)]:
     print("$", command, flush=True)
-    subprocess.run(shlex.split(command), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
