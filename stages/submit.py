@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import add_run, stage_parser
+from pipeline.common.command_line import stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("folder", type=Path, help="folder with the clips of the test split, Test_<n>.mp4")
-    add_run(parser)
+    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="model: a run or an exported folder")
     parser.add_argument("--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="(submission.zip)")
     parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()
