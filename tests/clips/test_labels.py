@@ -32,6 +32,10 @@ def test_a_name_that_is_a_number_comes_before_a_place():
     assert class_of("3", ("0", "1", "2")) == "2"
 
 
+def test_the_exact_name_comes_before_one_in_another_case():
+    assert [class_of(label, ("Sad", "sad")) for label in ("Sad", "sad")] == ["Sad", "sad"]
+
+
 def test_what_spreadsheets_add_to_a_label_file_is_tolerated(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufeffVid_name\tLabel \r\n2_2.mp4   1\r\n289_55.MP4\t3\t \r\n7_1\tNeutral  \r\n\r\n".encode())

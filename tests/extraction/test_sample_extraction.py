@@ -32,3 +32,12 @@ def test_red_stays_red(sandbox, clip_settings, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "color=red:size=64x64:duration=1", tmp_path / "1_1.mp4")
     sample = extract_sample(tmp_path / "1_1.mp4", "1_1", clip_settings, sandbox)
     np.testing.assert_allclose(decode_jpeg(sample.jpegs[0], "1_1").mean((0, 1)), [255, 0, 0], atol=4)
+
+
+def test_a_sample_says_what_is_suspect_of_its_clip(sandbox, one_clip, clip_settings, tmp_path):
+    assert extract_sample(one_clip, one_clip.stem, clip_settings, sandbox).suspect == []
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "color=black:size=64x64:duration=1", "-f", "lavfi", "-i", "anullsrc", "-shortest"),
+        tmp_path / "1_1.mp4",
+    )
+    assert extract_sample(tmp_path / "1_1.mp4", "1_1", clip_settings, sandbox).suspect == ["muted", "black"]

@@ -87,3 +87,4 @@ def test_any_sample_is_read_from_its_byte_range_as_it_was_written(outcomes, tmp_
         assert read_members(part) == members
         assert equal(Sample.from_members(members), sample)
         assert entry.has_audio == (sample.log_mel is not None)
+        assert entry.suspect == sample.suspect
