@@ -44,7 +44,17 @@ def test_a_stage_depends_on_its_script_and_on_exactly_the_zones_that_it_imports(
 
 
 def test_every_stage_of_the_pipeline_has_its_script():
-    assert list(STAGES) == ["synthesize", "index", "split", "extract", "train", "evaluate", "summarize", "report"]
+    assert list(STAGES) == [
+        "synthesize",
+        "locate",
+        "index",
+        "split",
+        "extract",
+        "train",
+        "evaluate",
+        "summarize",
+        "report",
+    ]
     assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} == {"__init__", *STAGES, *COMMANDS}
 
 
@@ -54,7 +64,7 @@ def test_dvc_never_deletes_the_data_set_and_never_pushes_what_is_made_of_it():
         assert [list(out.values()) for out in stage["outs"]] == [[{"persist": True, "cache": False}]]
     results = STAGES["evaluate"]["outs"] + STAGES["summarize"]["outs"] + STAGES["report"]["outs"]
     assert all(settings == {"push": False} for out in results for settings in out.values())
-    manifests = STAGES["index"]["outs"] + STAGES["split"]["outs"]
+    manifests = STAGES["locate"]["outs"] + STAGES["index"]["outs"] + STAGES["split"]["outs"]
     assert all(settings == {"cache": False} for out in manifests for settings in out.values())
 
 
