@@ -5,14 +5,12 @@ cores. By construction, neither modality alone can exceed 5/9 = 55.6% (`pipeline
 """
 
 import json
-import tempfile
 from pathlib import Path
 
-from accelerate import Accelerator
+from trainings import SeedTask, train_and_evaluate
 
-from pipeline.common.config import Config, load_config
-from pipeline.results.evaluation import Evaluation, evaluate_run
-from pipeline.training.loop import train_model
+from pipeline.common.config import load_config
+from pipeline.results.summary import summarize
 
 FUSIONS = {"fused": "cross_attention", "video": "video", "audio": "audio"}
 
@@ -21,21 +19,14 @@ def main() -> None:
     print(f"{'variant':8}  {'accuracy':>8}  95% interval    clips  log loss")
     accuracies = {}
     for variant, fusion in FUSIONS.items():
-        metrics = train_and_evaluate(load_config(changes={"recipe.model.fusion": fusion})).metrics
+        config = load_config(changes={"recipe.model.fusion": fusion})
+        seed = config.seeds[0]
+        metrics = summarize({seed: train_and_evaluate(SeedTask(Path.cwd(), config, seed))})
         accuracies[variant] = round(metrics.accuracy, 4)
         interval = f"{metrics.accuracy_low:.3f} .. {metrics.accuracy_high:.3f}"
         row = f"{variant:8}  {metrics.accuracy:8.3f}  {interval}  {metrics.clips:5}  {metrics.log_loss:8.3f}"
         print(row, flush=True)
     print(json.dumps(accuracies))
-
-
-def train_and_evaluate(config: Config) -> Evaluation:
-    """Train from random weights in a temporary folder, and score the validation split."""
-    accelerator = Accelerator(cpu=True)
-    with tempfile.TemporaryDirectory() as name:
-        run_folder = Path(name, "run")
-        train_model(config, accelerator, run_folder, Path(name, "checkpoints"))
-        return evaluate_run(config, run_folder, accelerator)
 
 
 if __name__ == "__main__":

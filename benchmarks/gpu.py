@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.clips.manifest import SPLITS, TRAIN, Clip, write_manifest
+from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.accelerator import start_accelerator
-from pipeline.common.config import Config, load_config
+from pipeline.common.config import Config, RunId, load_config
 from pipeline.common.recipe import Features
 from pipeline.loading.loader import Loader
 from pipeline.loading.plan import split_step
@@ -66,7 +67,7 @@ def main() -> None:
         for name, settings in VARIANTS.items():
             AcceleratorState._reset_state(reset_partial_state=True)
             variant = with_training(config, settings)
-            training = start_training(variant, start_accelerator(variant), Path("checkpoints"))
+            training = start_training(variant, RunId(0), start_accelerator(variant), Path("run"), Path("checkpoints"))
             results[name] = measure(training, arguments)
             print(f"{name}: {', '.join(f'{key} {value}' for key, value in results[name].items())}", flush=True)
     print(json.dumps({"device": device_name(training.accelerator.device), "torch": torch.__version__, **results}))
@@ -76,9 +77,9 @@ def with_large_clips(config: Config, arguments: argparse.Namespace) -> Config:
     """The settings with clips of 16 frames of 224 x 224."""
     values = config.model_dump()
     values["recipe"]["features"] |= {"frames": 16, "frame_size_px": 224}
-    values["recipe"]["training"] |= {"batch_size": arguments.batch_size, "select_on": "val"}
+    values["recipe"]["training"] |= {"batch_size": arguments.batch_size, "select_on": "none", "patience": 0}
     values["execution"] |= {"decode_threads": arguments.threads}
-    return Config.model_validate(values)
+    return Config.model_validate(values | {"fit_on": "train_and_dev", "folds": None})
 
 
 def with_training(config: Config, changes: dict[str, Any]) -> Config:
@@ -88,11 +89,12 @@ def with_training(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def draw_shards(config: Config, train_clips: int) -> None:
-    """Write shards and manifests of noise, in which the same `DISTINCT_CLIPS` clips occur again and again."""
+    """Write shards, manifests and splits of noise, in which the same `DISTINCT_CLIPS` clips occur again and again."""
     features, rng = config.recipe.features, np.random.default_rng(0)
     clips = [draw_jpegs(features, rng) for _ in range(DISTINCT_CLIPS)]
     log_mel = rng.normal(-40, 20, (features.mel_bins, features.max_mel_frames)).astype(np.float16)
     config.manifests.mkdir(parents=True)
+    rows = {}
     for split in SPLITS:
         count = train_clips if split == TRAIN else CLIPS_PER_SHARD
         ids = [f"{number // CLIPS_PER_SOURCE}_{number % CLIPS_PER_SOURCE}" for number in range(count)]
@@ -101,7 +103,8 @@ def draw_shards(config: Config, train_clips: int) -> None:
             Sample(clip_id, 5.0, 25.0, clips[number % DISTINCT_CLIPS], times_s, log_mel)
             for number, clip_id in enumerate(ids)
         ]
-        write_split(config, split, samples)
+        rows[split] = write_split(config, split, samples)
+    write_assignments(assign_roles(rows, config), config.manifests)
 
 
 def draw_jpegs(features: Features, rng: np.random.Generator) -> list[bytes]:
@@ -112,8 +115,8 @@ def draw_jpegs(features: Features, rng: np.random.Generator) -> list[bytes]:
     return [cv2.imencode(".jpg", picture, quality)[1].tobytes() for picture in pictures]
 
 
-def write_split(config: Config, split: str, samples: list[Sample]) -> None:
-    """Write the shards and the manifest of a split."""
+def write_split(config: Config, split: str, samples: list[Sample]) -> list[Clip]:
+    """Write the shards and the manifest of a split; returns its clips."""
     folder = config.shards / split
     folder.mkdir(parents=True)
     starts = range(0, len(samples), CLIPS_PER_SHARD)
@@ -125,6 +128,7 @@ def write_split(config: Config, split: str, samples: list[Sample]) -> None:
     ids, classes = [sample.clip_id for sample in samples], config.dataset.classes
     rows = [Clip(i, i.partition("_")[0], classes[n % len(classes)], f"{i}.mp4", 1, "0" * 64) for n, i in enumerate(ids)]
     write_manifest(rows, config.manifests / f"{split}.csv")
+    return rows
 
 
 def measure(training: Training, arguments: argparse.Namespace) -> dict[str, float]:

@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 from kill_extract import draw_workspace
 
-from pipeline.common.config import Config, load_config
+from pipeline.clips.splits import assign_roles, write_assignments
+from pipeline.common.config import Config, RunId, load_config
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
@@ -29,7 +30,10 @@ from pipeline.training.checkpoint import latest_step
 
 REPOSITORY = Path(__file__).parent.parent
 DRAWN = {"train_clips": 54, "val_clips": 9, "clips_per_source": 9}
+RUN = RunId(0)
+ALL_RUNS = "runs"  # with the finished runs that are kept, which would be reused
 CHANGES = {
+    "seeds": [RUN.seed],
     "recipe.training.epochs": 2,
     "recipe.training.batch_size": 4,
     "recipe.training.ema_decay": 0.9,
@@ -65,6 +69,7 @@ def prepare(workspace: Path) -> Config:
     """Write everything that the stage needs into a folder: a drawn data set, its manifests, shards and settings."""
     config = load_config(changes=CHANGES)
     clips = draw_workspace(workspace, config, DRAWN)
+    write_assignments(assign_roles(clips, config), workspace / config.manifests)
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     extract_splits(clips, workspace / config.root, workspace / config.shards, settings, 2)
     return config
@@ -90,15 +95,14 @@ def run_to_the_end(workspace: Path, config: Config, launch: str) -> tuple[float,
     if code := process.wait():
         raise RuntimeError(f"the train stage ended with exit code {code}")
     train_s = time.monotonic() - start_s
-    run_folder = workspace / config.run
-    weights = [(run_folder / name).read_bytes() for name in (MODEL_NAME, LAST_MODEL_NAME)]
-    shutil.rmtree(run_folder)
+    weights = [(workspace / config.runs / RUN.folder / name).read_bytes() for name in (MODEL_NAME, LAST_MODEL_NAME)]
+    shutil.rmtree(workspace / ALL_RUNS)
     return train_s, weights
 
 
 def wait_for_a_checkpoint(workspace: Path, config: Config, process: "subprocess.Popen[bytes]") -> None:
     """Wait until there is a checkpoint, or until the stage has ended."""
-    while process.poll() is None and latest_step(workspace / config.checkpoints) is None:
+    while process.poll() is None and latest_step(workspace / config.checkpoints / RUN.folder) is None:
         time.sleep(0.01)
 
 
@@ -120,15 +124,15 @@ def kill(workspace: Path, config: Config, launch: str, after_s: float, rng: rand
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     running = [child for child in tree if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     victim = rng.choice([child for child in running if "stages.train" in child.cmdline()] or tree)
-    step = latest_step(workspace / config.checkpoints)
+    step = latest_step(workspace / config.checkpoints / RUN.folder)
     if victim in running:
         victim.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(tree, timeout=60)
     if alive:
         raise RuntimeError(f"these processes did not end: {alive}")
-    if (workspace / config.run / RUN_NAME).exists():
-        shutil.rmtree(workspace / config.run)
+    if (workspace / config.runs / RUN.folder / RUN_NAME).exists():
+        shutil.rmtree(workspace / ALL_RUNS)
         shutil.rmtree(workspace / config.checkpoints, ignore_errors=True)
         return None
     name = "launcher" if victim.pid == process.pid else "training process"

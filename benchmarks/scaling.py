@@ -16,7 +16,7 @@ from statistics import median
 
 import yaml
 
-from pipeline.common.config import Config, load_config
+from pipeline.common.config import Config, RunId, load_config
 from pipeline.models.run_record import read_history
 
 REPOSITORY = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def train(folder: Path, launch: str, threads: int) -> None:
 
 def clips_per_second(folder: Path, config: Config) -> float:
     """The rate of a run in its median epoch, leaving out the first, which also starts threads and checks shards."""
-    first, *others = read_history(folder / config.run)
+    first, *others = read_history(folder / config.runs / RunId(config.seeds[0]).folder)
     return first.step * config.recipe.training.batch_size / median(epoch.seconds for epoch in others)
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.common.accelerator import start_accelerator
-from pipeline.common.config import load_config
+from pipeline.common.config import RunId, load_config
 from pipeline.loading.augmentation import Draws, augment
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
@@ -42,14 +42,15 @@ def main() -> None:
     steps = parser.parse_args().steps
     config = load_config()
     with tempfile.TemporaryDirectory() as name:
-        training = start_training(config, start_accelerator(config), Path(name, "checkpoints"))
+        run, accelerator = RunId(config.seeds[0]), start_accelerator(config)
+        training = start_training(config, run, accelerator, Path(name, "run"), Path(name, "checkpoints"))
         batches = load_batches(training)
         times_ms = measure({TRAINER: trainer(training, batches), BARE_LOOP: bare_loop(training, batches)}, steps)
         for loop, values in times_ms.items():
             print(f"{loop:10} {median(values):7.2f} ms per step of {config.recipe.training.batch_size} clips")
         pairs = zip(times_ms[TRAINER], times_ms[BARE_LOOP], strict=True)
         ratio = median(trainer_ms / bare_ms for trainer_ms, bare_ms in pairs)
-        share = data_wait_share(training, Path(name))
+        share = data_wait_share(training)
     print(json.dumps({"step_vs_bare_loop": round(ratio, 4), "data_wait_share": round(share, 4)}))
 
 
@@ -94,7 +95,7 @@ def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
     (rows,) = split_step(settings.batch_size, rank=0, world=1, micro_batches=1)
 
     def take_step() -> None:
-        draws = Draws(step_generator(config.seed, next(step_numbers)), settings.batch_size, rows, device)
+        draws = Draws(step_generator(training.run.seed, next(step_numbers)), settings.batch_size, rows, device)
         batch = augment(next(endless).to(device), settings.augmentation, config.recipe.features, draws)
         loss = F.cross_entropy(model(batch), batch.labels, label_smoothing=settings.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -106,11 +107,11 @@ def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
     return take_step
 
 
-def data_wait_share(training: Training, folder: Path) -> float:
+def data_wait_share(training: Training) -> float:
     """Mean share of the training time, without scoring, that a short training waits for batches."""
     config = load_config(changes={"recipe.training.epochs": WAITING_EPOCHS})
-    train_model(config, training.accelerator, folder / "run", folder / "checkpoints")
-    shares = [epoch.data_wait_share for epoch in read_history(folder / "run")]
+    train_model(config, training.run, training.accelerator, training.folder, training.checkpoints)
+    shares = [epoch.data_wait_share for epoch in read_history(training.folder)]
     print(f"waiting for data, epoch by epoch: {', '.join(f'{share:.2%}' for share in shares)}")
     return mean(shares)
 

@@ -2,12 +2,16 @@
 
 import json
 import sys
-from dataclasses import asdict
 
 import claims
+import numpy as np
 import pytest
+import trainings
 
 from pipeline.common.recipe import load_recipe
+from pipeline.results.evaluation import Evaluation
+from pipeline.results.predictions import with_probabilities
+from pipeline.results.summary import SeedResult, calibrate
 
 
 def test_variants_start_alike_and_differ_only_in_what_they_test():
@@ -28,20 +32,43 @@ def test_variants_start_alike_and_differ_only_in_what_they_test():
     }
 
 
-def test_a_summary_has_the_interval_of_the_mean_unless_there_is_only_one_seed():
-    summary = claims.summarise([0.8, 0.9, 1.0], [0, 1, 2])
-    assert (summary.mean, summary.sd, summary.n, summary.seeds) == (0.9, 0.1, 3, [0, 1, 2])
-    # 4.303 is Student's quantile for two degrees of freedom.
-    assert summary.high - 0.9 == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-4)
-    assert json.loads(json.dumps(asdict(claims.summarise([0.8], [7])), allow_nan=False))["sd"] is None
+def test_the_result_of_a_variant_has_intervals_over_seeds_and_over_sources(finished):
+    rows = claims.rows_of({"end_to_end": seeds_of(finished[1], [9, 6]), "late": seeds_of(finished[1], [5, 4])})
+    row = rows["end_to_end"]
+    assert (row["mean"], row["n"], row["seeds"]) == (0.8333, 2, [0, 1])
+    # 12.706 is Student's quantile for one degree of freedom; the seeds are 0.8333 +- 0.1667.
+    assert row["high"] - row["mean"] == pytest.approx(12.706 * row["sd"] / 2**0.5, abs=1e-3)
+    assert row["sources_low"] < row["mean"] < row["sources_high"]
+    difference = rows["differences"]["late"]
+    assert difference["difference"] == pytest.approx(3 / 9, abs=1e-4)
+    assert difference["seeds_low"] < difference["difference"] < difference["seeds_high"]
+    assert difference["sources_low"] <= difference["difference"] <= difference["sources_high"]
+
+
+def test_what_a_single_seed_leaves_undefined_is_null_and_nothing_is_compared_without_the_papers_variant(finished):
+    rows = json.loads(json.dumps(claims.rows_of({"late": seeds_of(finished[1], [5])}), allow_nan=False))
+    assert (rows["late"]["sd"], rows["late"]["low"], rows["late"]["high"]) == (None, None, None)
+    assert rows["differences"] == {}
+
+
+def seeds_of(evaluation: Evaluation, right: list[int]) -> dict[int, SeedResult]:
+    """A result for each number of clips that shall be right, from 9 clips."""
+    results = {}
+    for seed, count in enumerate(right):
+        labels = evaluation.predictions.labels
+        wrong = np.arange(len(labels)) >= count
+        predicted = np.where(wrong, (labels + 1) % 3, labels)
+        predictions = with_probabilities(evaluation.predictions, np.eye(3)[predicted])
+        results[seed] = SeedResult(predictions, None, calibrate([], None), evaluation.provenance)
+    return results
 
 
 @pytest.mark.slow
 def test_the_benchmark_runs_from_pretraining_to_the_table(drawn_root, monkeypatch, capsys):
     small = claims.change_recipe(load_recipe("demo"), training={"batch_size": 2})
-    monkeypatch.setattr(claims, "load_recipe", lambda name: small)
+    monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
     monkeypatch.setattr(claims, "PRETRAINING", claims.PRETRAINING | {"train_clips": 9, "val_clips": 9})
-    options = ["--epochs", "1", "--seeds", "3", "--variants", "frozen"]
+    options = ["--epochs", "1", "--seeds", "3", "--folds", "3", "--variants", "end_to_end", "frozen"]
     monkeypatch.setattr(sys, "argv", ["claims.py", f"drawn={drawn_root}", *options])
     claims.main()
     lines = capsys.readouterr().out.splitlines()
@@ -49,3 +76,5 @@ def test_the_benchmark_runs_from_pretraining_to_the_table(drawn_root, monkeypatc
     result = json.loads(lines[-1])
     assert 0 <= result["drawn"]["frozen"]["mean"] <= 1
     assert result["drawn"]["frozen"]["seeds"] == [3]
+    difference = result["drawn"]["end_to_end"]["mean"] - result["drawn"]["frozen"]["mean"]
+    assert result["drawn"]["differences"]["frozen"]["difference"] == pytest.approx(difference, abs=2e-4)

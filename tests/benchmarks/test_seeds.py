@@ -1,0 +1,56 @@
+"""The benchmark of a recipe over seeds, with a table of clips and folds."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import seeds
+import trainings
+
+from pipeline.common.recipe import load_recipe
+
+
+def test_a_recipe_that_chooses_no_epoch_is_fitted_on_all_clips_of_the_training_part(drawn_root):
+    dataset, chooses = trainings.dataset_of(f"drawn={drawn_root}"), load_recipe("demo")
+    chooses_none = trainings.change_recipe(chooses, training={"select_on": "none"})
+    assert trainings.config_for(dataset, chooses).fit_on == "train"
+    assert trainings.config_for(dataset, chooses_none, folds=3).fit_on == "train_and_dev"
+
+
+def test_the_classes_of_a_table_are_its_labels(drawn_root, tmp_path):
+    write_clip_table(drawn_root, tmp_path)
+    dataset = trainings.dataset_of(f"drawn={tmp_path}")
+    assert dataset.table == str(tmp_path / "clips.csv")
+    assert dataset.classes == ["negative", "neutral", "positive"]
+
+
+@pytest.mark.slow
+def test_it_prints_the_accuracy_of_each_seed_out_of_fold_and_last_their_summary(
+    drawn_root, tmp_path, monkeypatch, capsys
+):
+    write_clip_table(drawn_root, tmp_path)
+    small = trainings.change_recipe(load_recipe("demo"), training={"batch_size": 2, "select_on": "none"})
+    monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
+    options = ["--recipe", "demo", "--epochs", "1", "--seeds", "3", "5", "--folds", "3"]
+    monkeypatch.setattr(sys, "argv", ["seeds.py", f"drawn={tmp_path}", *options])
+    seeds.main()
+    *lines, last = capsys.readouterr().out.splitlines()
+    accuracies = {line.split(": ")[0]: float(line.split(": ")[1]) for line in lines if line.startswith("seed ")}
+    assert accuracies.keys() == {"seed 3", "seed 5"}
+    summary = json.loads(last)
+    assert (summary["recipe"], summary["n"]) == ("demo", 2)
+    assert (summary["min"], summary["max"]) == (min(accuracies.values()), max(accuracies.values()))
+    assert summary["mean"] == pytest.approx(sum(accuracies.values()) / 2, abs=1e-4)
+
+
+def write_clip_table(drawn_root: Path, folder: Path) -> None:
+    """A table of the train clips of the drawn set, in a folder of its own."""
+    labels = [line.split() for line in (drawn_root / "Train_labels.txt").read_text().splitlines()[1:]]
+    names = dict(zip("123", ("positive", "neutral", "negative"), strict=True))
+    with (folder / "clips.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "source"])
+        for clip_id, label in labels:
+            writer.writerow([drawn_root / f"Train/{clip_id}.mp4", names[label], clip_id.split("_")[0]])
