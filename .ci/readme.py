@@ -1,7 +1,6 @@
 """Runs the README's commands as they are written, in a clone in which the pipeline has run on the tiny set."""
 
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,8 +27,13 @@ assert not unused, f"no command of the README begins with {unused}; remove them 
 commands = [command for command in commands if command and not command.startswith(tuple(SKIPPED))]
 
 # The folders and files that the commands name.
-for link in ("runs/demo", "runs/vgaf", "data/shards/demo"):
-    Path(link).symlink_to("tiny")
+for link, target in {
+    "runs/demo": "tiny",
+    "runs/vgaf": "tiny",
+    "runs/tiny/paper": "demo",
+    "data/shards/demo": "tiny",
+}.items():
+    Path(link).symlink_to(target)
 for folder in ("folder", "data/vgaf/Test"):
     Path(folder).mkdir(parents=True)
 clips = sorted(Path("data/tiny/Val").glob("*.mp4"))
@@ -41,4 +45,4 @@ experiments = [command for command in commands if command.startswith("dvc exp ru
 named = [f"{command} -n {name} -S dataset=tiny" for command, name in zip(experiments, ("exp-a", "exp-b"), strict=True)]
 for command in [*named, *(command for command in commands if command not in experiments)]:
     print("$", command, flush=True)
-    subprocess.run(shlex.split(command), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)

@@ -1,7 +1,7 @@
 """Serve a page in the browser to try a model on a clip that is uploaded or recorded.
 
 example:
-  python -m stages.app --run runs/demo --port 7860
+  python -m stages.app --port 7860
 reads:
   a finished run or an exported folder
 writes:
@@ -22,14 +22,14 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.common.command_line import stage_parser
+from pipeline.common.command_line import add_run, stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
 @exits_with_one_sentence
 def main() -> None:
     parser = stage_parser(__file__, __doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="model (runs/demo)")
+    add_run(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (7860)")
     arguments = parser.parse_args()

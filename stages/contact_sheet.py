@@ -1,7 +1,7 @@
 """Draw the frames and log-mels of the first clips of a shard.
 
 example:
-  python -m stages.contact_sheet data/shards/demo/val/val-000000.tar
+  python -m stages.contact_sheet data/shards/demo/*/val/val-000000.tar
 reads:
   one shard
 writes:

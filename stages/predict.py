@@ -1,13 +1,14 @@
 """Predict the group emotion of videos with a trained model.
 
 example:
-  python -m stages.predict clip.mp4 folder/ --run runs/demo --output p.jsonl --explain pictures/
+  python -m stages.predict clip.mp4 folder/ --output p.jsonl --explain pictures/
 reads:
   the videos, and a finished run or an exported folder
 writes:
   Prints one row per file or, with --window, one row per window of a file. Windows overlap by half.
   A file or window that cannot be used has a row with the reason.
-  --output writes the rows as JSON lines, --explain a picture of each file that has a prediction.
+  --output writes the rows as CSV if the file's name ends in .csv, otherwise as JSON lines. --format names one of the
+  two whatever the name. --explain writes a picture of each file that has a prediction.
 exit codes:
   0    every row has a prediction
   2    nothing was predicted; the line that begins with "error:" says why
@@ -20,8 +21,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import stage_parser
-from pipeline.common.errors import exits_with_one_sentence
+from pipeline.common.command_line import add_run, stage_parser
+from pipeline.common.errors import UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
     from pipeline.serving.predictor import Predictor
@@ -34,16 +35,19 @@ EXIT_SOME_FAILED = 3
 def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("paths", type=Path, nargs="+", metavar="path", help="files, or folders of files")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="model (runs/demo)")
+    add_run(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="file for the rows")
+    parser.add_argument("--format", choices=("jsonl", "csv"), help="that of the file (by its name)")
     parser.add_argument("--explain", type=Path, metavar="FOLDER", help="folder for the pictures")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="length of the windows")
     arguments = parser.parse_args()
+    if arguments.format and not arguments.output:
+        raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
 
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.predictor import Predictor, list_files
-    from pipeline.serving.rows import json_line
+    from pipeline.serving.rows import csv_table, json_line
 
     files, run = list_files(arguments.paths), open_run(arguments.run)
     rows: list[Prediction | NoPrediction] = []
@@ -52,7 +56,9 @@ def main() -> None:
             picture = arguments.explain and arguments.explain / f"{number:04d}-{path.stem}.png"
             rows += predict_file(predictor, path, arguments.window, picture)
     if arguments.output:
-        arguments.output.write_text("".join(map(json_line, rows)))
+        kind = arguments.format or ("csv" if arguments.output.suffix.lower() == ".csv" else "jsonl")
+        text = csv_table(rows, run.model.labels) if kind == "csv" else "".join(map(json_line, rows))
+        arguments.output.write_text(text)
     if any(row.prediction is None for row in rows):
         sys.exit(EXIT_SOME_FAILED)
 

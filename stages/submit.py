@@ -1,7 +1,7 @@
 """Predict the challenge's test split with a trained model, and write the zip that its organisers ask for.
 
 example:
-  python -m stages.submit data/vgaf/Test --run runs/vgaf --unreadable neutral
+  python -m stages.submit data/vgaf/Test --run runs/vgaf/paper/seed-0 --unreadable neutral
 reads:
   the clips Test_<n>.mp4, and a finished run or an exported folder
 writes:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("folder", type=Path, help="folder with the clips of the test split, Test_<n>.mp4")
-    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="model")
+    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="model: a run or an exported folder")
     parser.add_argument("--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="(submission.zip)")
     parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()

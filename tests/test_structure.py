@@ -14,7 +14,18 @@ from pipeline.common.config import RunId, parse_config
 from pipeline.common.provenance import imported_modules, project_imports
 
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-COMMANDS = {"app", "compare", "contact_sheet", "export", "fetch_weights", "predict", "search", "submit", "vote"}
+COMMANDS = {
+    "app",
+    "compare",
+    "contact_sheet",
+    "embed",
+    "export",
+    "fetch_weights",
+    "predict",
+    "search",
+    "submit",
+    "vote",
+}
 PIPELINE = REPOSITORY / "pipeline"
 # Each zone imports from those before it, and all import from `common`.
 ZONES = ("clips", "shards", "extraction", "loading", "models", "training", "results", "serving")

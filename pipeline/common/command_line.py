@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.common.config import Config
 
+DEMO_RUN = Path("runs/demo/demo/seed-0")
 EXIT_CODES = """exit codes:
   0    done
   2    something must be corrected; the line that begins with "error:" says what
@@ -45,6 +46,12 @@ def stage_parser(file: str, description: str | None, settings: bool = False) -> 
             help="change one setting, such as recipe.training.epochs=3; may be repeated",
         )
     return parser
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add `--run`, the folder of the model that a command uses."""
+    help_text = f"model: a run or an exported folder ({DEMO_RUN})"
+    parser.add_argument("--run", type=Path, default=DEMO_RUN, metavar="FOLDER", help=help_text)
 
 
 def settings_of(arguments: argparse.Namespace) -> "Config":

@@ -19,8 +19,11 @@ from pipeline.common.recipe import Recipe
 from pipeline.common.schema import Count, Fraction, Name, Positive, Settings, parse_settings
 
 PARAMS = Path("params.yaml")
-# Tables of results have columns of these names beside one for each class.
-RESERVED_NAMES = {"", "clip_id", "source_id", "label", "prediction", "seed", "fold", "quarantined"}
+# Tables of results, predictions and embeddings have columns of these names beside one for each class.
+RESERVED_NAMES = {
+    *("", "clip_id", "source_id", "label", "prediction", "seed", "fold", "quarantined"),
+    *("file", "start_s", "end_s", "reason", "detail", "id", "embedding"),
+}
 
 
 class DemoSettings(Settings):

@@ -31,6 +31,14 @@ class Tokens:
     padding: Tensor
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """One modality of B clips as a head sees it: its pooled tokens (B, D), and whether a clip has it (B,)."""
+
+    values: Tensor
+    present: Tensor
+
+
 def time_encoding(times_s: Tensor, width: int) -> Tensor:
     """Sines and cosines of the time in seconds at `width / 2` periods: (..., width). Both modalities share it."""
     count = width // 2
@@ -105,19 +113,29 @@ class Fusion(nn.Module):
         Queries and keys are a modality's summary token and then its tokens in time. In cross-attention, each layer has
         two blocks: video to audio, then audio to video. In self-attention, the video's tokens come before the audio's.
         """
+        return self.classify(self.pool(tokens, maps))
+
+    def pool(self, tokens: Mapping[str, Tokens], maps: list[Tensor] | None = None) -> list[Pooled]:
+        """What the heads are given of each modality in `used`; `maps` as in `forward`."""
         entered = [self.entrances[name](tokens[name]) for name in self.used]
         values, padding = [value for value, _ in entered], [mask for _, mask in entered]
         for layer in self.layers:
             values = layer(values, padding, maps)
-        pooled = [self.pools[name](value, mask) for name, value, mask in zip(self.used, values, padding, strict=True)]
+        return [
+            Pooled(self.pools[name](value, mask), ~mask[:, 1:].all(dim=1))
+            for name, value, mask in zip(self.used, values, padding, strict=True)
+        ]
+
+    def classify(self, pooled: list[Pooled]) -> Tensor:
+        """Logits (B, classes) of pooled modalities."""
         if self.is_late:
-            return self._mean_of_heads(pooled, padding)
-        logits: Tensor = self.heads[0](torch.cat(pooled, dim=-1))
+            return self._mean_of_heads(pooled)
+        logits: Tensor = self.heads[0](torch.cat([modality.values for modality in pooled], dim=-1))
         return logits.float()
 
-    def _mean_of_heads(self, pooled: list[Tensor], padding: list[Tensor]) -> Tensor:
+    def _mean_of_heads(self, pooled: list[Pooled]) -> Tensor:
         """The mean of the logits of the modalities that a clip has; of all of them if it has none."""
-        logits = torch.stack([head(value) for head, value in zip(self.heads, pooled, strict=True)], dim=1).float()
-        present = torch.stack([~mask[:, 1:].all(dim=1) for mask in padding], dim=1)
+        logits = torch.stack([head(each.values) for head, each in zip(self.heads, pooled, strict=True)], dim=1).float()
+        present = torch.stack([modality.present for modality in pooled], dim=1)
         present = present | ~present.any(dim=1, keepdim=True)
         return (logits * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)

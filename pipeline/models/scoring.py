@@ -1,6 +1,6 @@
 """Scoring clips with a model: every clip once, whatever the number of processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,22 +52,41 @@ class Scorer:
     def probabilities(self, batch: Batch) -> NDArray[np.float64]:
         """Class probabilities (clips, classes) of a batch on any device."""
         with self.accelerator.autocast():
-            logits: Tensor = self.model(batch.to(self.accelerator.device))
-        return np.asarray(logits.double().softmax(dim=-1).cpu().numpy())
+            return _softmax(self.model(batch.to(self.accelerator.device)))
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """What the heads are given of a batch on any device, and the class probabilities that they make of it.
+
+        The first is (clips, modalities * width): the pooled modalities of the fusion side by side.
+        """
+        fusion = self.model.fusion
+        with self.accelerator.autocast():
+            pooled = fusion.pool(self.model.tokens(batch.to(self.accelerator.device)))
+            probabilities = _softmax(fusion.classify(pooled))
+        embeddings = torch.cat([modality.values for modality in pooled], dim=-1)
+        return np.asarray(embeddings.float().cpu().numpy()), probabilities
+
+    def batches(self, clips: Sequence[ClipRef], config: Config) -> Iterator[Batch]:
+        """This process's share of the clips in batches, in their order."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        training = config.recipe.training
+        batch_size = max(1, training.batch_size // (world * training.micro_batches))  # what fits in training fits here
+        return Loader.for_config(config, self.accelerator.device).eval_batches(clips, batch_size, rank, world)
 
     def score(self, clips: Sequence[ClipRef], config: Config) -> NDArray[np.float64]:
         """Class probabilities (clips, classes) in the order of `clips`, the same on every process.
 
         Raises `UserError` for a model that gives NaN.
         """
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        training = config.recipe.training
-        batch_size = max(1, training.batch_size // (world * training.micro_batches))  # what fits in training fits here
-        loader = Loader.for_config(config, self.accelerator.device)
         scored: list[tuple[str, list[float]]] = []
-        for batch in loader.eval_batches(clips, batch_size, rank, world):
+        for batch in self.batches(clips, config):
             scored += zip(batch.clip_ids, self.probabilities(batch).tolist(), strict=True)
         return _in_order(clips, gather_object(scored), len(self.model.labels))
+
+
+def _softmax(logits: Tensor) -> NDArray[np.float64]:
+    return np.asarray(logits.double().softmax(dim=-1).cpu().numpy())
 
 
 def _in_order(clips: Sequence[ClipRef], scored: list[tuple[str, list[float]]], classes: int) -> NDArray[np.float64]:

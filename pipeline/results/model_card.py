@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.models.run_record import RunRecord
 from pipeline.results.result_files import Metrics
@@ -41,11 +42,36 @@ def statements_of(classes: Sequence[str]) -> dict[str, str]:
     return {"What it does": what_it_does, **STATEMENTS}
 
 
+def card_data(run: RunRecord, metrics: Metrics | None) -> ModelCardData:
+    """The header of the card, from which Hugging Face's hub shows what the model is for and how accurate it is."""
+    dataset = run.config.dataset.name
+    result = metrics and EvalResult(
+        task_type="video-classification",
+        task_name="Group emotion recognition",
+        dataset_type=dataset,
+        dataset_name=dataset,
+        dataset_split="validation",
+        metric_type="accuracy",
+        metric_value=metrics.accuracy,
+        verified=False,  # the hub did not measure it
+    )
+    return ModelCardData(
+        license="other",
+        license_name="that-of-the-training-data",
+        library_name="group-emotion",
+        pipeline_tag="video-classification",
+        tags=["group-emotion-recognition", "audio-visual", "model_hub_mixin", "pytorch_model_hub_mixin"],
+        model_name=f"{run.config.recipe.name} on {dataset}",
+        eval_results=[result] if result else None,
+    )
+
+
 def render_card(run: RunRecord, metrics: Metrics | None) -> str:
     """The model card of a run, as Markdown; `metrics` is None for a run that was not evaluated."""
     labels = run.config.dataset.classes
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
+        header=card_data(run, metrics).to_yaml(),
         run=run,
         recipe=run.config.recipe,
         features=run.config.recipe.features,

@@ -26,7 +26,8 @@ from pipeline.results.result_files import (
 )
 from pipeline.serving.onnx_model import check_onnx, write_onnx
 
-ONNX_NAME, CARD_NAME = "model.onnx", "README.md"
+ONNX_NAME, CARD_NAME, CONFIG_NAME = "model.onnx", "README.md", "config.json"
+EXPORTED_NAMES = (CARD_NAME, CONFIG_NAME, ONNX_NAME, MODEL_NAME, RUN_NAME)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
+from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sample_extraction import to_sample
 from pipeline.extraction.sandbox import Sandbox
 from pipeline.extraction.timeline import Window
-from pipeline.loading.batch import Memory, collate
+from pipeline.loading.batch import Batch, Memory, collate
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, prediction_row
@@ -48,15 +49,19 @@ class Predictor:
         """What is taken from a clip."""
         return self._settings.features
 
+    def read(self, path: Path, window: Window | None = None) -> tuple[ClipMedia, Batch]:
+        """Read a file that is a clip, or a window of a file, as a batch of one; raises `MediaError`."""
+        media = self._sandbox.read_clip(path, self._settings, window)
+        with threadpool_limits(1):  # as in extraction: the order of a sum, hence its last bits, depends on the threads
+            sample = to_sample(path.stem, media, self.features)
+        return media, collate([sample], [0], self.features, self._memory)
+
     def predict(self, path: Path, window: Window | None = None) -> Answer:
         """Predict a file that is a clip, or a window of a file."""
         try:
-            media = self._sandbox.read_clip(path, self._settings, window)
+            media, batch = self.read(path, window)
         except MediaError as error:
             return Answer(no_prediction_row(path, window, error), None)
-        with threadpool_limits(1):  # as in extraction: the order of a sum, hence its last bits, depends on the threads
-            sample = to_sample(path.stem, media, self.features)
-        batch = collate([sample], [0], self.features, self._memory)
         probabilities = self.scorer.probabilities(batch)[0]
         clip = ScoredClip(path.name, media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform)
         return Answer(prediction_row(path, window, clip), clip)

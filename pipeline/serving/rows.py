@@ -1,6 +1,9 @@
-"""The rows that `predict` prints, one per file or one per window of a file, as JSON and as text."""
+"""The rows that `predict` prints, one per file or one per window of a file, as JSON, as CSV and as text."""
 
+import csv
+import io
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -56,6 +59,22 @@ def json_line(row: Prediction | NoPrediction) -> str:
     if row.start_s is None:
         values = {key: value for key, value in values.items() if key not in SPAN_KEYS}
     return json.dumps(values) + "\n"
+
+
+def csv_table(rows: Iterable[Prediction | NoPrediction], classes: Sequence[str]) -> str:
+    """Rows as CSV with the columns file, start_s, end_s, prediction, one per class, reason and detail.
+
+    Cells that a row has no value for are empty: the times of a whole file, the reason of a prediction.
+    """
+    table = io.StringIO()
+    columns = ("file", *SPAN_KEYS, "prediction", *classes, "reason", "detail")
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = asdict(row)
+        probabilities = values.pop("probabilities", {})
+        writer.writerow(values | probabilities)
+    return table.getvalue()
 
 
 def text_line(row: Prediction | NoPrediction) -> str:

@@ -7,6 +7,7 @@ STAGES = {
     "app": [],
     "compare": ["a", "b"],
     "contact_sheet": ["a.tar"],
+    "embed": ["a.mp4", "--output", "a.npz"],
     "evaluate": [],
     "export": ["a"],
     "predict": ["a.mp4"],

