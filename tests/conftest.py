@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
 from helpers import REPOSITORY, clips_of, dataset_at, extraction_in_this_process
-from short_trainings import interrupt, terminate, train
+from short_trainings import interrupt, terminate, train, train_and_evaluate
 
 from pipeline.clips.demo_drawing import draw_clip
 from pipeline.clips.demo_set import plan_clips, write_label_files
@@ -29,10 +28,9 @@ from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading.batch import Batch
 from pipeline.loading.selection import ClipRef, locate
-from pipeline.results.evaluation import Evaluation, evaluate_seed
+from pipeline.results.evaluation import Evaluation
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.log_mel_units import LEVELS
-from pipeline.training.loop import train_model
 
 # The networks of the tests are too small for several threads to pay; a busy machine makes them wait for each other.
 torch.set_num_threads(1)
@@ -110,9 +108,7 @@ def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFa
     copy = tmp_path_factory.mktemp("finished") / "workspace"
     shutil.copytree(root, copy, copy_function=os.link)
     with contextlib.chdir(copy):
-        folder = config.runs / RunId(0).folder
-        train_model(config, RunId(0), Accelerator(cpu=True), folder, config.checkpoints / RunId(0).folder)
-        return copy / folder, evaluate_seed(config, 0, Accelerator(cpu=True))
+        return copy / config.runs / RunId(0).folder, train_and_evaluate(config)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What several tests need besides fixtures."""
 
 import contextlib
+import dataclasses
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from pipeline.clips.manifest import Clip
 from pipeline.common.config import DatasetSettings, load_config
 from pipeline.common.machine import ffmpeg_path
 from pipeline.extraction import splits
+from pipeline.results.evaluation import Evaluation
+from pipeline.results.result_files import SEEDS_NAME, Metrics
+from pipeline.results.summary import read_seed_result, summarize
+from pipeline.results.writing import write_evaluation, write_tables
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -44,3 +49,15 @@ def extraction_in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "run_on_this_machine", lambda extract, tasks, workers, preload: map(extract, tasks))
         yield
+
+
+def write_whole_result(results: Path, *evaluations: Evaluation, **changes: object) -> Metrics:
+    """Write the result of some seeds as `evaluate` and `summarize` do, with some of the metrics changed."""
+    by_seed = {}
+    for evaluation in evaluations:
+        folder = results / SEEDS_NAME / str(evaluation.seed)
+        write_evaluation(evaluation, folder)
+        by_seed[evaluation.seed] = read_seed_result(folder, evaluation.seed)
+    metrics = dataclasses.replace(summarize(by_seed), **changes)
+    write_tables({seed: result.predictions for seed, result in by_seed.items()}, metrics, results)
+    return metrics

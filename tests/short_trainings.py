@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.common.config import Config, RunId
 from pipeline.models.run_record import HISTORY_NAME, LAST_MODEL_NAME, MODEL_NAME
+from pipeline.results.evaluation import Evaluation, evaluate_seed
 from pipeline.training import loop
 from pipeline.training.loop import train_model
 
@@ -51,6 +52,13 @@ def train(config: Config, folder: Path, resume: str = "exact") -> dict[str, Tens
     train_model(config, RunId(config.seeds[0]), Accelerator(cpu=True), folder / "run", folder / "checkpoints", resume)
     last = load_file(folder / "run" / LAST_MODEL_NAME)
     return load_file(folder / "run" / MODEL_NAME) | {f"last.{name}": value for name, value in last.items()}
+
+
+def train_and_evaluate(config: Config, seed: int = 0) -> Evaluation:
+    """Train all runs of a seed where the settings say, in the current folder; returns the evaluation of the seed."""
+    for run in config.run_ids(seed):
+        train_model(config, run, Accelerator(cpu=True), config.runs / run.folder, config.checkpoints / run.folder)
+    return evaluate_seed(config, seed, Accelerator(cpu=True))
 
 
 def history(folder: Path) -> list[dict[str, str]]:

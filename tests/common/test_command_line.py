@@ -63,8 +63,8 @@ def test_settings_come_from_a_file_and_single_ones_can_be_changed(settings, tmp_
     config = settings("--set", "recipe.training.epochs=3", "--set", "recipe.training.learning_rate=2.0e-3")
     assert (config.recipe.training.epochs, config.recipe.training.learning_rate) == (3, 2.0e-3)
     other = tmp_path / "other.yaml"
-    other.write_text((REPOSITORY / "params.yaml").read_text().replace("seed: 0", "seed: 5"))
-    assert settings("--params", str(other)).seed == 5
+    other.write_text((REPOSITORY / "params.yaml").read_text().replace("split_seed: 0", "split_seed: 5"))
+    assert settings("--params", str(other)).split_seed == 5
 
 
 def test_a_change_that_names_no_setting_is_refused(settings, capsys):

@@ -90,8 +90,8 @@ def test_the_longest_clip_fills_the_padded_log_mel(features):
 
 
 def test_single_settings_can_be_changed(values):
-    changed = with_changes(values, {"recipe.training.epochs": 3, "seed": 7})
-    assert (changed["recipe"]["training"]["epochs"], changed["seed"]) == (3, 7)
+    changed = with_changes(values, {"recipe.training.epochs": 3, "split_seed": 7})
+    assert (changed["recipe"]["training"]["epochs"], changed["split_seed"]) == (3, 7)
     assert values["recipe"]["training"]["epochs"] == 20, "the original stays as it was"
     config = load_config(REPOSITORY / "params.yaml", {"recipe.training.epochs": 3})
     assert config.recipe.training.epochs == 3
@@ -102,5 +102,5 @@ def test_a_changed_setting_is_checked_like_any_other():
         load_config(REPOSITORY / "params.yaml", {"recipe.training.epochs": 0})
     with pytest.raises(UserError, match=r"unknown key recipe\.trainin\b"):
         load_config(REPOSITORY / "params.yaml", {"recipe.trainin.epochs": 3})
-    with pytest.raises(UserError, match=r"seed\.x is not a setting, because seed is a value"):
-        load_config(REPOSITORY / "params.yaml", {"seed.x": 3})
+    with pytest.raises(UserError, match=r"split_seed\.x is not a setting, because split_seed is a value"):
+        load_config(REPOSITORY / "params.yaml", {"split_seed.x": 3})

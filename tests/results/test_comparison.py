@@ -1,4 +1,4 @@
-"""Several runs on the same clips: `python -m stages.vote` and `python -m stages.compare`."""
+"""Several results on the same clips: `python -m stages.vote` and `python -m stages.compare`."""
 
 import json
 import statistics
@@ -6,22 +6,39 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
+from random_predictions import several_seeds
 
 from pipeline.common.errors import UserError
-from pipeline.results.comparison import compare, read_results, vote
+from pipeline.common.records import parse_record
+from pipeline.results.comparison import Result, compare, read_results, vote
+from pipeline.results.result_files import Metrics
 
-HEADER = "clip_id,source_id,label,prediction,positive,neutral,negative\n"
-A = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n1_2,1,neutral,positive,0.5,0.4,0.1\n2_1,2,negative,quarantined,,,\n"
-B = HEADER + "1_1,1,positive,neutral,0.4,0.5,0.1\n1_2,1,neutral,neutral,0.1,0.9,0.0\n2_1,2,negative,quarantined,,,\n"
+HEADER = "seed,fold,clip_id,source_id,label,prediction,positive,neutral,negative\n"
+QUARANTINED = "0,,2_1,2,negative,quarantined,,,\n"
+A = HEADER + "0,,1_1,1,positive,positive,0.6,0.4,0.0\n0,,1_2,1,neutral,positive,0.5,0.4,0.1\n" + QUARANTINED
+B = HEADER + "0,,1_1,1,positive,neutral,0.4,0.5,0.1\n0,,1_2,1,neutral,neutral,0.1,0.9,0.0\n" + QUARANTINED
 MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error", "accuracy_sources")
+NOT_THERE = (
+    "temperature",
+    "log_loss_scaled",
+    "calibration_error_scaled",
+    "soft_vote",
+    "weighted_vote",
+    "soup",
+    "folds",
+)
 METRICS = {
     **{f"{name}{end}": 0.5 for name in MEASURES for end in ("", "_low", "_high")},
+    **{f"{name}_sd": None for name in MEASURES[:-1]},
+    **dict.fromkeys(NOT_THERE),
+    "seeds": [],
     "clips": 3,
     "scored": 2,
     "quarantined_share": 1 / 3,
     "reproduced": "not applicable",
-    "seed": 1,
     "selected_on": "dev",
     "selection_accuracy": None,
     "label_sha256": "ab",
@@ -67,19 +84,19 @@ def test_mean_and_deviation_are_over_the_runs(results):
 def test_the_records_name_what_each_run_comes_from(results):
     for record in (vote(results(a=A)), compare(read_results(["a", "./a"]))):
         run = record.runs["a"]
-        assert (run.seed, run.selected_on, run.label_sha256, run.code_version) == (1, "dev", "ab", "cd")
+        assert (run.seeds, run.selected_on, run.label_sha256, run.code_version) == ([0], "dev", "ab", "cd")
 
 
 def test_a_single_run_has_no_deviation_and_a_single_source_no_interval(results):
     assert vote(results(a=A)).sd is None
-    one_source = HEADER + "1_1,1,positive,positive,0.6,0.4,0.0\n"
+    one_source = HEADER + "0,,1_1,1,positive,positive,0.6,0.4,0.0\n"
     comparison = compare(results(b=one_source, c=one_source))
     assert (comparison.difference_low, comparison.difference_high) == (None, None)
 
 
 def test_two_runs_are_compared_clip_by_clip(results):
     """Ten sources of four clips; the second run is wrong on three clips of each, and the first on none."""
-    rows = [f"{source}_{clip},{source},neutral" for source in range(10) for clip in range(4)]
+    rows = [f"0,,{source}_{clip},{source},neutral" for source in range(10) for clip in range(4)]
     right, wrong = ",neutral,0.1,0.8,0.1", ",positive,0.8,0.1,0.1"
     first = HEADER + "".join(row + right + "\n" for row in rows)
     second = HEADER + "".join(row + (right if "_0," in row else wrong) + "\n" for row in rows)
@@ -88,6 +105,56 @@ def test_two_runs_are_compared_clip_by_clip(results):
     assert (comparison.difference, comparison.difference_low, comparison.difference_high) == (0.75, 0.75, 0.75)
     assert (comparison.only_first_right, comparison.only_second_right) == (30, 0)
     assert comparison.mcnemar_p == pytest.approx(2 / 2**30)
+
+
+def result_of(*seeds, first_seed=0):
+    """A result of several seeds, numbered from `first_seed`."""
+    metrics = parse_record(Metrics, json.dumps(METRICS))
+    return Result(dict(enumerate(seeds, start=first_seed)), metrics)
+
+
+def test_a_vote_pools_the_seeds_of_all_results():
+    first, second, third = several_seeds(3)
+    voted = vote({"a": result_of(first, second), "b": result_of(third)})
+    shares = [each.right.mean() for each in (first, second, third)]
+    assert voted.mean == pytest.approx(np.mean(shares))
+    assert voted.sd == pytest.approx(np.std(shares, ddof=1))
+    assert accuracies(voted) == {"a": pytest.approx(np.mean(shares[:2])), "b": shares[2]}
+    assert voted.runs["a"].accuracy_sd == pytest.approx(np.std(shares[:2], ddof=1))
+    assert (voted.runs["a"].seeds, voted.runs["b"].accuracy_sd) == ([0, 1], None)
+    mean = np.nan_to_num(np.mean([each.probabilities for each in (first, second, third)], axis=0), nan=-1.0)
+    right = (mean.argmax(axis=1) == first.labels) & first.scored
+    assert voted.soft_vote == right.mean() != shares[2]
+
+
+def test_results_differ_by_their_mean_accuracies_over_seeds_with_an_interval_over_sources():
+    first, second = several_seeds(3), several_seeds(5)[3:]
+    comparison = compare({"first": result_of(*first), "second": result_of(*second)})
+    shares = [np.mean([each.right for each in seeds], axis=0) for seeds in (first, second)]
+    assert comparison.difference == pytest.approx(shares[0].mean() - shares[1].mean())
+    by_source = (shares[0] - shares[1]).reshape(12, 10).mean(axis=1)  # sources of ten clips each
+    draws = by_source[np.random.default_rng(1).integers(12, size=(20000, 12))].mean(axis=1)
+    interval = (comparison.difference_low, comparison.difference_high)
+    assert interval == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    votes = [np.nan_to_num(np.mean([each.probabilities for each in seeds], axis=0)) for seeds in (first, second)]
+    right = [(mean.argmax(axis=1) == first[0].labels) & first[0].scored for mean in votes]
+    assert comparison.only_first_right == (right[0] & ~right[1]).sum()
+    assert comparison.only_second_right == (right[1] & ~right[0]).sum()
+
+
+def test_the_interval_over_seeds_is_students_of_the_seeds_that_both_have():
+    first, second = several_seeds(4), several_seeds(8)[4:]
+    comparison = compare({"first": result_of(*first), "second": result_of(*second, first_seed=1)})
+    pairs = [a.right.mean() - b.right.mean() for a, b in zip(first[1:], second[:3], strict=True)]
+    expected = scipy.stats.t.interval(0.95, 2, loc=np.mean(pairs), scale=scipy.stats.sem(pairs))
+    assert (comparison.seeds_low, comparison.seeds_high) == pytest.approx(expected)
+
+
+def test_fewer_than_two_common_seeds_have_no_interval():
+    first, second = several_seeds(4)[:2], several_seeds(4)[2:]
+    for start in (1, 2):  # one seed in common, and none
+        comparison = compare({"first": result_of(*first), "second": result_of(*second, first_seed=start)})
+        assert (comparison.seeds_low, comparison.seeds_high) == (None, None)
 
 
 @pytest.mark.parametrize("change", [("1_2", "9_9"), ("1_2,1,neutral", "1_2,1,negative")])
@@ -113,7 +180,7 @@ def test_a_table_that_evaluate_did_not_write_is_refused(results, text):
 def test_a_folder_without_a_result_is_refused(results):
     results(a=A)
     Path("a/metrics.json").write_text("{}")
-    with pytest.raises(UserError, match=r"a has no metrics\.json that evaluate wrote"):
+    with pytest.raises(UserError, match=r"^a has no metrics\.json that this version wrote .*; evaluate again$"):
         read_results(["a"])
     Path("a/metrics.json").unlink()
     with pytest.raises(UserError, match=r"a has no metrics\.json; name a folder that evaluate wrote"):
@@ -145,8 +212,8 @@ def test_experiments_are_read_by_name(results, tmp_path):
 
 @pytest.mark.parametrize(("name", "keys"), [
     ("vote", ["runs", "mean", "sd", "soft_vote", "soft_vote_low", "soft_vote_high", "clips"]),
-    ("compare", ["runs", "difference", "difference_low", "difference_high", "only_first_right", "only_second_right",
-                 "mcnemar_p", "clips"]),
+    ("compare", ["runs", "difference", "difference_low", "difference_high", "seeds_low", "seeds_high",
+                 "only_first_right", "only_second_right", "mcnemar_p", "clips"]),
 ])  # fmt: skip
 def test_the_commands_read_folders_and_print_json(stage, name, keys, results, tmp_path):
     results(a=A, b=B)
@@ -154,7 +221,7 @@ def test_the_commands_read_folders_and_print_json(stage, name, keys, results, tm
     assert list(printed) == keys
     assert printed["clips"] == 3
     (run, _) = printed["runs"].values()
-    assert list(run) == ["accuracy", "seed", "selected_on", "label_sha256", "code_version"]
+    assert list(run) == ["accuracy", "accuracy_sd", "seeds", "selected_on", "label_sha256", "code_version"]
 
 
 @pytest.mark.parametrize("name", ["vote", "compare"])

@@ -4,30 +4,32 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.common.errors import UserError
 from pipeline.common.metrics import NOT_SCORED
-from pipeline.results.evaluation import open_matching_run, write_evaluation
+from pipeline.results.predictions import read_predictions
 from pipeline.results.result_files import (
     read_class_measures,
+    read_curves,
     read_metrics,
     read_mistakes,
     read_provenance,
     read_reliability,
     read_source_accuracies,
 )
+from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
+from pipeline.results.writing import write_evaluation
 
 
 @pytest.fixture(scope="module")
 def evaluated(finished):
-    """An evaluation, and the folder that it was written to. Read only."""
+    """An evaluation, the folder that it was written to, and its metrics. Read only."""
     run_folder, evaluation = finished
-    write_evaluation(evaluation, run_folder.parent / "evaluated")
-    return evaluation, run_folder.parent / "evaluated"
+    folder = run_folder.parent / "evaluated"
+    return evaluation, folder, write_evaluation(evaluation, folder)
 
 
 def test_every_val_clip_is_in_the_result_once_and_a_quarantined_one_is_wrong(evaluated, workspace):
-    evaluation, _ = evaluated
-    predictions, metrics = evaluation.predictions, evaluation.metrics
+    evaluation, _, metrics = evaluated
+    predictions = evaluation.predictions
     assert sorted(predictions.clip_ids) == sorted(path.stem for path in (workspace[0] / "data/demo/Val").iterdir())
     assert (metrics.clips, metrics.scored) == (9, 8)
     assert (predictions.predicted == NOT_SCORED).sum() == 1
@@ -36,14 +38,16 @@ def test_every_val_clip_is_in_the_result_once_and_a_quarantined_one_is_wrong(eva
 
 
 def test_a_result_records_what_it_comes_from(evaluated, workspace):
-    _, folder = evaluated
+    _, folder, _ = evaluated
     metrics, provenance = read_metrics(folder), read_provenance(folder)
+    (run,) = provenance.runs
     assert metrics.selected_on == "dev"
     assert metrics.label_sha256 == provenance.data.val.label_sha256
     assert metrics.reproduced == "not applicable"
-    assert provenance.run.config == workspace[1]
-    assert (metrics.seed, metrics.code_version) == (provenance.run.config.seed, provenance.run.code_version)
-    assert provenance.run.libraries.keys() >= {"torch", "numpy"}
+    assert run.config == workspace[1]
+    assert ([seed.seed for seed in metrics.seeds], metrics.code_version) == (run.config.seeds, run.code_version)
+    assert [(row.role, row.clips) for row in provenance.roles] == [("fit", 6), ("dev", 3), ("test", 9)]
+    assert run.libraries.keys() >= {"torch", "numpy"}
     (quarantined,) = provenance.quarantined
     assert (quarantined.split, quarantined.reason) == ("val", "unreadable")
     assert provenance.clips["val"].quarantined == {"unreadable": 1}
@@ -51,23 +55,22 @@ def test_a_result_records_what_it_comes_from(evaluated, workspace):
 
 
 def test_a_result_that_is_written_can_be_read(evaluated):
-    evaluation, folder = evaluated
-    assert read_metrics(folder) == evaluation.metrics
+    evaluation, folder, metrics = evaluated
+    every = [evaluation.predictions]
+    assert read_metrics(folder) == metrics
     assert read_provenance(folder) == evaluation.provenance
-    assert read_class_measures(folder) == evaluation.classes
-    assert read_source_accuracies(folder) == evaluation.sources
-    assert read_reliability(folder) == evaluation.reliability
+    assert read_class_measures(folder) == measure(every)[1]
+    assert read_source_accuracies(folder) == source_accuracies(every)
+    assert read_reliability(folder) == reliability_bins(every)
+    assert read_curves(folder) == evaluation.curves
     assert read_mistakes(folder) == evaluation.mistakes
-
-
-def test_a_run_of_another_recipe_is_not_evaluated(finished, workspace):
-    other = workspace[1].model_copy(update={"seeds": [3]})
-    with pytest.raises(UserError, match="was made with another seed than the settings name"):
-        open_matching_run(other, finished[0])
+    for name, expected in (("predictions.csv", evaluation.predictions), ("dev_predictions.csv", evaluation.dev)):
+        (read,) = read_predictions(folder / name).values()
+        assert (read.clip_ids, read.predicted.tolist()) == (expected.clip_ids, expected.predicted.tolist())
 
 
 def test_the_most_confident_mistakes_are_drawn_and_no_correct_clip(evaluated):
-    evaluation, folder = evaluated
+    evaluation, folder, _ = evaluated
     predictions = evaluation.predictions
     is_wrong = (predictions.predicted != predictions.labels) & (predictions.predicted != NOT_SCORED)
     confidence = dict(zip(predictions.clip_ids, predictions.probabilities.max(axis=1), strict=True))
@@ -80,7 +83,7 @@ def test_the_most_confident_mistakes_are_drawn_and_no_correct_clip(evaluated):
 
 
 def test_writing_a_result_again_removes_the_pictures_of_the_one_before(evaluated, tmp_path):
-    evaluation, _ = evaluated
+    evaluation, _, _ = evaluated
     (tmp_path / "mistakes").mkdir()
     (tmp_path / "mistakes/01-9_9.jpg").touch()
     write_evaluation(evaluation, tmp_path)

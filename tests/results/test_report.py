@@ -7,28 +7,27 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import REPOSITORY
+from helpers import REPOSITORY, write_whole_result
 
 from pipeline.common.errors import UserError
-from pipeline.results.evaluation import write_evaluation
 from pipeline.results.report import render_report
-from pipeline.results.result_files import read_class_measures
+from pipeline.results.result_files import read_class_measures, read_metrics
 
 
 @pytest.fixture(scope="module")
 def reported(finished):
-    """An evaluation, the folder that it was written to, and its report. Read only."""
+    """An evaluation, the folder of its result, and its report. Read only."""
     run_folder, evaluation = finished
     folder = run_folder.parent / "reported"
-    write_evaluation(evaluation, folder)
-    return evaluation, folder, render_report(folder, run_folder)
+    write_whole_result(folder, evaluation)
+    return evaluation, folder, render_report(folder, [0])
 
 
 def test_the_report_is_one_page_that_asks_for_nothing(reported):
     evaluation, folder, page = reported
     for forbidden in ("<script", "<link", 'src="http', "@import", "url(http"):
         assert forbidden not in page
-    assert f"{100 * evaluation.metrics.accuracy:.2f}%" in page
+    assert f"{100 * read_metrics(folder).accuracy:.2f}%" in page
     assert page.count("<svg") == 3
     assert evaluation.provenance.quarantined[0].clip_id in page
     assert "5/9" in page
@@ -46,35 +45,44 @@ def test_every_mistake_is_a_picture_that_is_part_of_the_page(reported):
 @pytest.mark.parametrize(
     ("reproduced", "expected"), [(True, "interval: reproduced"), (False, "interval: not reproduced")]
 )
-def test_the_report_says_whether_the_paper_is_reproduced(reported, finished, reproduced, expected, tmp_path):
+def test_the_report_says_whether_the_paper_is_reproduced(reported, reproduced, expected, tmp_path):
     evaluation, _, _ = reported
-    metrics = dataclasses.replace(evaluation.metrics, reproduced=reproduced)
-    write_evaluation(dataclasses.replace(evaluation, metrics=metrics), tmp_path)
-    page = render_report(tmp_path, finished[0])
+    write_whole_result(tmp_path, evaluation, reproduced=reproduced)
+    page = render_report(tmp_path, [0])
     assert expected in page
     assert "<h2>Published results on VGAF's validation split</h2>" in page
 
 
-def test_the_report_lists_the_first_suspect_clips_of_each_kind(reported, finished, tmp_path):
+def test_the_report_lists_the_first_suspect_clips_of_each_kind(reported, tmp_path):
     evaluation, _, page = reported
     assert "may be broken" not in page
     card = dataclasses.replace(evaluation.provenance.clips["val"], suspect={"muted": [f"m_{i}" for i in range(25)]})
     provenance = dataclasses.replace(evaluation.provenance, clips={**evaluation.provenance.clips, "val": card})
-    write_evaluation(dataclasses.replace(evaluation, provenance=provenance), tmp_path)
-    page = render_report(tmp_path, finished[0])
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance))
+    page = render_report(tmp_path, [0])
     assert '<td>val<td>muted<td class="number">25<td>m_0, ' in page
     assert "m_19, ...</tr>" in page
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "provenance.json", "per_class.csv", "reliability.csv", "mistakes"])
-def test_a_result_without_one_of_its_files_is_refused(reported, finished, name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("metrics.json", "summarize"),
+        ("per_class.csv", "summarize"),
+        ("reliability.csv", "summarize"),
+        ("seeds/0/provenance.json", "evaluate"),
+        ("seeds/0/curves.csv", "evaluate"),
+        ("seeds/0/mistakes", "evaluate"),
+    ],
+)
+def test_a_result_without_one_of_its_files_is_refused(reported, name, stage, tmp_path):
     folder = shutil.copytree(reported[1], tmp_path / "results")
     if (folder / name).is_dir():
         shutil.rmtree(folder / name)
     else:
         (folder / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing; run the train and evaluate stages"):
-        render_report(folder, finished[0])
+    with pytest.raises(UserError, match=f"{name} is missing; run the {stage} stage"):
+        render_report(folder, [0])
 
 
 @pytest.mark.slow

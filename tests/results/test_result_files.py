@@ -1,12 +1,11 @@
-"""The records of a results folder, also those that version 1.0.0 wrote."""
+"""The records of a results folder and of a run; version 1.0.0 wrote other ones."""
 
 import dataclasses
 import json
 
 import pytest
-import yaml
-from helpers import REPOSITORY
 
+from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.records import to_json, write_table
 from pipeline.models.run_record import read_run_record
@@ -19,6 +18,7 @@ from pipeline.results.result_files import (
     read_source_accuracies,
     write_class_measures,
 )
+from pipeline.results.writing import write_evaluation
 
 METRICS = """{
   "accuracy": 0.9851851851851852, "balanced_accuracy": 0.9851851851851853, "macro_f1": 0.9852055333212159,
@@ -33,7 +33,7 @@ METRICS = """{
   "selected_on": "dev", "selection_accuracy": 0.9861111111111112, "label_sha256": "e086f74e",
   "code_version": "013de4e0b5b3"
 }"""
-# `config` is added by the test.
+# `config` is added by the fixture.
 RUN = """{
   "identity": {"recipe.name": "demo", "recipe.model.video.sha256": null, "the shards of val": "adf8ce0d",
                "number of processes": 1, "recipe.training.learning_rate": 0.001, "threads": 2},
@@ -46,7 +46,7 @@ RUN = """{
   "selection_accuracy": 0.9861111111111112, "seconds": 243.9, "processes": 1, "device": "cpu, 2 threads",
   "code_version": "013de4e0b5b3", "python": "3.11.7", "libraries": {"torch": "2.11.0"}, "machine": "Linux x86_64"
 }"""
-LATER_KEYS = {"table": None, "classes": ["positive", "neutral", "negative"], "allow_identical": False}
+LATER_DATASET_KEYS = {"table": None, "classes": ["positive", "neutral", "negative"], "allow_identical": False}
 PROVENANCE = """{
   "data": {
     "train": {"label_file": "Train_labels.txt", "label_sha256": "3caaf5fc", "clips": 720, "sources": 40,
@@ -62,46 +62,43 @@ PROVENANCE = """{
 
 
 @pytest.fixture
-def run_of_1_0_0():
-    """What `run.json` of version 1.0.0 holds. The settings of the demo have only got `LATER_KEYS` since."""
-    config = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    for key in LATER_KEYS:
-        del config["dataset"][key]
-    return {"config": config, **json.loads(RUN)}
+def run_of_1_0_0(values):
+    """What `run.json` of version 1.0.0 holds. The other settings of the demo have not changed since."""
+    for key in ("seeds", "folds", "split_seed", "fit_on"):
+        del values[key]
+    for key in LATER_DATASET_KEYS:
+        del values["dataset"][key]
+    return {"config": values | {"seed": 7}, **json.loads(RUN)}
 
 
-def with_later_keys(run):
-    """The record of a run as this version writes it."""
-    config = run["config"]
-    return run | {"config": config | {"dataset": config["dataset"] | LATER_KEYS}}
-
-
-def test_a_run_of_version_1_0_0_is_read(run_of_1_0_0, tmp_path):
+@pytest.mark.parametrize(
+    ("select_on", "fit_on"), [("dev", "train"), ("val", "train_and_dev"), ("none", "train_and_dev")]
+)
+def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it_chose_the_epoch(
+    run_of_1_0_0, select_on, fit_on, tmp_path
+):
+    config = run_of_1_0_0["config"]
+    config["recipe"]["training"]["select_on"] = select_on
     (tmp_path / "run.json").write_text(json.dumps(run_of_1_0_0))
     record = read_run_record(tmp_path)
+    assert record.run == RunId(7)
     assert record.config.recipe.name == "demo"
     assert record.interfaces["audio"].gives == (35, 1, 512)
     assert record.pretrained["video"].share == 1.0
     assert (record.clips.training, record.clips.selection) == (648, 72)
-    assert json.loads(to_json(record)) == with_later_keys(run_of_1_0_0)
+    del config["seed"]
+    config["dataset"] |= LATER_DATASET_KEYS
+    config |= {"seeds": [7], "folds": None, "split_seed": 7, "fit_on": fit_on}
+    assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}}
 
 
-def test_metrics_of_version_1_0_0_are_read_and_written_with_the_same_keys(tmp_path):
+def test_results_of_version_1_0_0_are_refused_with_what_to_do(run_of_1_0_0, tmp_path):
     (tmp_path / "metrics.json").write_text(METRICS)
-    metrics = read_metrics(tmp_path)
-    assert metrics.accuracy == 0.9851851851851852
-    assert metrics.calibration_error is None
-    assert list(json.loads(to_json(metrics)).items()) == list(json.loads(METRICS).items())
-
-
-def test_provenance_of_version_1_0_0_is_read_and_later_keys_are_written_empty(run_of_1_0_0, tmp_path):
-    values = json.loads(PROVENANCE) | {"run": run_of_1_0_0}
-    (tmp_path / "provenance.json").write_text(json.dumps(values))
-    provenance = read_provenance(tmp_path)
-    assert provenance.clips["val"].frame_rates_hz == [(30.0, 144), (25.0, 72)]
-    values["data"] |= {"classes": [], "identical": []}
-    values["clips"]["val"] |= {"suspect": {}}
-    assert json.loads(to_json(provenance)) == values
+    (tmp_path / "provenance.json").write_text(json.dumps(json.loads(PROVENANCE) | {"run": run_of_1_0_0}))
+    with pytest.raises(UserError, match=r"metrics\.json is damaged or of another version .* run the summarize stage"):
+        read_metrics(tmp_path)
+    with pytest.raises(UserError, match=r"provenance\.json is damaged or of another version .* run the evaluate stage"):
+        read_provenance(tmp_path)
 
 
 def test_the_table_of_classes_has_a_column_named_class(tmp_path):
@@ -121,14 +118,17 @@ def test_source_ids_that_look_like_numbers_stay_text(tmp_path):
     assert read_source_accuracies(tmp_path) == rows
 
 
-@pytest.mark.parametrize("content", ["{", "{}", METRICS.replace("0.9851851851851852", '"high"')])
-def test_a_damaged_file_is_named(content, tmp_path):
-    (tmp_path / "metrics.json").write_text(content)
-    with pytest.raises(UserError, match=r"metrics\.json is damaged or of another version .*; evaluate again"):
+@pytest.mark.parametrize(
+    "damage", [lambda text: "{", lambda text: "{}", lambda text: text.replace('"clips": 9', '"clips": "nine"')]
+)
+def test_a_damaged_file_is_named(finished, damage, tmp_path):
+    write_evaluation(finished[1], tmp_path)
+    path = tmp_path / "metrics.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=r"metrics\.json is damaged or of another version .*; run the summarize stage"):
         read_metrics(tmp_path)
 
 
-def test_a_record_cannot_be_changed(tmp_path):
-    (tmp_path / "metrics.json").write_text(METRICS)
+def test_a_record_cannot_be_changed(finished, tmp_path):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        read_metrics(tmp_path).accuracy = 1.0
+        write_evaluation(finished[1], tmp_path).accuracy = 1.0

@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from accelerate import Accelerator
+from helpers import write_whole_result
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
@@ -16,9 +17,8 @@ from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, read_run_record
 from pipeline.models.runs import open_run
 from pipeline.models.scoring import Scorer
-from pipeline.results.evaluation import write_evaluation
 from pipeline.results.model_card import render_card
-from pipeline.results.result_files import read_provenance
+from pipeline.results.result_files import read_metrics, read_provenance
 from pipeline.serving.export import ExportedConfig, export_run
 from pipeline.serving.predictor import Predictor
 
@@ -30,7 +30,7 @@ def exported(finished, tmp_path_factory):
     """The exported folder of a short run. Read only."""
     run_folder, evaluation = finished
     folder = tmp_path_factory.mktemp("exported")
-    write_evaluation(evaluation, folder / "results")
+    write_whole_result(folder / "results", evaluation)
     assert export_run(run_folder, folder / "results", folder / "model") < 1e-4
     return folder / "model"
 
@@ -75,27 +75,29 @@ def test_the_folder_is_a_model_for_the_hub(exported, batch):
     assert model.features == run.config.recipe.features
 
 
-def test_the_card_states_the_accuracy_of_this_run(exported, finished):
+def test_the_card_states_the_accuracy_of_this_run(exported):
     card = (exported / "README.md").read_text()
     assert card.startswith("---\n")
-    assert f"Accuracy {100 * finished[1].metrics.accuracy:.2f}%" in card
+    assert f"Accuracy {100 * read_metrics(exported.parent / 'results').accuracy:.2f}%" in card
     assert "Not for.** Surveillance" in card
 
 
 def test_the_card_states_no_accuracy_of_another_run(exported, finished, without_onnx, tmp_path):
     results = shutil.copytree(exported.parent / "results", tmp_path / "results")
-    provenance = read_provenance(results)
-    other = dataclasses.replace(provenance.run, seconds=provenance.run.seconds + 1)
-    write_record(dataclasses.replace(provenance, run=other), results / "provenance.json")
+    provenance = read_provenance(results / "seeds/0")
+    (run,) = provenance.runs
+    other = dataclasses.replace(run, seconds=run.seconds + 1)
+    write_record(dataclasses.replace(provenance, runs=[other]), results / "seeds/0/provenance.json")
     for folder in (results, tmp_path / "nowhere"):
         export_run(finished[0], folder, tmp_path / "model")
         assert "has not been evaluated" in (tmp_path / "model/README.md").read_text()
 
 
-def test_the_card_of_one_modality_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported, finished):
+def test_the_card_of_one_modality_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported):
     record = read_run_record(exported)
     record = dataclasses.replace(record, interfaces={"video": record.interfaces["video"]})
-    metrics = dataclasses.replace(finished[1].metrics, accuracy_sources_low=None, accuracy_sources_high=None)
+    metrics = read_metrics(exported.parent / "results")
+    metrics = dataclasses.replace(metrics, accuracy_sources_low=None, accuracy_sources_high=None)
     card = render_card(record, metrics)
     assert "over sources" not in card
     assert "this modality alone" in card

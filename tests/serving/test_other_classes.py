@@ -5,21 +5,21 @@ import dataclasses
 import io
 import shutil
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from short_trainings import with_training
+from helpers import write_whole_result
+from short_trainings import train_and_evaluate, with_training
 
 from pipeline.clips.manifest import SPLITS, SUMMARY_NAME, read_manifest, write_manifest
+from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.runs import open_run
-from pipeline.results.evaluation import evaluate_run, write_evaluation
 from pipeline.results.report import render_report
+from pipeline.results.result_files import read_class_measures
 from pipeline.serving.export import export_run
 from pipeline.serving.file_picture import draw_file
 from pipeline.serving.predictor import Predictor
-from pipeline.training.loop import train_model
 
 CLASSES = ("anger", "disgust", "fear", "joy, or relief", "sadness", r"$urpri\se$")
 
@@ -32,26 +32,29 @@ def evaluated(workspace, tmp_path_factory):
     (folder / "data").symlink_to(root / "data")
     (folder / config.manifests).mkdir(parents=True)
     shutil.copy(root / config.manifests / SUMMARY_NAME, folder / config.manifests)
+    relabelled = {}
     for split in SPLITS:
         clips = read_manifest(root / config.manifests, split)
-        relabelled = [dataclasses.replace(clip, label=CLASSES[number % 6]) for number, clip in enumerate(clips)]
-        write_manifest(relabelled, folder / config.manifests / f"{split}.csv")
+        relabelled[split] = [dataclasses.replace(clip, label=CLASSES[number % 6]) for number, clip in enumerate(clips)]
+        write_manifest(relabelled[split], folder / config.manifests / f"{split}.csv")
     dataset = config.dataset.model_copy(update={"classes": list(CLASSES)})
     config = with_training(config.model_copy(update={"dataset": dataset}), epochs=1)
+    write_assignments(assign_roles(relabelled, config), folder / config.manifests)
     with contextlib.chdir(folder):
-        train_model(config, Accelerator(cpu=True), Path("run"), Path("checkpoints"))
-        evaluation = evaluate_run(config, Path("run"), Accelerator(cpu=True))
-        write_evaluation(evaluation, Path("results"))
+        evaluation = train_and_evaluate(config)
+        write_whole_result(config.results, evaluation)
+        (folder / "run").symlink_to(folder / config.runs / "seed-0")
     return folder, evaluation
 
 
 def test_a_result_and_its_report_have_the_classes(evaluated):
     folder, evaluation = evaluated
-    assert tuple(row.label for row in evaluation.classes) == CLASSES
+    assert evaluation.predictions.classes == CLASSES
+    assert tuple(row.label for row in read_class_measures(folder / "results")) == CLASSES
     header = (folder / "results/predictions.csv").read_text().splitlines()[0]
     assert header.endswith(',prediction,anger,disgust,fear,"joy, or relief",sadness,$urpri\\se$')
     assert evaluation.mistakes
-    page = render_report(folder / "results", folder / "run")
+    page = render_report(folder / "results", [0])
     assert page.count(f">{CLASSES[-1]}</text>") == 2
     assert "is anger, disgust, fear, joy, or relief, sadness or $urpri\\se$." in page
 

@@ -86,10 +86,11 @@ def test_the_clips_that_a_table_lists_are_indexed_and_extracted_wherever_they_li
     assert run("index").returncode == 0
     done = run("extract")
     assert done.returncode == 0, done.stderr
-    index = json.loads((workspace / "data/shards/listed/train/index.json").read_text())
+    (shards,) = (workspace / "data/shards/listed").iterdir()
+    index = json.loads((shards / "train/index.json").read_text())
     entries = [entry for shard in index["shards"] for entry in shard["entries"]]
     assert {entry["clip_id"] for entry in entries} == {f"{videos[0].stem}-500-2000", videos[1].stem}
-    assert json.loads((workspace / "data/shards/listed/val/index.json").read_text())["shards"] == []
+    assert json.loads((shards / "val/index.json").read_text())["shards"] == []
 
 
 def append(path, text):
@@ -118,7 +119,8 @@ def test_a_text_file_in_place_of_a_video_is_quarantined(run, workspace, values):
     assert run("index").returncode == 0
     done = run("extract")
     assert done.returncode == 0, done.stderr
-    with (workspace / "data/shards/demo/quarantine.csv").open() as file:
+    (shards,) = (workspace / "data/shards/demo").iterdir()
+    with (shards / "quarantine.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["split"], row["clip_id"], row["reason"]) == ("train", broken.stem, "unreadable")
 
@@ -140,10 +142,13 @@ def test_drawing_over_recorded_clips_is_refused(run, workspace):
     assert (workspace / "data/demo/Train_labels.txt").exists()
 
 
-@pytest.mark.parametrize(("name", "named"), [("evaluate", "run the train stage"), ("report", "run the train and")])
-def test_results_without_a_run_name_the_missing_stage(run, name, named):
+def test_a_stage_without_what_it_reads_names_the_missing_one(run):
+    assert "run the index stage" in sentence(run("split"))
     assert run("index").returncode == 0
-    assert named in sentence(run(name))
+    assert "run the split stage" in sentence(run("evaluate"))
+    assert run("split").returncode == 0
+    for name, missing in (("evaluate", "train"), ("summarize", "evaluate"), ("report", "summarize")):
+        assert f"run the {missing} stage" in sentence(run(name))
 
 
 @pytest.mark.slow

@@ -71,24 +71,24 @@ class Place:
 
     def wait_for_checkpoint(self, after=0):
         deadline = time.monotonic() + 90
-        while (latest_step(self.folder / "checkpoints/demo") or 0) <= after:
+        while (latest_step(self.folder / "checkpoints/demo/demo/seed-0") or 0) <= after:
             assert time.monotonic() < deadline, "no checkpoint"
             time.sleep(0.02)
 
     @property
     def losses(self):
-        with (self.folder / "runs/demo/history.csv").open() as file:
+        with (self.folder / "runs/demo/demo/seed-0/history.csv").open() as file:
             names = ("train_loss", "selection_accuracy", "selection_log_loss")
             return [float(row[name]) for row in csv.DictReader(file) for name in names]
 
     @property
     def predictions(self):
-        with (self.folder / "results/predictions.csv").open() as file:
+        with (self.folder / "results/seeds/0/predictions.csv").open() as file:
             return list(csv.DictReader(file))
 
     @property
     def weights(self):
-        return load_file(self.folder / "runs/demo/last.safetensors")
+        return load_file(self.folder / "runs/demo/demo/seed-0/last.safetensors")
 
 
 @pytest.fixture
@@ -244,12 +244,12 @@ def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
     process = place.launch(how, "train")
     place.wait_for_checkpoint()
     children = psutil.Process(process.pid).children(recursive=True)
-    before = latest_step(place.folder / "checkpoints/demo")
+    before = latest_step(place.folder / "checkpoints/demo/demo/seed-0")
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     assert_ended(children)
-    assert latest_step(place.folder / "checkpoints/demo") > before
+    assert latest_step(place.folder / "checkpoints/demo/demo/seed-0") > before
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from helpers import write_whole_result
 from safetensors.torch import load_file
 from short_trainings import (
     equal,
@@ -17,6 +18,7 @@ from short_trainings import (
     losses,
     terminate,
     train,
+    train_and_evaluate,
     with_checkpoint_steps,
     with_model,
     with_training,
@@ -30,7 +32,6 @@ from pipeline.loading.selection import select_clips
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
 from pipeline.models.scoring import Scorer
-from pipeline.results.evaluation import evaluate_run, write_evaluation
 from pipeline.results.report import render_report
 from pipeline.training import loop
 from pipeline.training.checkpoint import latest_step
@@ -177,20 +178,18 @@ def test_without_a_selection_split_all_of_train_is_trained_on_and_the_last_epoch
     assert all(torch.equal(value, weights[f"last.{name}"]) for name, value in weights.items() if "last." not in name)
     record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
     assert (record["selected_on"], record["selected_epoch"], record["clips"]["selection"]) == ("none", 2, 0)
-    evaluation = evaluate_run(config, tmp_path / "run", Accelerator(cpu=True))
-    write_evaluation(evaluation, tmp_path / "results")
-    page = render_report(tmp_path / "results", tmp_path / "run")
+    write_whole_result(config.results, train_and_evaluate(config))
+    page = render_report(config.results, [0])
     assert "No epoch was chosen" in page
     assert page.count("<svg") == 3
 
 
 @pytest.mark.slow
-def test_every_fusion_trains_and_is_scored(ready, tmp_path):
+def test_every_fusion_trains_and_is_scored(split_workspace):
+    config = with_training(split_workspace(), epochs=1)
     for fusion in get_args(FusionKind):
-        config = with_model(with_training(ready, epochs=1), fusion=fusion)
-        train(config, tmp_path / fusion)
-        evaluation = evaluate_run(config, tmp_path / fusion / "run", Accelerator(cpu=True))
-        assert evaluation.metrics.scored == 8
+        evaluation = train_and_evaluate(with_model(config, fusion=fusion))
+        assert evaluation.predictions.scored.sum() == 8
 
 
 def test_a_training_that_diverges_gives_no_result(ready, tmp_path):
