@@ -75,14 +75,25 @@ def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Ac
             f"{config.dataset.name} has the classes {', '.join(classes)}, and the run "
             f"{', '.join(run.config.dataset.classes)}; name a data set with the same classes in the same order"
         )
-    own = run.record.run.fold
-    dev = clips_with_role(config, own, "dev") if config.dataset.name == run.config.dataset.name else Subset([], [])
+    dev = held_out_clips(run, config)
     tested = dev if split == "dev" else clips_of_split(config, split)
     if not tested.clips:
         raise UserError(f"{config.dataset.name} has no {split} clips for this run; name another --split or --dataset")
     part = evaluate_run(run, config, tested, Subset([], []) if split == "dev" else dev, accelerator)
     reported = VAL if split == VAL else TRAIN
     return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], reported, accelerator)
+
+
+def held_out_clips(run: FinishedRun, config: Config) -> Subset:
+    """The clips of dev of a run; none of another data set, and none if `splits.csv` is not that of the training.
+
+    In another `splits.csv`, the run may have been fitted on the clips of dev.
+    """
+    fold = run.record.run.fold
+    is_own = config.dataset.name == run.config.dataset.name
+    if not is_own or run.record.identity.get(ROLES_KEY) != roles_digest(read_assignments(config.manifests, fold)):
+        return Subset([], [])
+    return clips_with_role(config, fold, "dev")
 
 
 @dataclass(frozen=True)

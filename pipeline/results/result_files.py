@@ -227,9 +227,12 @@ def read_mistakes(folder: Path) -> dict[str, bytes]:
         return {picture.stem.partition("-")[2]: picture.read_bytes() for picture in sorted(path.iterdir())}
 
 
-def read_metrics(folder: Path) -> Metrics:
-    """Read `metrics.json` of a results folder; like all functions here, it raises `UserError` if it cannot be read."""
-    with reading(folder / METRICS_NAME, "summarize") as path:
+def read_metrics(folder: Path, stage: str = "summarize") -> Metrics:
+    """Read `metrics.json` of a results folder, which `stage` writes: that of a seed is written by `evaluate`.
+
+    Like all functions here, it raises `UserError` if the file cannot be read.
+    """
+    with reading(folder / METRICS_NAME, stage) as path:
         return read_record(Metrics, path)
 
 

@@ -36,7 +36,7 @@ def measure(seeds: Sequence[Predictions]) -> tuple[Measures, list[ClassMeasures]
 
 def deviations(seeds: Sequence[Predictions]) -> dict[str, float | None]:
     """The standard deviation over seeds of each measure, by name; None for a single seed or an undefined measure."""
-    every = [_values(predictions, np.arange(len(predictions.labels))) for predictions in seeds]
+    every = [values_of(predictions) for predictions in seeds]
     return {
         name: defined(float(np.std([values[name] for values in every], ddof=1))) if len(seeds) > 1 else None
         for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error")
@@ -64,6 +64,11 @@ def source_accuracies(seeds: Sequence[Predictions]) -> list[SourceAccuracy]:
         for source in np.unique(sources)
     ]
     return sorted(rows, key=lambda row: (row.accuracy, row.source_id))
+
+
+def values_of(predictions: Predictions) -> dict[str, float]:
+    """The measures over all clips by name, without intervals, which take seconds. Undefined values are NaN."""
+    return _values(predictions, np.arange(len(predictions.labels)))
 
 
 def _mean_values(seeds: Sequence[Predictions], clips: NDArray[np.int64]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.clips.manifest import TRAIN
+from pipeline.common.errors import UserError
 from pipeline.common.metrics import calibration_error, log_loss
 from pipeline.results.combination import measure_combination, vote_of, weights_on_dev
 from pipeline.results.literature import is_reproduced
@@ -20,7 +21,7 @@ from pipeline.results.result_files import (
     read_metrics,
     read_provenance,
 )
-from pipeline.results.result_measures import deviations, measure
+from pipeline.results.result_measures import defined, deviations, measure, values_of
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,16 @@ def calibrate(temperatures: Sequence[float], scaled: Predictions | None) -> Cali
 
 def read_seed_result(folder: Path, seed: int) -> SeedResult:
     """Read what `evaluate` wrote of a seed; raises `UserError` if a file is missing, damaged or of another seed."""
-    metrics, dev_path = read_metrics(folder), folder / DEV_PREDICTIONS_NAME
+    metrics, dev_path = read_metrics(folder, "evaluate"), folder / DEV_PREDICTIONS_NAME
+
+    def read(path: Path) -> Predictions:
+        if seed not in (by_seed := read_predictions(path)):
+            raise UserError(f"{path} holds no result of seed {seed}; run the evaluate stage (dvc repro -f evaluate)")
+        return by_seed[seed]
+
     return SeedResult(
-        predictions=read_predictions(folder / PREDICTIONS_NAME)[seed],
-        dev=read_predictions(dev_path)[seed] if dev_path.exists() else None,
+        predictions=read(folder / PREDICTIONS_NAME),
+        dev=read(dev_path) if dev_path.exists() else None,
         calibration=Calibration(metrics.temperature, metrics.log_loss_scaled, metrics.calibration_error_scaled),
         provenance=read_provenance(folder),
     )
@@ -101,12 +108,12 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
 
 def measure_seed(seed: int, result: SeedResult) -> SeedMeasures:
     """The row of one seed among others."""
-    measures, _ = measure([result.predictions])
+    values = values_of(result.predictions)
     return SeedMeasures(
         seed=seed,
-        accuracy=measures.accuracy,
-        macro_f1=measures.macro_f1,
-        log_loss=measures.log_loss,
+        accuracy=values["accuracy"],
+        macro_f1=values["macro_f1"],
+        log_loss=defined(values["log_loss"]),
         selection_accuracy=mean_or_none([run.selection_accuracy for run in result.provenance.runs]),
     )
 

@@ -67,4 +67,4 @@ def metrics_of(run: RunRecord, results: Path) -> Metrics | None:
     folder = results / SEEDS_NAME / str(run.run.seed)
     if not all((folder / name).exists() for name in (PROVENANCE_NAME, METRICS_NAME)):
         return None
-    return read_metrics(folder) if read_provenance(folder).runs == [run] else None
+    return read_metrics(folder, "evaluate") if read_provenance(folder).runs == [run] else None

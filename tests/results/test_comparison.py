@@ -1,5 +1,6 @@
 """Several results on the same clips: `python -m stages.vote` and `python -m stages.compare`."""
 
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -129,6 +130,11 @@ def test_a_vote_pools_the_seeds_of_all_results():
 
 def test_results_differ_by_their_mean_accuracies_over_seeds_with_an_interval_over_sources():
     first, second = several_seeds(3), several_seeds(5)[3:]
+    wrong = np.repeat(np.arange(12) < 4, 10)  # whole sources are wrong together
+    second = [
+        dataclasses.replace(each, predicted=np.where(wrong & each.scored, (each.labels + 1) % 3, each.predicted))
+        for each in second
+    ]
     comparison = compare({"first": result_of(*first), "second": result_of(*second)})
     shares = [np.mean([each.right for each in seeds], axis=0) for seeds in (first, second)]
     assert comparison.difference == pytest.approx(shares[0].mean() - shares[1].mean())
@@ -136,6 +142,11 @@ def test_results_differ_by_their_mean_accuracies_over_seeds_with_an_interval_ove
     draws = by_source[np.random.default_rng(1).integers(12, size=(20000, 12))].mean(axis=1)
     interval = (comparison.difference_low, comparison.difference_high)
     assert interval == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+
+
+def test_mcnemars_test_is_of_the_votes_of_the_seeds():
+    first, second = several_seeds(3), several_seeds(5)[3:]
+    comparison = compare({"first": result_of(*first), "second": result_of(*second)})
     votes = [np.nan_to_num(np.mean([each.probabilities for each in seeds], axis=0)) for seeds in (first, second)]
     right = [(mean.argmax(axis=1) == first[0].labels) & first[0].scored for mean in votes]
     assert comparison.only_first_right == (right[0] & ~right[1]).sum()

@@ -9,7 +9,9 @@ import subprocess
 import pytest
 from helpers import REPOSITORY, write_whole_result
 
+from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
+from pipeline.results.predictions import with_probabilities
 from pipeline.results.report import render_report
 from pipeline.results.result_files import read_class_measures, read_metrics
 
@@ -62,6 +64,48 @@ def test_the_report_lists_the_first_suspect_clips_of_each_kind(reported, tmp_pat
     page = render_report(tmp_path, [0])
     assert '<td>val<td>muted<td class="number">25<td>m_0, ' in page
     assert "m_19, ...</tr>" in page
+
+
+def test_a_report_of_several_seeds_shows_each_their_votes_and_how_they_vary(reported, tmp_path):
+    evaluation, _, page = reported
+    for only_of_several in ("<h2>Seeds</h2>", "all seeds as one", "deviation over seeds", "summed over seeds"):
+        assert only_of_several not in page
+    (run,) = evaluation.provenance.runs
+    other = dataclasses.replace(
+        evaluation,
+        seed=5,
+        predictions=with_probabilities(evaluation.predictions, evaluation.predictions.probabilities[:, [1, 2, 0]]),
+        curves=[dataclasses.replace(point, seed=5) for point in evaluation.curves],
+        provenance=dataclasses.replace(evaluation.provenance, runs=[dataclasses.replace(run, run=RunId(5))]),
+    )
+    metrics = write_whole_result(tmp_path, evaluation, other)
+    page = render_report(tmp_path, [0, 5])
+    assert f"{100 * metrics.accuracy:.2f}% ± {100 * metrics.accuracy_sd:.2f}" in page
+    assert "mean and standard deviation over 2 seeds" in page
+    for row in metrics.seeds:
+        assert f'<tr><td>{row.seed}<td class="number">{row.accuracy:.3f}<td class="number">{row.macro_f1:.3f}' in page
+    assert '<th class="number">mean<th class="number">deviation over seeds' in page
+    assert f'<td class="number">{metrics.macro_f1:.3f}<td class="number">{metrics.macro_f1_sd:.3f}' in page
+    for name, combination in (("equal weights", metrics.soft_vote), ("weights chosen on dev", metrics.weighted_vote)):
+        assert f'<td>Vote, {name}<td class="number">{combination.accuracy:.3f}' in page
+    assert "Soup" not in page
+    assert "one line for each of 2 runs" in page
+
+
+def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path):
+    evaluation, _, page = reported
+    assert "cross-validation" not in page
+    assert "<th>fold" not in page
+    (run,) = evaluation.provenance.runs
+    runs = [dataclasses.replace(run, run=RunId(0, fold)) for fold in (1, 2)]
+    provenance = dataclasses.replace(evaluation.provenance, folds=2, reported="train", runs=runs)
+    curves = [dataclasses.replace(point, fold=fold) for fold in (1, 2) for point in evaluation.curves]
+    metrics = write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance, curves=curves))
+    page = render_report(tmp_path, [0])
+    assert metrics.folds == 2
+    assert "accuracy of 2-fold cross-validation over sources" in page
+    assert page.count("<th>fold") == 2
+    assert metrics.label_sha256 == evaluation.provenance.data.train.label_sha256
 
 
 @pytest.mark.parametrize(

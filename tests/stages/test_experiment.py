@@ -9,9 +9,7 @@ from pipeline.clips.splits import SPLITS_NAME
 from pipeline.results.result_files import read_metrics
 
 
-def test_two_seeds_are_trained_evaluated_and_summarized_one_stage_after_the_other(
-    stage, split_workspace, monkeypatch
-):
+def test_two_seeds_are_trained_evaluated_and_summarized_one_stage_after_the_other(stage, split_workspace, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     config = split_workspace(seeds=[0, 3])
     here = Path.cwd()

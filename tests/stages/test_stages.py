@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,13 +162,14 @@ def test_a_missing_gpu_is_not_replaced_by_the_cpu(workspace):
 @pytest.mark.slow
 def test_a_stage_that_dvc_launches_ends_with_its_own_sentence(workspace):
     command = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
-    words = command.replace(
-        "configs/accelerate/${launch}.yaml", str(REPOSITORY / "configs/accelerate/cpu.yaml")
-    ).split()
-    done = subprocess.run(words, cwd=workspace, capture_output=True, text=True)
+    launch_file = str(REPOSITORY / "configs/accelerate/cpu.yaml")
+    command = command.replace("configs/accelerate/${launch}.yaml", launch_file).replace("${item.seed}", "0")
+    launcher, *words = command.split()
+    launcher = Path(sys.executable).with_name(launcher)
+    done = subprocess.run([launcher, *words], cwd=workspace, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    assert "run the extract stage" in done.stderr.splitlines()[-1]
+    assert "run the split stage" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -1,0 +1,66 @@
+"""A soup: a model whose weights are means over the seeds that help on dev."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from short_trainings import train_and_evaluate
+
+from pipeline.results.soup import Cook, mean_weights, score_soup
+
+
+def with_ranks(monkeypatch, models, ranks):
+    """A cook of some models that ranks a soup as `ranks` says of its sorted members; other soups are bad."""
+    cook = Cook.__new__(Cook)
+    cook._weights = [{}] * models
+    monkeypatch.setattr(cook, "_rank", lambda chosen, dev: ranks.get(tuple(sorted(chosen)), (0.0, -9.0)), raising=False)
+    return cook
+
+
+def test_weights_are_averaged_and_whole_numbers_are_the_firsts():
+    models = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(8)},
+    ]
+    mean = mean_weights(models)
+    assert mean["w"].tolist() == [2.0, 4.0]
+    assert (mean["n"].item(), mean["n"].dtype) == (3, torch.int64)
+    assert mean_weights(models[:1])["w"].tolist() == [1.0, 2.0]
+
+
+def test_a_model_joins_only_if_dev_gets_no_worse(monkeypatch):
+    ranks = {(0,): (0.5, -1.0), (1,): (0.7, -0.8), (2,): (0.6, -0.9), (1, 2): (0.7, -0.8), (0, 1, 2): (0.7, -0.81)}
+    assert with_ranks(monkeypatch, 3, ranks).choose(None) == [1, 2]
+
+
+def test_of_equally_accurate_models_the_log_loss_decides(monkeypatch):
+    ranks = {(0,): (0.7, -1.0), (1,): (0.7, -0.8), (0, 1): (0.7, -0.9)}
+    assert with_ranks(monkeypatch, 2, ranks).choose(None) == [1]
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_a_soup_is_never_worse_on_dev_than_its_best_model(case, monkeypatch):
+    rng = np.random.default_rng(case)
+    subsets = [tuple(np.flatnonzero([number >> bit & 1 for bit in range(4)]).tolist()) for number in range(1, 16)]
+    ranks = {subset: (float(rng.integers(5)) / 4, -float(rng.random())) for subset in subsets}
+    chosen = with_ranks(monkeypatch, 4, ranks).choose(None)
+    assert ranks[tuple(sorted(chosen))] >= max(ranks[subset] for subset in subsets if len(subset) == 1)
+
+
+def test_the_soup_is_chosen_on_dev_and_scored_on_the_reported_clips(split_workspace, monkeypatch):
+    config = split_workspace(seeds=[0, 1])
+    evaluations = [train_and_evaluate(config, seed) for seed in config.seeds]
+    scored = []
+    original = Cook.score
+    monkeypatch.setattr(Cook, "score", lambda *a: (scored.append((tuple(a[1]), a[2].clips)), original(*a))[1])
+    predictions, shares = score_soup(config, Accelerator(cpu=True))
+    *tried, (chosen, reported) = scored
+    dev = set(evaluations[0].dev.clip_ids)
+    assert all({clip.clip_id for clip in clips} == dev for _, clips in tried)
+    assert [clip.clip_id for clip in reported] == predictions.clip_ids == evaluations[0].predictions.clip_ids
+    assert shares == [(seed in chosen) / len(chosen) for seed in (0, 1)]
+    np.testing.assert_array_equal(predictions.scored, evaluations[0].predictions.scored)
+    monkeypatch.setattr(Cook, "choose", lambda *_: [1])
+    alone, shares = score_soup(config, Accelerator(cpu=True))
+    assert shares == [0.0, 1.0]
+    np.testing.assert_allclose(alone.probabilities, evaluations[1].predictions.probabilities, atol=1e-6)

@@ -1,0 +1,170 @@
+"""The result of several seeds: means, deviations, votes and what is chosen on dev."""
+
+import dataclasses
+import statistics
+
+import numpy as np
+import pytest
+from random_predictions import random_predictions, several_seeds
+
+from pipeline.common import metrics as metrics_module
+from pipeline.common.errors import UserError
+from pipeline.common.metrics import NOT_SCORED
+from pipeline.results.combination import weights_on_dev
+from pipeline.results.result_files import CurvePoint
+from pipeline.results.result_measures import measure
+from pipeline.results.summary import Calibration, SeedResult, calibrate, read_seed_result, summarize
+from pipeline.results.writing import mean_curves, write_evaluation
+
+MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Intervals are not what is tested here."""
+    monkeypatch.setattr(metrics_module, "BOOTSTRAP_DRAWS", 20)
+
+
+@pytest.fixture
+def result_of(finished):
+    """Makes the result of a seed from its predictions; dev is that of another seed of the same random clips."""
+
+    def make(predictions, dev=None, calibration=None):
+        return SeedResult(predictions, dev, calibration or Calibration(None, None, None), finished[1].provenance)
+
+    return make
+
+
+@pytest.fixture
+def three(result_of):
+    """Three seeds with dev."""
+    return {
+        seed: result_of(predictions, random_predictions(seed=100 + seed))
+        for seed, predictions in enumerate(several_seeds(3))
+    }
+
+
+def test_every_measure_is_the_mean_over_seeds_with_its_standard_deviation(three):
+    metrics = summarize(three)
+    alone = [measure([result.predictions])[0] for result in three.values()]
+    for name in MEASURES:
+        values = [getattr(each, name) for each in alone]
+        assert getattr(metrics, name) == pytest.approx(np.mean(values)), name
+        assert getattr(metrics, f"{name}_sd") == pytest.approx(np.std(values, ddof=1)), name
+    assert [row.accuracy for row in metrics.seeds] == [each.accuracy for each in alone]
+    assert [row.seed for row in metrics.seeds] == [0, 1, 2]
+
+
+def test_a_single_seed_has_no_deviation_and_nothing_to_vote_on(result_of):
+    metrics = summarize({4: result_of(random_predictions(), random_predictions(seed=1))})
+    assert [getattr(metrics, f"{name}_sd") for name in MEASURES] == [None] * 5
+    assert (metrics.soft_vote, metrics.weighted_vote, metrics.soup) == (None, None, None)
+
+
+def test_seeds_without_dev_vote_with_equal_weights_alone(result_of):
+    metrics = summarize({seed: result_of(each) for seed, each in enumerate(several_seeds(2))})
+    assert metrics.soft_vote.weights == [0.5, 0.5]
+    assert metrics.weighted_vote is None
+    assert (metrics.temperature, metrics.log_loss_scaled, metrics.calibration_error_scaled) == (None, None, None)
+
+
+def test_the_soft_vote_is_that_of_the_mean_probabilities(three):
+    predictions = [result.predictions for result in three.values()]
+    mean = np.nan_to_num(np.mean([each.probabilities for each in predictions], axis=0))
+    right = (mean.argmax(axis=1) == predictions[0].labels) & predictions[0].scored
+    assert summarize(three).soft_vote.accuracy == right.mean()
+
+
+def test_weights_of_a_vote_come_from_dev_and_not_from_the_reported_clips(three):
+    weights = summarize(three).weighted_vote.weights
+    assert weights == [round(weight, 6) for weight in weights_on_dev([each.dev for each in three.values()])]
+    relabelled = {
+        seed: dataclasses.replace(
+            result, predictions=dataclasses.replace(result.predictions, labels=(result.predictions.labels + 1) % 3)
+        )
+        for seed, result in three.items()
+    }
+    other = summarize(relabelled)
+    assert other.accuracy != summarize(three).accuracy
+    assert other.weighted_vote.weights == weights
+    assert other.soft_vote.weights == summarize(three).soft_vote.weights
+    swapped = {seed: dataclasses.replace(three[seed], dev=three[2 - seed].dev) for seed in three}
+    assert summarize(swapped).weighted_vote.weights == pytest.approx(weights[::-1], abs=1e-5)
+
+
+def test_a_quarantined_clip_is_wrong_for_each_seed_and_in_each_vote(three):
+    metrics = summarize(three)
+    assert (metrics.clips, metrics.scored) == (120, 119)
+    everything_right = {
+        seed: dataclasses.replace(
+            result,
+            predictions=dataclasses.replace(
+                result.predictions,
+                predicted=np.where(result.predictions.scored, result.predictions.labels, NOT_SCORED),
+                probabilities=np.where(
+                    result.predictions.scored[:, None], np.eye(3)[result.predictions.labels], np.nan
+                ),
+            ),
+        )
+        for seed, result in three.items()
+    }
+    metrics = summarize(everything_right)
+    for accuracy in (metrics.accuracy, metrics.soft_vote.accuracy, metrics.weighted_vote.accuracy):
+        assert accuracy == pytest.approx(119 / 120)
+
+
+def test_the_calibration_is_the_mean_over_seeds_and_missing_if_one_seed_has_none(result_of):
+    calibrations = [Calibration(1.0, 0.5, 0.1), Calibration(2.0, 0.7, 0.3)]
+    results = {
+        seed: result_of(each, calibration=calibration)
+        for seed, (each, calibration) in enumerate(zip(several_seeds(2), calibrations, strict=True))
+    }
+    metrics = summarize(results)
+    assert (metrics.temperature, metrics.log_loss_scaled, metrics.calibration_error_scaled) == (
+        1.5,
+        pytest.approx(0.6),
+        pytest.approx(0.2),
+    )
+    results[1] = result_of(random_predictions())
+    assert summarize(results).temperature is None
+
+
+def test_folds_have_temperatures_of_their_own_whose_mean_is_reported():
+    predictions = random_predictions()
+    calibration = calibrate([1.0, 2.0], predictions)
+    measures, _ = measure([predictions])
+    assert calibration == Calibration(1.5, measures.log_loss, measures.calibration_error)
+    assert calibrate([], None) == Calibration(None, None, None)
+
+
+def test_a_summary_reads_what_evaluate_wrote(finished, tmp_path):
+    metrics = write_evaluation(finished[1], tmp_path)
+    result = read_seed_result(tmp_path, 0)
+    assert result.calibration.temperature == metrics.temperature == statistics.mean(finished[1].temperatures)
+    assert result.dev.clip_ids == finished[1].dev.clip_ids
+    assert summarize({0: result}) == dataclasses.replace(
+        metrics,
+        **{name: pytest.approx(value, abs=1e-4) for name, value in vars(metrics).items() if "log_loss" in name},
+        **{name: pytest.approx(value, abs=1e-4) for name, value in vars(metrics).items() if "calibration" in name},
+        seeds=[dataclasses.replace(metrics.seeds[0], log_loss=pytest.approx(metrics.seeds[0].log_loss, abs=1e-4))],
+    )
+
+
+def test_a_folder_of_another_seed_or_without_results_is_refused_with_what_to_do(finished, tmp_path):
+    with pytest.raises(UserError, match="run the evaluate stage"):
+        read_seed_result(tmp_path / "nothing", 0)
+    write_evaluation(finished[1], tmp_path)
+    with pytest.raises(UserError, match="holds no result of seed 5; run the evaluate stage"):
+        read_seed_result(tmp_path, 5)
+
+
+def test_curves_of_seeds_and_folds_are_averaged_as_far_as_any_of_them_goes():
+    points = [
+        CurvePoint(0, 1, 1, 1.0, 0.5),
+        CurvePoint(0, 1, 2, 0.5, 0.7),
+        CurvePoint(0, 2, 1, 2.0, 0.3),
+        CurvePoint(1, 1, 1, 3.0, None),
+    ]
+    first, second = mean_curves(points)
+    assert (first.epoch, first.train_loss, first.selection_accuracy) == (1, 2.0, None)
+    assert (second.epoch, second.train_loss, second.selection_accuracy) == (2, 0.5, 0.7)
