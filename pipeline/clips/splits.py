@@ -97,8 +97,9 @@ def choose_dev_sources(clips: Sequence[Clip], fraction: float, seed: int) -> set
             f"fit_on is train, which holds whole sources out as dev, but train has {count}; "
             "set fit_on=train_and_dev and recipe.training.select_on=none"
         )
-    parts = part_sources(clips, min(max(2, round(1 / fraction)), count), seed)
     labels = np.array([clip.label for clip in clips])
+    largest_class = max(Counter(labels).values())
+    parts = part_sources(clips, min(max(2, round(1 / fraction)), count, largest_class), seed)
     distances = {
         part: sum(abs(np.mean(parts[labels == label] == part) - fraction) for label in np.unique(labels))
         for part in np.unique(parts)
@@ -109,16 +110,16 @@ def choose_dev_sources(clips: Sequence[Clip], fraction: float, seed: int) -> set
 def part_sources(clips: Sequence[Clip], count: int, seed: int) -> NDArray[np.int64]:
     """Cut the clips into `count` parts of whole sources with similar classes: the part of each clip, (clips,), from 0.
 
-    Raises `UserError` for fewer sources than parts.
+    Raises `UserError` for fewer sources, or fewer clips of every class, than parts.
     """
     from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import
 
     sources, labels = [clip.source_id for clip in clips], [clip.label for clip in clips]
     if len(set(sources)) < count:
         raise UserError(f"{len(set(sources))} sources cannot be cut into {count} parts; lower folds")
-    # Sources are what is dealt out; scikit-learn asks for a class with as many clips as parts all the same.
-    count_of_largest = max(Counter(labels).values())
-    splitter = StratifiedGroupKFold(min(count, count_of_largest), shuffle=True, random_state=seed)
+    if max(Counter(labels).values()) < count:
+        raise UserError(f"no class has {count} clips, so they cannot be cut into {count} parts; lower folds")
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     parts = np.zeros(len(clips), np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about a class that is rarer than the parts

@@ -193,7 +193,7 @@ class TrainingSettings(Settings):
     compile: bool = Field(description="torch.compile: minutes at the start, faster steps on a GPU")
     select_on: Literal["dev", "val", "none"] = Field(
         description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself; "
-        "none: the last epoch is taken, and all of train is trained on"
+        "none: the last epoch is taken; with fit_on train_and_dev, all of train is then trained on"
     )
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the train sources held out as dev")
     augmentation: AugmentationSettings

@@ -60,8 +60,14 @@ def evaluate_seed(config: Config, seed: int, accelerator: Accelerator) -> Evalua
         tested = clips_with_role(config, run_id.fold, "test")
         dev = clips_with_role(config, run_id.fold, "dev")
         parts.append(evaluate_run(run, config, tested, dev, accelerator))
-    reported = VAL if config.folds is None else TRAIN
-    return combine_parts(config, seed, parts, reported, accelerator)
+    return combine_parts(config, seed, parts, reported_splits(config), accelerator)
+
+
+def reported_splits(config: Config) -> list[str]:
+    """The splits of the manifest whose clips are reported: val, or with folds those that are cut into folds."""
+    if config.folds is None:
+        return [VAL]
+    return [TRAIN, VAL] if config.fit_on == "train_and_val" else [TRAIN]
 
 
 def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Accelerator) -> Evaluation:
@@ -80,7 +86,7 @@ def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Ac
     if not tested.clips:
         raise UserError(f"{config.dataset.name} has no {split} clips for this run; name another --split or --dataset")
     part = evaluate_run(run, config, tested, Subset([], []) if split == "dev" else dev, accelerator)
-    reported = VAL if split == VAL else TRAIN
+    reported = [VAL if split == VAL else TRAIN]
     return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], reported, accelerator)
 
 
@@ -89,11 +95,19 @@ def held_out_clips(run: FinishedRun, config: Config) -> Subset:
 
     In another `splits.csv`, the run may have been fitted on the clips of dev.
     """
-    fold = run.record.run.fold
-    is_own = config.dataset.name == run.config.dataset.name
-    if not is_own or run.record.identity.get(ROLES_KEY) != roles_digest(read_assignments(config.manifests, fold)):
+    if not roles_in_training(run.record, config):
         return Subset([], [])
-    return clips_with_role(config, fold, "dev")
+    return clips_with_role(config, run.record.run.fold, "dev")
+
+
+def roles_in_training(run: RunRecord, config: Config) -> list[Assignment]:
+    """The rows of `splits.csv` that a run was trained by; none if there are others now, or none."""
+    try:
+        rows = read_assignments(config.manifests, run.run.fold)
+    except UserError:
+        return []
+    is_own = config.dataset.name == run.config.dataset.name and run.identity.get(ROLES_KEY) == roles_digest(rows)
+    return rows if is_own else []
 
 
 @dataclass(frozen=True)
@@ -123,13 +137,14 @@ def evaluate_run(
         )
 
     predictions, scored = predict(tested)
-    return EvaluatedRun(run.record, run.history, predictions, predict(dev)[0] if dev.clips else None, scored)
+    held_out = predict(dev)[0] if dev.located else None
+    return EvaluatedRun(run.record, run.history, predictions, held_out, scored)
 
 
 def combine_parts(
-    config: Config, seed: int, parts: Sequence[EvaluatedRun], reported: str, accelerator: Accelerator
+    config: Config, seed: int, parts: Sequence[EvaluatedRun], reported: list[str], accelerator: Accelerator
 ) -> Evaluation:
-    """The evaluation of a seed from those of its runs; `reported` is the split of the reported clips."""
+    """The evaluation of a seed from those of its runs; `reported` are the splits of the reported clips."""
     scaled, temperatures = [], []
     for part in parts:
         if part.dev is not None and (temperature := fit_temperature(part.dev)) is not None:
@@ -171,11 +186,10 @@ def open_matching_run(config: Config, folder: Path, seed: int, assignments: Sequ
     return run
 
 
-def provenance_of(config: Config, runs: list[RunRecord], reported: str) -> Provenance:
-    """What a result of runs comes from; `reported` is the split of the reported clips."""
+def provenance_of(config: Config, runs: list[RunRecord], reported: list[str]) -> Provenance:
+    """What a result of runs comes from; `reported` are the splits of the reported clips."""
     indexes = {split: open_index(config, split) for split in SPLITS}
-    own = [run.run.fold for run in runs if run.config.dataset.name == config.dataset.name]
-    rows = [row for fold in own for row in read_assignments(config.manifests, fold)]
+    rows = [row for run in runs for row in roles_in_training(run, config)]
     return Provenance(
         data=read_summary(config.manifests),
         clips={split: describe_clips(index) for split, index in indexes.items()},

@@ -49,7 +49,7 @@ def is_reproduced(provenance: Provenance, accuracy_high: float) -> Reproduced:
     files of VGAF differ (`label_sha256`).
     """
     data, val = provenance.runs[0].config.dataset, provenance.data.val
-    is_other = data.synthesize or data.classes != list(CLASSES) or provenance.reported != VAL or provenance.folds
+    is_other = data.synthesize or data.classes != list(CLASSES) or provenance.reported != [VAL] or provenance.folds
     if is_other or (val.clips, val.sources) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
         return "not applicable"
     return accuracy_high >= PAPER_ACCURACY

@@ -96,7 +96,7 @@ class Metrics(Measures):
     the mean of the seeds' probabilities, `weighted_vote` a mean with weights that are best on dev, `soup` is a model
     whose weights are means over the seeds that help on dev; they are None where there is nothing to combine, or no dev.
     `selected_on` is the split that chose the epoch, `selection_accuracy` the mean accuracy on it. `label_sha256` is
-    that of the label file of the reported clips, `code_version` the commit that the runs were trained with.
+    that of the label file of the reported clips, or of both files; `code_version` is the commit that trained the runs.
     """
 
     accuracy_sd: float | None
@@ -191,15 +191,15 @@ class QuarantinedClip:
 class Provenance:
     """What `provenance.json` holds: the data and the runs, one for each fold, that a result of one seed comes from.
 
-    `clips` is by split. `roles` says how many clips were trained on, held out and reported. `reported` is the split of
-    the manifest whose clips the result is about: with folds, those of train.
+    `clips` is by split. `roles` says how many clips were trained on, held out and reported. `reported` are the
+    splits of the manifest whose clips the result is about.
     """
 
     data: DatasetSummary
     clips: dict[str, DataCard]
     quarantined: list[QuarantinedClip]
     roles: list[RoleSummary]
-    reported: str
+    reported: list[str]
     folds: int | None
     runs: list[RunRecord]
 

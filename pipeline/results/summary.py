@@ -80,7 +80,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
     spread = deviations(every)
     calibrations = [result.calibration for result in results.values()]
     seeds = [measure_seed(seed, result) for seed, result in results.items()]
-    data = first.data.train if first.reported == TRAIN else first.data.val
+    label_files = {(first.data.train if split == TRAIN else first.data.val).label_sha256 for split in first.reported}
     dev = [result.dev for result in results.values() if result.dev is not None]
     weights = weights_on_dev(dev) if len(dev) == len(every) > 1 else None
     return Metrics(
@@ -101,7 +101,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
         reproduced=is_reproduced(first, measures.accuracy_high),
         selected_on=first.runs[0].selected_on,
         selection_accuracy=mean_or_none([seed.selection_accuracy for seed in seeds]),
-        label_sha256=data.label_sha256,
+        label_sha256=", ".join(sorted(label_files)),
         code_version=", ".join(sorted({run.code_version for each in results.values() for run in each.provenance.runs})),
     )
 

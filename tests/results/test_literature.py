@@ -31,8 +31,8 @@ def test_only_an_interval_on_vgafs_validation_split_reproduces_the_paper(finishe
     for other in (
         provenance,  # the drawn set
         of_dataset(synthesize={}, classes=["negative", "neutral", "positive"]),
-        dataclasses.replace(recorded, reported="train"),
-        dataclasses.replace(recorded, reported="train", folds=5),
+        dataclasses.replace(recorded, reported=["train"]),
+        dataclasses.replace(recorded, reported=["train"], folds=5),
     ):
         assert is_reproduced(other, accuracy_high) == "not applicable"
 
