@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import os
 import shutil
 import subprocess
 import sys
@@ -106,7 +105,7 @@ def finished(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFa
     """Folder of a short run in a copy of the workspace, and its evaluation. Read only."""
     root, config = workspace
     copy = tmp_path_factory.mktemp("finished") / "workspace"
-    shutil.copytree(root, copy, copy_function=os.link)
+    shutil.copytree(root, copy)
     with contextlib.chdir(copy):
         return copy / config.runs / RunId(0).folder, train_and_evaluate(config)
 
@@ -186,7 +185,7 @@ def ready(workspace: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch) -> Co
 @pytest.fixture
 def split_workspace(workspace: tuple[Path, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Makes a copy of the workspace, the current folder, with other splits; returns its settings."""
-    shutil.copytree(workspace[0], tmp_path / "split", copy_function=os.link)
+    shutil.copytree(workspace[0], tmp_path / "split")
     monkeypatch.chdir(tmp_path / "split")
 
     def split(select_on: str = "dev", **settings: object) -> Config:

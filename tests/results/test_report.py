@@ -98,7 +98,7 @@ def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path
     assert "<th>fold" not in page
     (run,) = evaluation.provenance.runs
     runs = [dataclasses.replace(run, run=RunId(0, fold)) for fold in (1, 2)]
-    provenance = dataclasses.replace(evaluation.provenance, folds=2, reported="train", runs=runs)
+    provenance = dataclasses.replace(evaluation.provenance, folds=2, reported=["train"], runs=runs)
     curves = [dataclasses.replace(point, fold=fold) for fold in (1, 2) for point in evaluation.curves]
     metrics = write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance, curves=curves))
     page = render_report(tmp_path, [0])
