@@ -28,16 +28,16 @@ def score_soup(config: Config, accelerator: Accelerator) -> tuple[Predictions, l
     parts, shares = [], torch.zeros(len(config.seeds))
     for fold in range(1, config.folds + 1) if config.folds else (None,):
         folders = [config.runs / RunId(seed, fold).folder for seed in config.seeds]
-        cook = Cook(config, accelerator, folders)
-        chosen = cook.choose(clips_with_role(config, fold, "dev"))
+        soups = Soups(config, accelerator, folders)
+        chosen = soups.choose(clips_with_role(config, fold, "dev"))
         tested = clips_with_role(config, fold, "test")
-        scored = cook.score(chosen, tested)
+        scored = soups.score(chosen, tested)
         parts.append(predictions_of(tested.clips, scored, config.dataset.classes, fold))
         shares[chosen] += 1 / len(chosen)
     return concatenate(parts), (shares / len(parts)).tolist()
 
 
-class Cook:
+class Soups:
     """Tries soups of the models in `folders`, which have one architecture."""
 
     def __init__(self, config: Config, accelerator: Accelerator, folders: Sequence[Path]) -> None:

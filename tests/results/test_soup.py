@@ -6,15 +6,17 @@ import torch
 from accelerate import Accelerator
 from short_trainings import train_and_evaluate
 
-from pipeline.results.soup import Cook, mean_weights, score_soup
+from pipeline.results.soup import Soups, mean_weights, score_soup
 
 
 def with_ranks(monkeypatch, models, ranks):
-    """A cook of some models that ranks a soup as `ranks` says of its sorted members; other soups are bad."""
-    cook = Cook.__new__(Cook)
-    cook._weights = [{}] * models
-    monkeypatch.setattr(cook, "_rank", lambda chosen, dev: ranks.get(tuple(sorted(chosen)), (0.0, -9.0)), raising=False)
-    return cook
+    """Soups of some models that ranks a soup as `ranks` says of its sorted members; other soups are bad."""
+    soups = Soups.__new__(Soups)
+    soups._weights = [{}] * models
+    monkeypatch.setattr(
+        soups, "_rank", lambda chosen, dev: ranks.get(tuple(sorted(chosen)), (0.0, -9.0)), raising=False
+    )
+    return soups
 
 
 def test_weights_are_averaged_and_whole_numbers_are_the_firsts():
@@ -51,8 +53,8 @@ def test_the_soup_is_chosen_on_dev_and_scored_on_the_reported_clips(split_worksp
     config = split_workspace(seeds=[0, 1])
     evaluations = [train_and_evaluate(config, seed) for seed in config.seeds]
     scored = []
-    original = Cook.score
-    monkeypatch.setattr(Cook, "score", lambda *a: (scored.append((tuple(a[1]), a[2].clips)), original(*a))[1])
+    original = Soups.score
+    monkeypatch.setattr(Soups, "score", lambda *a: (scored.append((tuple(a[1]), a[2].clips)), original(*a))[1])
     predictions, shares = score_soup(config, Accelerator(cpu=True))
     *tried, (chosen, reported) = scored
     dev = set(evaluations[0].dev.clip_ids)
@@ -60,7 +62,7 @@ def test_the_soup_is_chosen_on_dev_and_scored_on_the_reported_clips(split_worksp
     assert [clip.clip_id for clip in reported] == predictions.clip_ids == evaluations[0].predictions.clip_ids
     assert shares == [(seed in chosen) / len(chosen) for seed in (0, 1)]
     np.testing.assert_array_equal(predictions.scored, evaluations[0].predictions.scored)
-    monkeypatch.setattr(Cook, "choose", lambda *_: [1])
+    monkeypatch.setattr(Soups, "choose", lambda *_: [1])
     alone, shares = score_soup(config, Accelerator(cpu=True))
     assert shares == [0.0, 1.0]
     np.testing.assert_allclose(alone.probabilities, evaluations[1].predictions.probabilities, atol=1e-6)
