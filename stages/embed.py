@@ -22,12 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import add_run, stage_parser
-from pipeline.common.errors import UserError, exits_with_one_sentence
+from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
     from pipeline.serving.embedding import Embeddings
-
-EXIT_SOME_FAILED = 3
 
 
 @exits_with_one_sentence

@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import add_run, stage_parser
-from pipeline.common.errors import UserError, exits_with_one_sentence
+from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
     from pipeline.serving.predictor import Predictor
     from pipeline.serving.rows import NoPrediction, Prediction
-
-EXIT_SOME_FAILED = 3
 
 
 @exits_with_one_sentence

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
+EXIT_SOME_FAILED = 3  # the rest was done
 EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 

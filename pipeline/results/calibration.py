@@ -17,12 +17,12 @@ def fit_temperature(predictions: Predictions) -> float | None:
     if not scored.any():
         return None
     labels, probabilities = predictions.labels[scored], predictions.probabilities[scored]
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda logarithm: log_loss(labels, _scaled(probabilities, float(np.exp(logarithm)))),
         bounds=(np.log(LOWEST), np.log(HIGHEST)),
         method="bounded",
     )
-    return float(np.exp(found.x))
+    return float(np.exp(optimum.x))
 
 
 def scale(predictions: Predictions, temperature: float) -> Predictions:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from pipeline.clips.manifest import SPLITS, TRAIN, VAL, read_summary
 from pipeline.clips.splits import Assignment, read_assignments, summarize_roles
 from pipeline.common.accelerator import names_a_lost_process
-from pipeline.common.config import Config
+from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
 from pipeline.loading.selection import ROLES_KEY, Subset, clips_of_split, clips_with_role, roles_digest
 from pipeline.models.run_record import RUN_NAME, Epoch, RunRecord
@@ -55,8 +54,7 @@ def evaluate_seed(config: Config, seed: int, accelerator: Accelerator) -> Evalua
         )
     parts = []
     for run_id in config.run_ids(seed):
-        assignments = read_assignments(config.manifests, run_id.fold)
-        run = open_matching_run(config, config.runs / run_id.folder, seed, assignments)
+        run = open_matching_run(config, run_id)
         tested = clips_with_role(config, run_id.fold, "test")
         dev = clips_with_role(config, run_id.fold, "dev")
         parts.append(evaluate_run(run, config, tested, dev, accelerator))
@@ -167,15 +165,16 @@ def combine_parts(
     )
 
 
-def open_matching_run(config: Config, folder: Path, seed: int, assignments: Sequence[Assignment]) -> FinishedRun:
+def open_matching_run(config: Config, run_id: RunId) -> FinishedRun:
     """Open a finished run; raises `UserError` if it was made with another recipe, seed, data set or other clips."""
+    folder = config.runs / run_id.folder
     run = open_run(folder)
-    found, expected = run.config, config
+    before, now = run.config, config
     differing = {
-        "recipe": found.recipe != expected.recipe,
-        "seed": run.record.run.seed != seed,
-        "data set": found.dataset.name != expected.dataset.name or found.dataset.classes != expected.dataset.classes,
-        "split": run.record.identity.get(ROLES_KEY) != roles_digest(assignments),
+        "recipe": before.recipe != now.recipe,
+        "seed or fold": run.record.run != run_id,
+        "data set": (before.dataset.name, before.dataset.classes) != (now.dataset.name, now.dataset.classes),
+        "split": not roles_in_training(run.record, config),
     }
     for name, differs in differing.items():
         if differs:

@@ -1,7 +1,6 @@
 """A soup (Wortsman et al. 2022, arXiv 2203.05482): a model whose weights are means over the seeds that help on dev."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 from pipeline.common.config import Config, RunId
 from pipeline.common.metrics import accuracy, log_loss
 from pipeline.loading.selection import Subset, clips_with_role
-from pipeline.models.runs import open_run
+from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import Scorer
+from pipeline.results.evaluation import open_matching_run
 from pipeline.results.predictions import Predictions, concatenate, predictions_of
 
 # Accuracy, then log loss with a minus: the higher, the better.
@@ -27,8 +27,8 @@ def score_soup(config: Config, accelerator: Accelerator) -> tuple[Predictions, l
     """
     parts, shares = [], torch.zeros(len(config.seeds))
     for fold in range(1, config.folds + 1) if config.folds else (None,):
-        folders = [config.runs / RunId(seed, fold).folder for seed in config.seeds]
-        soups = Soups(config, accelerator, folders)
+        runs = [open_matching_run(config, RunId(seed, fold)) for seed in config.seeds]
+        soups = Soups(config, accelerator, runs)
         chosen = soups.choose(clips_with_role(config, fold, "dev"))
         tested = clips_with_role(config, fold, "test")
         scored = soups.score(chosen, tested)
@@ -38,10 +38,9 @@ def score_soup(config: Config, accelerator: Accelerator) -> tuple[Predictions, l
 
 
 class Soups:
-    """Tries soups of the models in `folders`, which have one architecture."""
+    """Tries soups of the models of runs, which have one architecture."""
 
-    def __init__(self, config: Config, accelerator: Accelerator, folders: Sequence[Path]) -> None:
-        runs = [open_run(folder) for folder in folders]
+    def __init__(self, config: Config, accelerator: Accelerator, runs: Sequence[FinishedRun]) -> None:
         self._config, self._scorer = config, Scorer(runs[0].model, accelerator)
         self._weights = [
             {name: value.detach().clone() for name, value in run.model.state_dict().items()} for run in runs

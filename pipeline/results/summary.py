@@ -120,8 +120,8 @@ def measure_seed(seed: int, result: SeedResult) -> SeedMeasures:
 
 def mean_or_none(values: Sequence[float | None]) -> float | None:
     """The mean, or None if one of the values is None."""
-    defined = [value for value in values if value is not None]
-    return statistics.mean(defined) if len(defined) == len(values) else None
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if len(known) == len(values) else None
 
 
 def _equal_vote(seeds: Sequence[Predictions]) -> Combination:

@@ -6,6 +6,8 @@ flushed to the disk, and renamed; only then are older ones removed.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,15 +69,26 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The latest checkpoint in `folder`, or None; raises `UserError` for one that is damaged."""
     if (step := latest_step(folder)) is None:
         return None
-    latest = folder / f"step-{step:08d}"
-    try:
-        record = read_record(CheckpointRecord, latest / RECORD_NAME)
+    with _errors_of(folder, step) as latest:
         tensors = {path.stem: load_file(path) for path in latest.glob(f"*{TENSORS_SUFFIX}")}
+    return Checkpoint(_read_record(folder, step), tensors)
+
+
+def _read_record(folder: Path, step: int) -> CheckpointRecord:
+    with _errors_of(folder, step) as checkpoint:
+        return read_record(CheckpointRecord, checkpoint / RECORD_NAME)
+
+
+@contextmanager
+def _errors_of(folder: Path, step: int) -> Iterator[Path]:
+    """Name the checkpoint that cannot be read."""
+    checkpoint = folder / f"step-{step:08d}"
+    try:
+        yield checkpoint
     except Exception as error:  # safetensors has its own exception, JSON and the file system have theirs
         raise UserError(
-            f"checkpoint {latest} cannot be read ({type(error).__name__}: {error}); remove {folder} to start afresh"
+            f"checkpoint {checkpoint} cannot be read ({type(error).__name__}: {error}); remove {folder} to start afresh"
         ) from None
-    return Checkpoint(record, tensors)
 
 
 def remove_checkpoints(folder: Path, keep: str = "") -> None:
@@ -85,6 +98,14 @@ def remove_checkpoints(folder: Path, keep: str = "") -> None:
             path.replace(folder / f".{path.name}.old")
     for path in folder.glob(".step-*"):
         shutil.rmtree(path)
+
+
+def remove_own_checkpoints(identity: Identity, folder: Path) -> None:
+    """Remove what a training that is finished left in `folder`, and the folder; checkpoints of another one stay."""
+    step = latest_step(folder)
+    if step is None or not differences(_read_record(folder, step).identity, identity):
+        remove_checkpoints(folder)
+        folder.rmdir()
 
 
 def refuse_another_training(record: CheckpointRecord, identity: Identity, folder: Path) -> None:

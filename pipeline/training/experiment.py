@@ -32,5 +32,6 @@ def checkpoints_of(config: Config, run: RunId) -> Path:
     folder = config.checkpoints / run.folder
     if not is_copy():
         return folder
-    settings = hashlib.sha256(config.of_run(run).model_dump_json(exclude={"execution"}).encode()).hexdigest()
-    return original_workspace() / folder.with_name(f"{folder.name}-{settings[:12]}")
+    settings = config.of_run(run).model_dump_json(exclude={"execution", "extract", "launch"})
+    digest = hashlib.sha256(settings.encode()).hexdigest()
+    return original_workspace() / folder.with_name(f"{folder.name}-{digest[:12]}")

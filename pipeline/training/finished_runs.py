@@ -19,13 +19,18 @@ def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
     """
     if _fingerprint_of(folder) == fingerprint:
         return True
-    if (folder / RUN_NAME).exists():
-        keep_run(folder, store)
-        shutil.rmtree(folder)
+    clear_folder(folder, store)
     if store is None or _fingerprint_of(kept := place_in(store, fingerprint)) != fingerprint:
         return False
     link_folder(kept, folder)
     return True
+
+
+def clear_folder(folder: Path, store: Path | None) -> None:
+    """Make way for another training: a finished run leaves the folder, for the store if there is one."""
+    if (folder / RUN_NAME).exists():
+        keep_run(folder, store)
+        shutil.rmtree(folder)
 
 
 def keep_run(folder: Path, store: Path | None) -> None:

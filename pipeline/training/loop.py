@@ -31,10 +31,10 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.plan import split_step
 from pipeline.models.run_record import Epoch
 from pipeline.models.scoring import Scorer
-from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, remove_checkpoints, save_checkpoint
+from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, remove_own_checkpoints, save_checkpoint
 from pipeline.training.epoch_log import record_epoch, start_log
 from pipeline.training.finish import write_finished
-from pipeline.training.finished_runs import keep_run, reuse_run
+from pipeline.training.finished_runs import clear_folder, keep_run, reuse_run
 from pipeline.training.history import best_epoch, ran_out_of_patience, selection_measures
 from pipeline.training.identity import training_fingerprint
 from pipeline.training.optimization import learning_rate, set_learning_rate
@@ -70,8 +70,7 @@ def train_model(
                 write_finished(training)
                 keep_run(folder, store)
         if accelerator.is_main_process:
-            remove_checkpoints(checkpoints)
-            checkpoints.rmdir()
+            remove_own_checkpoints(training.identity, checkpoints)
         accelerator.wait_for_everyone()
 
 
@@ -79,6 +78,8 @@ def is_finished(training: Training, resume: Resume, store: Path | None) -> bool:
     """Whether the folder of the run holds this very training, finished; a run that was kept is put there first."""
     accelerator, reused = training.accelerator, False
     if resume == "afresh":
+        if accelerator.is_main_process:
+            clear_folder(training.folder, store)
         return False
     if accelerator.is_main_process:
         reused = reuse_run(training_fingerprint(training.identity), training.folder, store)

@@ -43,7 +43,7 @@ def test_the_weights_have_the_lowest_log_loss_on_dev(case):
     dev[0] = dataclasses.replace(dev[0], probabilities=worse / worse.sum(axis=1, keepdims=True))
     scored = dev[0].scored
     likelihoods = np.array([each.probabilities[scored, each.labels[scored]] for each in dev])
-    found = minimize(
+    optimum = minimize(
         mixture_loss,
         np.full(count, 1 / count),
         args=(likelihoods,),
@@ -55,7 +55,7 @@ def test_the_weights_have_the_lowest_log_loss_on_dev(case):
     weights = weights_on_dev(dev)
     assert sum(weights) == pytest.approx(1)
     assert min(weights) >= 0
-    assert mixture_loss(weights, likelihoods) <= found.fun + 1e-4
+    assert mixture_loss(weights, likelihoods) <= optimum.fun + 1e-4
 
 
 def test_a_seed_that_is_always_less_sure_of_the_label_gets_no_weight():

@@ -11,6 +11,7 @@ from short_trainings import train_and_evaluate, with_training
 
 from pipeline.clips.manifest import SUMMARY_NAME, read_manifest
 from pipeline.clips.splits import read_assignments, write_assignments
+from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.loading.selection import clips_with_role
 from pipeline.models.run_record import RUN_NAME
@@ -123,18 +124,22 @@ def test_without_a_clip_to_report_there_is_no_evaluation(split_workspace):
         evaluate_seed(config, 0, Accelerator(cpu=True))
 
 
-def test_a_run_of_another_recipe_seed_data_set_or_split_is_not_evaluated(own):
-    folder, config = own
+def test_a_run_of_another_recipe_seed_data_set_or_split_is_not_evaluated(own, tmp_path, monkeypatch):
+    _, config = own
+    monkeypatch.chdir(shutil.copytree(Path.cwd(), tmp_path / "copy"))
     assignments = read_assignments(config.manifests, None)
-    assert open_matching_run(config, folder, 0, assignments)
-    swapped = [dataclasses.replace(row, role="dev" if row.role == "fit" else row.role) for row in assignments]
-    for name, arguments in {
-        "recipe": (with_training(config, epochs=9), folder, 0, assignments),
-        "seed": (config, folder, 3, assignments),
-        "data set": (config.of_dataset("other"), folder, 0, assignments),
-        "split": (config, folder, 0, swapped),
-    }.items():
+    assert open_matching_run(config, RunId(0))
+    shutil.copytree(config.runs / "seed-0", config.runs / "seed-3")
+    (config.runs.parent.parent / "other").symlink_to(config.dataset.name)
+    for name, settings, seed in (
+        ("recipe", with_training(config, epochs=9), 0),
+        ("seed or fold", config, 3),
+        ("data set", config.of_dataset("other"), 0),
+        ("split", config, 0),
+    ):
+        if name == "split":
+            write_assignments([dataclasses.replace(row, role="fit") for row in assignments], config.manifests)
         with pytest.raises(
             UserError, match=f"{RUN_NAME} was made with another {name} than the settings name; run the train"
         ):
-            open_matching_run(*arguments)
+            open_matching_run(settings, RunId(seed))

@@ -1,13 +1,30 @@
 """No training is done twice, and none takes the place of another."""
 
+from pathlib import Path
+
 import pytest
-from short_trainings import count_calls, equal, train, with_training
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from short_trainings import (
+    Killed,
+    count_calls,
+    equal,
+    history,
+    interrupt,
+    kill,
+    terminate,
+    train,
+    with_training,
+)
 
 from pipeline.common.config import RunId
+from pipeline.common.errors import Stopped
 from pipeline.common.workspace import link_folder
 from pipeline.models.run_record import RUN_NAME, read_run_record
 from pipeline.training import loop
+from pipeline.training.checkpoint import latest_step
 from pipeline.training.experiment import STORE, checkpoints_of, train_seed
+from pipeline.training.loop import train_model
 
 
 @pytest.fixture
@@ -58,11 +75,6 @@ def test_a_fold_trains_the_same_alone_and_after_others(split_workspace, tmp_path
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     config = split_workspace(folds=3)
     train_seed(config, 0, "exact")
-    from accelerate import Accelerator
-    from safetensors.torch import load_file
-
-    from pipeline.training.loop import train_model
-
     train_model(config, RunId(0, 3), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
     alone, among = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "run", config.runs / "seed-0/fold-3")
@@ -71,8 +83,6 @@ def test_a_fold_trains_the_same_alone_and_after_others(split_workspace, tmp_path
 
 
 def test_a_queued_experiment_finds_and_keeps_runs_in_the_workspace_that_it_was_copied_from(config, steps, monkeypatch):
-    from pathlib import Path
-
     workspace = Path.cwd()
     copy = workspace / ".dvc/tmp/exps/tmp1"
     for name in ("data", "data_manifests"):
@@ -88,8 +98,6 @@ def test_a_queued_experiment_finds_and_keeps_runs_in_the_workspace_that_it_was_c
 
 
 def test_queued_experiments_of_one_recipe_have_checkpoints_of_their_own(config, monkeypatch):
-    from pathlib import Path
-
     workspace = Path.cwd()
     copy = workspace / ".dvc/tmp/exps/tmp1"
     copy.mkdir(parents=True)
@@ -105,3 +113,28 @@ def test_an_unreadable_run_is_not_taken_for_a_finished_one(ready, tmp_path):
     (tmp_path / "run" / RUN_NAME).write_text("{}")
     assert train(ready, tmp_path)
     assert read_run_record(tmp_path / "run").run == RunId(0)
+
+
+def test_an_unfinished_training_outlives_a_finished_one_that_is_found_again(config, steps, monkeypatch):
+    other, checkpoints = with_training(config, weight_decay=0.5), config.checkpoints / "seed-0"
+    train_seed(config, 0, "exact")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, terminate)
+        with pytest.raises(Stopped):
+            train_seed(other, 0, "exact")
+    train_seed(config, 0, "exact")
+    assert latest_step(checkpoints) == 2
+    train_seed(other, 0, "exact")
+    assert len(steps) == 12, "no step of either is taken twice"
+    assert not checkpoints.exists()
+
+
+def test_a_training_that_starts_afresh_and_is_killed_is_not_taken_for_the_finished_one(ready, tmp_path, monkeypatch):
+    first = train(ready, tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4, kill)
+        with pytest.raises(Killed):
+            train(ready, tmp_path, resume="afresh")
+    assert not (tmp_path / "run" / RUN_NAME).exists()
+    assert equal(first, train(ready, tmp_path))
+    assert len(history(tmp_path)) == 2
