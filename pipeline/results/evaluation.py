@@ -104,8 +104,12 @@ def roles_in_training(run: RunRecord, config: Config) -> list[Assignment]:
         rows = read_assignments(config.manifests, run.run.fold)
     except UserError:
         return []
-    is_own = config.dataset.name == run.config.dataset.name and run.identity.get(ROLES_KEY) == roles_digest(rows)
-    return rows if is_own else []
+    return rows if config.dataset.name == run.config.dataset.name and was_trained_by(run, rows) else []
+
+
+def was_trained_by(run: RunRecord, rows: Sequence[Assignment]) -> bool:
+    """Whether these rows of `splits.csv` are those of the training of a run."""
+    return run.identity.get(ROLES_KEY) == roles_digest(rows)
 
 
 @dataclass(frozen=True)
@@ -167,14 +171,14 @@ def combine_parts(
 
 def open_matching_run(config: Config, run_id: RunId) -> FinishedRun:
     """Open a finished run; raises `UserError` if it was made with another recipe, seed, data set or other clips."""
-    folder = config.runs / run_id.folder
+    folder, rows = config.runs / run_id.folder, read_assignments(config.manifests, run_id.fold)
     run = open_run(folder)
     before, now = run.config, config
     differing = {
         "recipe": before.recipe != now.recipe,
         "seed or fold": run.record.run != run_id,
         "data set": (before.dataset.name, before.dataset.classes) != (now.dataset.name, now.dataset.classes),
-        "split": not roles_in_training(run.record, config),
+        "split": not was_trained_by(run.record, rows),
     }
     for name, differs in differing.items():
         if differs:
