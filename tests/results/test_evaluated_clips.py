@@ -130,7 +130,8 @@ def test_a_run_of_another_recipe_seed_data_set_or_split_is_not_evaluated(own, tm
     assignments = read_assignments(config.manifests, None)
     assert open_matching_run(config, RunId(0))
     shutil.copytree(config.runs / "seed-0", config.runs / "seed-3")
-    (config.runs.parent.parent / "other").symlink_to(config.dataset.name)
+    for folder in (config.runs.parent, config.manifests):
+        folder.with_name("other").symlink_to(folder.name)
     for name, settings, seed in (
         ("recipe", with_training(config, epochs=9), 0),
         ("seed or fold", config, 3),
