@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import mean, median
 
 import torch
-import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.common.accelerator import start_accelerator
@@ -28,6 +27,7 @@ from pipeline.loading.plan import split_step
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import read_history
 from pipeline.training.loop import optimization_step, step_generator, train_model
+from pipeline.training.objective import Objective
 from pipeline.training.optimization import build_optimizer, learning_rate
 from pipeline.training.setup import Training, start_training
 
@@ -88,7 +88,8 @@ def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
     model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes).to(device).train()
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, settings)
+    objective = Objective(model, settings, torch.ones(len(model.labels))).to(device)
+    optimizer = build_optimizer(objective, settings)
     total_steps = training.total_steps
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total_steps, settings) / settings.learning_rate)
     endless, step_numbers = cycle(batches), count()
@@ -97,8 +98,7 @@ def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
     def take_step() -> None:
         draws = Draws(step_generator(training.run.seed, next(step_numbers)), settings.batch_size, rows, device)
         batch = augment(next(endless).to(device), settings.augmentation, config.recipe.features, draws)
-        loss = F.cross_entropy(model(batch), batch.labels, label_smoothing=settings.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        objective(batch).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         schedule.step()

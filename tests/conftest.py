@@ -90,6 +90,7 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     sorted((folder / "data/demo/Val").glob("*.mp4"))[0].write_text("not a video")
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     values["recipe"]["training"] |= {"epochs": 2, "batch_size": 2}
+    values["recipe"]["model"]["norm_clips"] = 1
     config = parse_config(values, "params.yaml")
     clips, summary = index_dataset(dataset_at(folder / "data/demo"))
     write_manifests(clips, summary, folder / config.manifests)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, str_to_bool
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, str_to_bool
 
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
@@ -40,7 +40,11 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
             mixed_precision=_precision(config.recipe.training.mixed_precision, use_cpu, trains),
             log_with=trackers or None,
             project_dir=TRACKER_LOGS,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
+                # Backbones that are frozen at first have no gradient, which the processes would wait for.
+                DistributedDataParallelKwargs(find_unused_parameters=config.recipe.training.freeze_epochs > 0),
+            ],
         )
     except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
         reason = str(error).splitlines()[0]

@@ -101,6 +101,10 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = Field(
         description="true: recompute the backbones' activations in the backward pass instead of storing them"
     )
+    norm_clips: Annotated[int, Field(ge=0)] = Field(
+        description="BatchNorm's statistics in training are those of groups of this many clips, whatever the number of "
+        "processes; 0: they stay as they were loaded, as is usual for pretrained networks"
+    )
     fusion: FusionKind = Field(
         description="how the modalities meet (`pipeline.models.fusion`); video, audio: one modality alone"
     )
@@ -173,7 +177,19 @@ class TrainingSettings(Settings):
     shuffle_shards: Count = Field(
         description="number of successive shards whose clips are shuffled together; all shards are shuffled first"
     )
+    class_balance: Literal["none", "weights", "draws"] = Field(
+        description="weights: the losses are weighted so that all classes weigh the same; draws: all classes are "
+        "drawn equally often, so clips of rare classes occur more than once in an epoch"
+    )
+    stream_loss: Annotated[float, Field(ge=0)] = Field(
+        description="weight of the loss of each modality's own head (`pipeline.training.objective`) beside that of the "
+        "model; 0: the heads learn, to show what their modality knows, and nothing else learns from them"
+    )
+    freeze_epochs: Annotated[int, Field(ge=0)] = Field(
+        description="the backbones stay as they were loaded for this many epochs, in which the rest learns"
+    )
     learning_rate: Positive
+    learning_rate_floor: Fraction = Field(description="share of learning_rate to which it falls at the end")
     rate_scales: RateScales
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         description="learning rate of a backbone's layer, as a factor of that of the next layer towards the output"
@@ -184,6 +200,9 @@ class TrainingSettings(Settings):
     label_smoothing: Fraction
     ema_decay: Fraction = Field(
         description="decay per step of the moving average of the weights, which is what is scored; 0: no average"
+    )
+    ema_warmup: bool = Field(
+        description="true: the decay rises from 0.1 to ema_decay, so that the first steps do not weigh on the average"
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         description="the training ends after this many epochs in a row without a better one; 0: it never ends early"

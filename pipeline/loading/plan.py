@@ -34,21 +34,39 @@ def plan_epoch(
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
+def balanced_draw(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Positions of as many clips as there are `labels`, in which all classes occur equally often, to within one clip.
+
+    Clips of a class occur equally often too, to within one. Which occur more often follows from (seed, epoch).
+    """
+    rng = np.random.default_rng([seed, epoch, 1])
+    present = rng.permutation(np.unique(labels))
+    shares = [len(share) for share in np.array_split(labels, len(present))]
+    draws = [
+        np.resize(rng.permutation(np.flatnonzero(labels == label)), share)
+        for label, share in zip(present, shares, strict=True)
+    ]
+    return np.concatenate(draws)
+
+
 def shard_numbers(clips: Sequence[ClipRef]) -> NDArray[np.int64]:
     """The number of each clip's shard, for `plan_epoch`: (clips,)."""
     numbers: dict[ShardFile, int] = {}
     return np.array([numbers.setdefault(clip.file, len(numbers)) for clip in clips], np.int64)
 
 
-def split_step(batch_size: int, rank: int, world: int, micro_batches: int) -> list[NDArray[np.int64]]:
-    """For each micro-batch of a process, the positions of its clips within a step.
+def split_step(
+    batch_size: int, rank: int, world: int, micro_batches: int, together: int = 1
+) -> list[NDArray[np.int64]]:
+    """For each micro-batch of a process, the positions of its clips within a step: successive ones.
 
-    Over all processes, each position occurs exactly once. Raises `UserError` for a batch size that cannot be divided.
+    Over all processes, each position occurs exactly once. Groups of `together` successive clips stay together. Raises
+    `UserError` for a batch size that cannot be divided so.
     """
-    if batch_size % (world * micro_batches):
+    parts = world * micro_batches
+    if batch_size % (parts * together):
         raise UserError(
-            f"training.batch_size is {batch_size}, expected a multiple of {world * micro_batches}: "
-            f"{world} processes times training.micro_batches = {micro_batches}"
+            f"training.batch_size is {batch_size}, expected a multiple of {parts * together}: {world} processes times "
+            f"training.micro_batches = {micro_batches} times {together} clips that stay together (model.norm_clips)"
         )
-    share = np.arange(batch_size)[rank::world]
-    return [share[part::micro_batches] for part in range(micro_batches)]
+    return list(np.arange(batch_size).reshape(world, micro_batches, -1)[rank])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.common.recipe import Features, ModelSettings
 from pipeline.loading.batch import Batch
 from pipeline.models.backbone import Backbone
+from pipeline.models.batch_norm import batch_norms, run_in_groups
 from pipeline.models.building import build_backbone
 from pipeline.models.fusion import AUDIO, VIDEO, Fusion, Tokens
 from pipeline.models.run_record import Interface
@@ -26,13 +27,14 @@ class GroupEmotionModel(
 ):
     """Class logits of a batch of clips. With the fusion `video` or `audio`, there is no network for the other modality.
 
-    `labels` are the names of the classes in the order of the logits. `save_pretrained` saves the model to a folder or
-    to Hugging Face's hub; `from_pretrained` loads it from there.
+    While `frozen` is true, the backbones are in evaluation mode and get no gradient. `labels` are the names of the
+    classes in the order of the logits. `save_pretrained` saves the model to a folder or to Hugging Face's hub;
+    `from_pretrained` loads it from there.
     """
 
     def __init__(self, settings: ModelSettings, features: Features, labels: Sequence[str]) -> None:
         super().__init__()
-        self.frozen = settings.freeze_backbones
+        self.frozen, self.norm_clips = settings.freeze_backbones, settings.norm_clips
         self.features, self.labels = features, tuple(labels)
         self.networks = nn.ModuleDict(
             {name: build_backbone(name, backbone, features) for name, backbone in settings.backbones.items()}
@@ -50,11 +52,19 @@ class GroupEmotionModel(
         return dict(self.networks.items())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "GroupEmotionModel":
-        """Set the mode as usual, but keep frozen networks in evaluation mode: their statistics must not change."""
+        """Set the mode as usual, but keep the statistics of networks that are frozen, or whose BatchNorm is."""
         super().train(mode)
         if self.frozen:
             self.networks.eval()
+        if not self.norm_clips:
+            for norm in batch_norms(self.networks):
+                norm.eval()
         return self
+
+    @property
+    def clips_together(self) -> int:
+        """In training, the clips of a step are computed in groups of this many."""
+        return (self.norm_clips or 1) if batch_norms(self.networks) else 1
 
     def forward(self, batch: Batch, maps: list[Tensor] | None = None) -> Tensor:
         """Logits (B, classes), in the order of `labels`. Appends the attention to `maps` (`Fusion.forward`)."""
@@ -64,14 +74,15 @@ class GroupEmotionModel(
     def tokens(self, batch: Batch) -> dict[str, Tokens]:
         """The tokens of the clips, by modality."""
         encoders = {VIDEO: self._video_tokens, AUDIO: self._audio_tokens}
-        return {name: encoders[name](network, batch) for name, network in self.backbones().items()}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return {name: encoders[name](network, batch) for name, network in self.backbones().items()}
 
     def _video_tokens(self, network: Backbone, batch: Batch) -> Tokens:
         """A token has the time of the frame on which it is centred, or of the middle between two frames.
 
         All tokens of a clip without video are padding.
         """
-        values, frames = network(batch.frames), network.interface.takes[0]
+        values, frames = run_in_groups(network, batch.frames, self.norm_clips), network.interface.takes[0]
         centres = token_centres(network.interface, values)
         before, after = centres.floor().long(), centres.ceil().long().clamp(max=frames - 1)
         times_s = (batch.frame_times_s[:, before] + batch.frame_times_s[:, after]) / 2
@@ -82,7 +93,7 @@ class GroupEmotionModel(
 
         A token is padding if its first hop is past the clip's end.
         """
-        values = network(batch.log_mel)
+        values = run_in_groups(network, batch.log_mel, self.norm_clips)
         centres = token_centres(network.interface, values)
         first_hops = centres - network.interface.offset
         return Tokens(values, self.features.hop_time_s(centres), first_hops >= batch.mel_frames[:, None])

@@ -12,7 +12,7 @@ from pipeline.common.config import Config, RunId
 from pipeline.common.records import parse_record, read_table, reading
 
 MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
-HISTORY_NAME, RUN_NAME, LOG_NAME = "history.csv", "run.json", "train.log"
+HISTORY_NAME, STREAMS_NAME, RUN_NAME, LOG_NAME = "history.csv", "streams.csv", "run.json", "train.log"
 # Everything that the weights of a run follow from, by name.
 Identity = dict[str, JsonValue]
 
@@ -86,6 +86,21 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class StreamEpoch:
+    """What one stream alone learnt in an epoch: the training loss and accuracy of its own head.
+
+    They are over the augmented clips that have the stream, and None if there were none. `gradient_norm` is the norm of
+    the gradient of its network before clipping, as the mean over the steps.
+    """
+
+    epoch: int
+    stream: str
+    train_loss: float | None
+    train_accuracy: float | None
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
 class ClipCounts:
     """How many clips a run was trained on, and how many chose its epoch."""
 
@@ -140,6 +155,12 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
         config["fit_on"] = "train_and_dev"
     config["dataset"] = {"table": None, "classes": list(CLASSES), "allow_identical": False} | config.get("dataset", {})
     return values | {"config": config, "run": {"seed": seed, "fold": None}}
+
+
+def read_streams(folder: Path) -> list[StreamEpoch]:
+    """Read a run's `streams.csv`; raises `UserError` if it is missing or damaged."""
+    with reading(folder / STREAMS_NAME, "train") as path:
+        return read_table(StreamEpoch, path)
 
 
 def read_history(folder: Path) -> list[Epoch]:

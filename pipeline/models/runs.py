@@ -18,22 +18,26 @@ from pipeline.models.run_record import (
     LAST_MODEL_NAME,
     MODEL_NAME,
     RUN_NAME,
+    STREAMS_NAME,
     Epoch,
     RunRecord,
+    StreamEpoch,
     read_history,
     read_run_record,
+    read_streams,
 )
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's record, its history, and its model with the weights of the chosen epoch.
+    """A run's record, its history and that of its streams, and its model with the weights of the chosen epoch.
 
-    The history of an exported folder is empty.
+    The histories of an exported folder are empty.
     """
 
     record: RunRecord
     history: list[Epoch]
+    streams: list[StreamEpoch]
     model: GroupEmotionModel
 
     @property
@@ -42,15 +46,19 @@ class FinishedRun:
         return self.record.config
 
 
-def write_run(
-    folder: Path, record: RunRecord, history: Sequence[Epoch], chosen: dict[str, Tensor], last: dict[str, Tensor]
-) -> None:
-    """Write the chosen and the last weights, the history with one row per epoch, and the record."""
+def write_run(folder: Path, record: RunRecord, chosen: dict[str, Tensor], last: dict[str, Tensor]) -> None:
+    """Write the chosen and the last weights, and the record."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(chosen, folder / MODEL_NAME)
     save_tensors(last, folder / LAST_MODEL_NAME)
-    write_table(Epoch, history, folder / HISTORY_NAME)
     write_record(record, folder / RUN_NAME)
+
+
+def write_histories(folder: Path, history: Sequence[Epoch], streams: Sequence[StreamEpoch]) -> None:
+    """Write a run's history with one row per epoch, and that of its streams with one per epoch and stream."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(Epoch, history, folder / HISTORY_NAME)
+    write_table(StreamEpoch, streams, folder / STREAMS_NAME)
 
 
 def open_run(folder: Path) -> FinishedRun:
@@ -71,7 +79,8 @@ def open_run(folder: Path) -> FinishedRun:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the weights in {path} are of another version of this code ({reason}); train again") from None
     history = read_history(folder) if (folder / HISTORY_NAME).exists() else []
-    return FinishedRun(record, history, model)
+    streams = read_streams(folder) if (folder / STREAMS_NAME).exists() else []
+    return FinishedRun(record, history, streams, model)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,27 +1,38 @@
 """Small networks that are trained from scratch: for the demo, for small data sets and for tests.
 
-They have GroupNorm instead of BatchNorm. So a clip's result does not depend on its batch, and the number of processes
-does not change it.
+A face may be anywhere in the picture, and a voice may be higher or deeper. So they take the largest values over the
+whole picture, and the mean and the largest values over the mel bands.
 """
 
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
-from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.models.backbone import Backbone, memory_format
 from pipeline.models.run_record import Interface
 from pipeline.shards.log_mel_units import LEVELS
 
-GROUPS = 8
+STRIDE = 16  # of all layers together
+# A pooling takes pairs, so its values are centred half a step later: at 2, 4 and 8 hops a step, 1 + 2 + 4 hops.
+OFFSET = 7.0
 
 
-def convolutions(inputs: int, *layers: tuple[int, int, int]) -> nn.Sequential:
-    """Convolutions given as (channels, kernel, stride), each with GroupNorm and GELU, for `inputs` channels."""
+def convolutions(inputs: int, channels: tuple[int, ...]) -> nn.Sequential:
+    """Convolutions with BatchNorm and ReLU, each of which halves both sides, rounded up.
+
+    The first one has stride 2: on a CPU, maps of the full size would take most of the time. The others are followed by
+    max pooling.
+    """
     blocks = nn.Sequential()
-    for channels, kernel, stride in layers:
-        convolution = nn.Conv2d(inputs, channels, kernel, stride, padding=kernel // 2, bias=False)
-        blocks.append(nn.Sequential(convolution, nn.GroupNorm(GROUPS, channels), nn.GELU()))
-        inputs = channels
+    for outputs in channels:
+        if not blocks:
+            convolution, pooling = nn.Conv2d(inputs, outputs, 5, 2, padding=2, bias=False), []
+        else:
+            convolution, pooling = (
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                [nn.MaxPool2d(2, ceil_mode=True)],
+            )
+        blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(), *pooling))
+        inputs = outputs
     return blocks
 
 
@@ -36,50 +47,41 @@ class SmallBackbone(Backbone):
 
 
 class SmallFrameNetwork(SmallBackbone):
-    """One token per frame: the largest values in each quarter of the picture."""
+    """One token per frame: the largest values over the picture."""
 
-    STRIDE = 16  # of all convolutions together
+    CHANNELS = (24, 48, 96, 128)
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        # The first stride is 4: on a CPU, large feature maps would take most of the time.
-        self.network = convolutions(3, (32, 7, 4), (64, 3, 2), (128, 3, 2))
-        size = features.frame_size_px
-        side = -(-size // self.STRIDE)
-        if side < 2:
-            raise UserError(f"recipe.features.frame_size_px is {size}, but the small network takes 18 or more")
-        # It equals AdaptiveMaxPool2d(2), which ONNX lacks: if the side is odd, the quarters share the middle row and
-        # column.
-        self.pool = nn.MaxPool2d(-(-side // 2), side // 2)
-        self.interface = Interface((features.frames, size, size), (0.5,) * 3, (0.5,) * 3, (features.frames, 1, 128 * 4))
+        self.network = convolutions(3, self.CHANNELS)
+        size, gives = features.frame_size_px, (features.frames, 1, self.CHANNELS[-1])
+        self.interface = Interface((features.frames, size, size), (0.5,) * 3, (0.5,) * 3, gives)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (B, N, 3, H, W), RGB in 0..255 -> tokens (B, N, 1, 512)."""
+        """Frames (B, N, 3, H, W), RGB in 0..255 -> tokens (B, N, 1, 128)."""
         pictures = frames.flatten(0, 1).float().contiguous(memory_format=memory_format(self))
         maps = self.run_layers(self.network, pictures / 127.5 - 1)
-        tokens: Tensor = self.pool(maps).flatten(1).view(*frames.shape[:2], 1, -1)
+        tokens: Tensor = maps.amax(dim=(2, 3)).view(*frames.shape[:2], 1, -1)
         return tokens
 
 
 class SmallSpectrogramNetwork(SmallBackbone):
-    """One token for every 16 hops.
+    """One token for every 16 hops: the mean and the largest values over the mel bands."""
 
-    The statistics of the norms include the padding. It is digital silence up to one fixed length, whatever the batch.
-    """
-
-    STRIDE = 16  # of all convolutions together, in mel bins and in hops
+    CHANNELS = (24, 48, 96, 96)
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        self.network = convolutions(1, (16, 3, 2), (32, 3, 2), (64, 3, 2), (128, 3, 2))
+        self.network = convolutions(1, self.CHANNELS)
         # Constants, not the clip's own statistics: loudness stays comparable across clips.
         self.levels = LEVELS[features.front_end]
         bins, hops = features.mel_bins, features.max_mel_frames
-        gives = (-(-hops // self.STRIDE), 1, 128 * -(-bins // self.STRIDE))
-        self.interface = Interface((bins, hops), (self.levels.mean,), (self.levels.deviation,), gives, self.STRIDE)
+        gives = (-(-hops // STRIDE), 1, 2 * self.CHANNELS[-1])
+        self.interface = Interface((bins, hops), (self.levels.mean,), (self.levels.deviation,), gives, STRIDE, OFFSET)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Log-mel (B, mel_bins, T) -> tokens (B, ceil(T / 16), 1, 128 * ceil(mel_bins / 16))."""
+        """Log-mel (B, mel_bins, T) -> tokens (B, ceil(T / 16), 1, 192)."""
         levels = ((log_mel.float() - self.levels.mean) / self.levels.deviation).unsqueeze(1)
-        tokens: Tensor = self.run_layers(self.network, levels).flatten(1, 2).transpose(1, 2).unsqueeze(2)
-        return tokens
+        maps = self.run_layers(self.network, levels.contiguous(memory_format=memory_format(self)))
+        tokens = cat([maps.mean(dim=2), maps.amax(dim=2)], dim=1)
+        return tokens.transpose(1, 2).unsqueeze(2)

@@ -7,9 +7,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed
-from torch import nn
-
-from pipeline.common.errors import UserError
 
 
 class StopSignal:
@@ -43,16 +40,3 @@ class StopSignal:
         flag = torch.tensor(int(self._received))
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, self._group)
         return bool(flag.item())
-
-
-def share_batch_norm(model: nn.Module, device: torch.device, world: int) -> None:
-    """Compute the statistics of BatchNorm over all processes. Raises `UserError` on CPUs, where PyTorch cannot."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    trained = any(norm.weight is None or norm.weight.requires_grad for norm in norms)
-    if world == 1 or not trained:
-        return
-    if device.type == "cpu":
-        raise UserError(
-            f"the model has BatchNorm layers, whose statistics {world} CPU processes cannot share; use one process"
-        )
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]

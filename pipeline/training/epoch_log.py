@@ -1,19 +1,18 @@
-"""What a training shows while it learns: after each epoch a line, and `history.csv` and `train.log` in its folder."""
+"""What a training shows while it learns: after each epoch a line, and tables and a log in its folder."""
 
 from datetime import UTC, datetime
 
 from pipeline.common.progress import Progress
-from pipeline.common.records import write_table
-from pipeline.models.run_record import HISTORY_NAME, LOG_NAME, Epoch
+from pipeline.models.run_record import LOG_NAME
+from pipeline.models.runs import write_histories
 from pipeline.training.history import best_epoch
 from pipeline.training.setup import Training
 
 
 def start_log(training: Training) -> None:
-    """Begin `history.csv` and `train.log`, or continue them where a resumed training does."""
+    """Begin the histories and `train.log`, or continue them where a resumed training does."""
     folder, state = training.folder, training.state
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(Epoch, state.history, folder / HISTORY_NAME)
+    write_histories(folder, state.history, state.streams)
     if state.step == 0:
         (folder / LOG_NAME).unlink(missing_ok=True)
     clips = training.clips
@@ -26,7 +25,7 @@ def start_log(training: Training) -> None:
 
 def record_epoch(training: Training, progress: Progress) -> None:
     """Write the history with the epoch that was finished, and say in one line how good it is."""
-    write_table(Epoch, training.state.history, training.folder / HISTORY_NAME)
+    write_histories(training.folder, training.state.history, training.state.streams)
     line = describe_epoch(training)
     progress.say(line)
     _append(training, line)
@@ -37,6 +36,8 @@ def describe_epoch(training: Training) -> str:
     history, split = training.state.history, training.settings.select_on
     epoch, best, epochs = history[-1], best_epoch(history), training.settings.epochs
     parts = [f"epoch {epoch.epoch}/{epochs}", f"loss {epoch.train_loss:.3f}"]
+    of_streams = [row for row in training.state.streams if row.epoch == epoch.epoch and row.train_accuracy is not None]
+    parts += [f"{row.stream} alone {row.train_accuracy:.2f}" for row in of_streams]
     if epoch.selection_accuracy is not None:
         parts.append(f"{split} accuracy {epoch.selection_accuracy:.3f}, loss {epoch.selection_log_loss:.3f}")
     parts += [f"rate {epoch.learning_rate:.1e}", f"{epoch.clips_per_s:.0f} clips/s"]

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.common.provenance import environment
 from pipeline.models.run_record import ClipCounts, RunRecord
-from pipeline.models.runs import write_run
+from pipeline.models.runs import write_histories, write_run
 from pipeline.training.history import best_epoch
 from pipeline.training.identity import training_fingerprint
 from pipeline.training.setup import Training
@@ -16,7 +16,8 @@ from pipeline.training.state import weights_of
 def write_finished(training: Training) -> None:
     """Write the run of a finished training."""
     state, folder = training.state, training.folder
-    write_run(folder, run_record(training), state.history, chosen=state.best, last=weights_of(training.scored_model))
+    write_histories(folder, state.history, state.streams)
+    write_run(folder, run_record(training), chosen=state.best, last=weights_of(training.scored_model))
 
 
 def run_record(training: Training) -> RunRecord:

@@ -1,19 +1,34 @@
 """The history of a training: what each epoch is measured by, which one is kept, when there is no point in going on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.common.metrics import accuracy, log_loss
 from pipeline.loading.selection import ClipRef
-from pipeline.models.run_record import Epoch
+from pipeline.models.run_record import Epoch, StreamEpoch
 
 
 def selection_measures(clips: Sequence[ClipRef], probabilities: NDArray[np.float64]) -> tuple[float, float]:
     """Accuracy, which chooses the epoch, and log loss in nats, which decides between equally accurate ones."""
     labels = np.array([clip.label for clip in clips])
     return accuracy(labels, probabilities.argmax(axis=1)), log_loss(labels, probabilities)
+
+
+def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor, steps: int) -> list[StreamEpoch]:
+    """What each stream alone learnt in an epoch of `steps` steps, from its row of `TrainingState.sums`."""
+    return [
+        StreamEpoch(
+            epoch=epoch.epoch,
+            stream=name,
+            train_loss=loss / clips if clips else None,
+            train_accuracy=right / clips if clips else None,
+            gradient_norm=norm / steps,
+        )
+        for name, (loss, right, clips, norm) in zip(streams, sums.tolist(), strict=True)
+    ]
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
@@ -35,9 +34,10 @@ from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, r
 from pipeline.training.epoch_log import record_epoch, start_log
 from pipeline.training.finish import write_finished
 from pipeline.training.finished_runs import clear_folder, keep_run, reuse_run
-from pipeline.training.history import best_epoch, ran_out_of_patience, selection_measures
+from pipeline.training.history import best_epoch, ran_out_of_patience, selection_measures, stream_rows
 from pipeline.training.identity import training_fingerprint
-from pipeline.training.optimization import learning_rate, set_learning_rate
+from pipeline.training.objective import MEASURES, StepLoss
+from pipeline.training.optimization import clip_gradients, learning_rate, set_learning_rate
 from pipeline.training.setup import Training, finishing_trackers, resume_training, start_trackers, start_training
 from pipeline.training.state import weights_of
 
@@ -93,7 +93,11 @@ def train_all_epochs(training: Training) -> None:
     """Train to the last epoch, or until `patience` epochs brought nothing better."""
     state, settings, accelerator = training.state, training.settings, training.accelerator
     parts = split_step(
-        settings.batch_size, accelerator.process_index, accelerator.num_processes, settings.micro_batches
+        settings.batch_size,
+        accelerator.process_index,
+        accelerator.num_processes,
+        settings.micro_batches,
+        state.model.clips_together,
     )
     training.plan_of_epoch(0)  # refuses a batch that is larger than the training clips
     if accelerator.is_main_process:
@@ -117,6 +121,7 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
     epoch, done = divmod(state.step, training.steps_per_epoch)
     plan = training.plan_of_epoch(epoch)[done:]
     batches = Loader.for_config(config, accelerator.device).train_batches(training.clips.training, plan, parts)
+    state.model.frozen = config.recipe.model.freeze_backbones or epoch < training.settings.freeze_epochs
     training.wrapped.train()
     for remaining in reversed(range(len(plan))):
         loss = optimization_step(training, batches, parts)
@@ -135,27 +140,32 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
     config, settings, state, accelerator = training.config, training.settings, training.state, training.accelerator
     set_learning_rate(state.optimizer, learning_rate(state.step, training.total_steps, settings))
     seed_dropout(training.run.seed, state.step, accelerator.process_index)
-    mean = torch.zeros((), device=accelerator.device)
+    fused, sums = torch.zeros((), device=accelerator.device), state.sums[accelerator.process_index]
+    training.statistics.begin()
     for number, part in enumerate(parts):
         batch = next_batch(training, batches)
         draws = Draws(step_generator(training.run.seed, state.step), settings.batch_size, part, accelerator.device)
         batch = augment(batch, settings.augmentation, config.recipe.features, draws)
         is_last = number == len(parts) - 1
         with nullcontext() if is_last else accelerator.no_sync(training.wrapped):
-            loss = F.cross_entropy(training.wrapped(batch), batch.labels, label_smoothing=settings.label_smoothing)
-            accelerator.backward(loss / len(parts))
-        mean += loss.detach() / len(parts)
-    norm = accelerator.clip_grad_norm_(training.wrapped.parameters(), settings.clip_norm)
+            loss: StepLoss = training.wrapped(batch)
+            training.statistics.collect()
+            accelerator.backward(loss.total / len(parts))
+        fused += loss.fused / len(parts)
+        sums[1:, :MEASURES] += loss.streams
+    norm, stream_norms = clip_gradients(state.model, settings.clip_norm, accelerator)
     if accelerator.scaler is None:  # a scaler skips a gradient that is not finite; without one, it ends the training
-        mean += 0 * norm
+        fused += 0 * norm
     state.optimizer.step()
     state.optimizer.zero_grad()
+    training.statistics.end(len(parts), accelerator)
     if state.average:
         state.average.update_parameters(state.model)
-    state.loss_sums[accelerator.process_index] += mean
+    sums[0, 0] += fused / accelerator.num_processes
+    sums[1:, MEASURES] += stream_norms / accelerator.num_processes
     state.step += 1
     training.tick()
-    return mean
+    return fused
 
 
 def next_batch(training: Training, batches: Iterator[Batch]) -> Batch:
@@ -190,10 +200,11 @@ def finish_epoch(training: Training) -> None:
         probabilities = Scorer(training.scored_model, accelerator).score(selection, training.config)
         accuracy, log_loss = selection_measures(selection, probabilities)
     training.tick()
+    sums = epoch_sums(training)
     epoch = Epoch(
         epoch=len(state.history) + 1,
         step=state.step,
-        train_loss=epoch_loss_sum(training) / training.steps_per_epoch,
+        train_loss=sums[0, 0].item() / training.steps_per_epoch,
         selection_accuracy=accuracy,
         selection_log_loss=log_loss,
         learning_rate=learning_rate(state.step - 1, training.total_steps, training.settings),
@@ -202,33 +213,32 @@ def finish_epoch(training: Training) -> None:
         data_wait_share=round(state.wait_s / train_s, 4),
     )
     state.history.append(epoch)
-    state.loss_sums.zero_()
+    state.streams += stream_rows(epoch, state.model.backbones(), sums[1:], training.steps_per_epoch)
+    state.sums.zero_()
     state.elapsed_s = state.wait_s = 0.0
     accelerator.log({key: value for key, value in vars(epoch).items() if value is not None}, state.step)
     if best_epoch(state.history) is epoch:
         state.best = weights_of(training.scored_model)
 
 
-def epoch_loss_sum(training: Training) -> float:
-    """Sum over the steps of the running epoch of the mean loss of all processes.
+def epoch_sums(training: Training) -> Tensor:
+    """The sums of the running epoch over all processes (`TrainingState.sums`), on the CPU.
 
     Raises `UserError` if the training diverged.
     """
-    accelerator, state = training.accelerator, training.state
-    sums: Tensor = accelerator.reduce(state.loss_sums, "sum")
-    total = sums.sum().item() / accelerator.num_processes
-    if not math.isfinite(total):
-        raise UserError(f"the loss is {total} at step {state.step}: lower training.learning_rate")
-    return total
+    sums: Tensor = training.accelerator.reduce(training.state.sums, "sum").sum(dim=0).cpu()
+    if not math.isfinite(loss := sums[0, 0].item()):
+        raise UserError(f"the loss is {loss} at step {training.state.step}: lower training.learning_rate")
+    return sums
 
 
 def save(training: Training) -> None:
     """Write a checkpoint; every process must call it."""
     accelerator, state = training.accelerator, training.state
-    epoch_loss_sum(training)  # a training that diverged is not saved
-    loss_sums = accelerator.reduce(state.loss_sums, "sum")
+    epoch_sums(training)  # a training that diverged is not saved
+    sums = accelerator.reduce(state.sums, "sum")
     if accelerator.is_main_process:
         record = CheckpointRecord(training.identity, training.steps_per_epoch, state.position)
-        tensors = dataclasses.replace(state, loss_sums=loss_sums).tensors()
+        tensors = dataclasses.replace(state, sums=sums).tensors()
         save_checkpoint(Checkpoint(record, tensors), training.checkpoints)
     accelerator.wait_for_everyone()  # so that a process that leaves now leaves a whole checkpoint behind

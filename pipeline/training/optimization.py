@@ -4,37 +4,42 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.common.recipe import TrainingSettings
 from pipeline.models.model import GroupEmotionModel
+from pipeline.training.objective import Objective
 
 SCALE = "rate_scale"
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def build_optimizer(model: GroupEmotionModel, settings: TrainingSettings) -> torch.optim.AdamW:
+def build_optimizer(objective: Objective, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW with the groups of `parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
+    return torch.optim.AdamW(parameter_groups(objective, settings), lr=settings.learning_rate)
 
 
-def parameter_groups(model: GroupEmotionModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+def parameter_groups(objective: Objective, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Group the trained parameters by learning rate and weight decay; `rate_scale` is a factor of the learning rate.
 
-    Backbones, fusion and head have one factor each. The last layer of a backbone (`layers()`) has its full rate, and
+    Backbones, fusion and heads have one factor each. The last layer of a backbone (`layers()`) has its full rate, and
     each layer before it has `layer_decay` times the rate of the next one. Matrices and kernels decay; biases, norms,
     tokens and positions do not.
     """
     scales = settings.rate_scales
     factors: dict[nn.Parameter, float] = {}
-    for backbone in model.backbones().values():
+    for backbone in objective.model.backbones().values():
         layers = [layer for layer in backbone.layers() if layer]
         for depth, layer in enumerate(layers):
             factor = scales.backbones * settings.layer_decay ** (len(layers) - 1 - depth)
             factors |= dict.fromkeys(layer, factor)
-    factors |= dict.fromkeys(model.fusion.heads.parameters(), scales.head)
+    for heads in (objective.model.fusion.heads, objective.heads):
+        factors |= dict.fromkeys(heads.parameters(), scales.head)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             factor = factors.get(parameter, scales.fusion)
             decay = settings.weight_decay if name.endswith("weight") and parameter.dim() >= 2 else 0.0
@@ -44,11 +49,15 @@ def parameter_groups(model: GroupEmotionModel, settings: TrainingSettings) -> li
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """The learning rate of step `step` (from 0) of `steps`: a linear warm-up, then a cosine to 0 at the last step."""
+    """The learning rate of step `step` (from 0) of `steps`: a linear warm-up, then a cosine that ends after the last.
+
+    It ends at `learning_rate_floor` times the highest rate.
+    """
     warmup = max(1, round(settings.warmup * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / max(1, steps - warmup)))
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return settings.learning_rate * (settings.learning_rate_floor + (1 - settings.learning_rate_floor) * cosine)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
@@ -57,8 +66,36 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value * group[SCALE]
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of the weights and buffers, to be updated after each step; None for decay 0."""
-    if not decay:
+def clip_gradients(model: GroupEmotionModel, largest: float, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Scale the model's gradient down to the norm `largest`; the streams' own heads have no part in it.
+
+    Returns the norm before, and (streams,) that of each network.
+    """
+    accelerator.unscale_gradients()
+    parts = [*model.backbones().values(), model.fusion]
+    norms = torch.stack([_gradient_norm(part).to(accelerator.device) for part in parts])
+    total = norms.norm()
+    clip_grads_with_norm_(model.parameters(), largest, total)
+    return total, norms[:-1]
+
+
+def _gradient_norm(module: nn.Module) -> Tensor:
+    return get_total_norm([each.grad for each in module.parameters() if each.grad is not None])
+
+
+def moving_average(model: nn.Module, settings: TrainingSettings) -> AveragedModel | None:
+    """An exponential moving average of the weights and buffers, to be updated after each step; None for decay 0.
+
+    It begins as a copy of the weights after the first step. With `ema_warmup`, the decay of its n-th update is at most
+    (1 + n) / (10 + n).
+    """
+    highest = settings.ema_decay
+    if not highest:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+    def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+        decay = min(highest, (1 + int(count)) / (10 + int(count))) if settings.ema_warmup else highest
+        if averages[0].is_floating_point():  # PyTorch calls this for each type; the others are counters
+            torch._foreach_lerp_(averages, values, 1 - decay)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -18,16 +18,18 @@ from pipeline.common.accelerator import TRACKER_LOGS
 from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import TrainingSettings
-from pipeline.loading.plan import plan_epoch, shard_numbers
+from pipeline.loading.plan import balanced_draw, plan_epoch, shard_numbers
 from pipeline.loading.selection import TrainingClips, select_clips
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import Identity, LoadedWeights
 from pipeline.models.weights import load_weights
 from pipeline.training.checkpoint import Resume, load_checkpoint, refuse_another_training, remove_checkpoints
-from pipeline.training.distributed import StopSignal, share_batch_norm
+from pipeline.training.distributed import StopSignal
 from pipeline.training.identity import differences, training_fingerprint, training_identity
+from pipeline.training.objective import MEASURES, Objective, class_weights
 from pipeline.training.optimization import build_optimizer, moving_average
 from pipeline.training.state import TrainingState
+from pipeline.training.step_statistics import StepStatistics
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Training:
     """A training run: what it works with, and its state, which is all that changes (apart from the clock).
 
     `folder` is that of the run; its checkpoints are in `checkpoints` until it is finished. `pretrained` says which
-    weights the backbones started from. `wrapped` is the model as Accelerate wraps it.
+    weights the backbones started from. `wrapped` is the objective as Accelerate wraps it.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Training:
     identity: Identity
     pretrained: Mapping[str, LoadedWeights]
     wrapped: nn.Module
+    statistics: StepStatistics
     stop: StopSignal
     state: TrainingState
     _ticked_s: float = field(default_factory=time.monotonic)
@@ -74,9 +77,11 @@ class Training:
 
     def plan_of_epoch(self, epoch: int) -> NDArray[np.int64]:
         """The clips of each step of an epoch, as positions in `clips.training`: (steps, batch_size)."""
-        shards = shard_numbers(self.clips.training)
-        settings = self.settings
-        return plan_epoch(shards, settings.batch_size, settings.shuffle_shards, self.run.seed, epoch)
+        settings, seed, shards = self.settings, self.run.seed, shard_numbers(self.clips.training)
+        drawn = np.arange(len(shards))
+        if settings.class_balance == "draws":
+            drawn = balanced_draw(np.array([clip.label for clip in self.clips.training]), seed, epoch)
+        return drawn[plan_epoch(shards[drawn], settings.batch_size, settings.shuffle_shards, seed, epoch)]
 
     def tick(self) -> None:
         """Add the time since the last call to the running epoch."""
@@ -95,7 +100,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
     for rank, other in enumerate(gather_object([identity])):
         if changes := differences(identity, other):
             raise UserError(f"process {rank} trains something else than this one: {'; '.join(changes)}")
-    state = initial_state(model, config.recipe.training, accelerator)
+    state = initial_state(model, config.recipe.training, clips, accelerator)
     return Training(
         config=config,
         run=run,
@@ -105,25 +110,29 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
         clips=clips,
         identity=identity,
         pretrained=pretrained,
-        wrapped=accelerator.prepare_model(model),
+        wrapped=accelerator.prepare_model(state.objective),
+        statistics=StepStatistics(model),
         stop=StopSignal(config.execution.process_timeout_s),
         state=state,
     )
 
 
-def initial_state(model: GroupEmotionModel, settings: TrainingSettings, accelerator: Accelerator) -> TrainingState:
+def initial_state(
+    model: GroupEmotionModel, settings: TrainingSettings, clips: TrainingClips, accelerator: Accelerator
+) -> TrainingState:
     """The state before the first step, with the model on its device and in its memory layout."""
-    model.to(accelerator.device)
+    weights = class_weights([clip.label for clip in clips.training], len(model.labels), settings.class_balance)
+    objective = Objective(model, settings, weights).to(accelerator.device)
     if settings.channels_last:
         to_channels_last(model)
-    share_batch_norm(model, accelerator.device, accelerator.num_processes)
-    average = moving_average(model, settings.ema_decay)
-    optimizer = build_optimizer(model, settings)
+    average = moving_average(model, settings)
+    optimizer = build_optimizer(objective, settings)
     if settings.compile:
-        model.compile()
+        objective.compile()
+    columns = (accelerator.num_processes, 1 + len(objective.heads), MEASURES + 1)
     return TrainingState(
-        loss_sums=torch.zeros(accelerator.num_processes, device=accelerator.device),
-        model=model,
+        sums=torch.zeros(columns, device=accelerator.device),
+        objective=objective,
         average=average,
         optimizer=accelerator.prepare_optimizer(optimizer),
         scaler=accelerator.scaler,
@@ -202,7 +211,7 @@ def resume_training(training: Training, resume: Resume) -> None:
         )
     try:
         training.state.restore(record.position, checkpoint.tensors, accelerator.process_index)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         raise UserError(f"{folder} is of another network ({str(error).splitlines()[0]}); remove it") from None
     training.state.changes = [*record.position.changes, *differences(record.identity, training.identity)]
     accelerator.print(f"continuing after step {training.state.step}")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.run_record import Epoch
+from pipeline.models.run_record import Epoch, StreamEpoch
+from pipeline.training.objective import Objective
 
 # File name without suffix -> tensors by name.
 StateTensors = dict[str, dict[str, Tensor]]
@@ -21,12 +22,14 @@ StateTensors = dict[str, dict[str, Tensor]]
 class Position:
     """How far a training has come: the part of its state that is not made of tensors.
 
-    `history` has one row for each finished epoch. `changes` lists what was changed when the training was resumed.
+    `history` has one row for each finished epoch, and `streams` one for each of its streams. `changes` lists what was
+    changed when the training was resumed.
     `elapsed_s` and `wait_s` (for data) are those of the running epoch.
     """
 
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
+    streams: list[StreamEpoch] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     wait_s: float = 0.0
@@ -36,17 +39,24 @@ class Position:
 class TrainingState(Position):
     """The whole state of a training.
 
-    `loss_sums` (processes,) are the sums of the running epoch's losses; a process knows its own, and the others are 0.
-    `best` are the weights of the best epoch so far. `average` is the moving average of the model, if there is one;
-    `scaler` scales the loss in fp16.
+    `sums` (processes, 1 + streams, 4) are sums over the running epoch. A process adds to its own, the others are 0,
+    and what all processes have together is the sum over them. The first row begins with the loss of the model. Each of
+    the others is that of a stream: `StepLoss.streams`, then the norm of its network's gradient. `best` are the weights
+    of the best epoch so far. `average` is the moving average of the model, if there is one; `scaler` scales the loss in
+    fp16.
     """
 
-    loss_sums: Tensor
+    sums: Tensor
     best: dict[str, Tensor] = field(default_factory=dict)
-    model: GroupEmotionModel
+    objective: Objective
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.grad_scaler.GradScaler | None
+
+    @property
+    def model(self) -> GroupEmotionModel:
+        """The model that is trained."""
+        return self.objective.model
 
     @property
     def position(self) -> Position:
@@ -58,26 +68,28 @@ class TrainingState(Position):
         scale = self.scaler.state_dict() if self.scaler else {}
         return {
             "model": weights_of(self.model),
+            "heads": weights_of(self.objective.heads),
             "average": weights_of(self.average) if self.average else {},
             "best": self.best,
-            "optimizer": optimizer_tensors(self.optimizer, self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.objective),
             "scaler": {key: torch.tensor(value) for key, value in scale.items()},
-            "sums": {"loss": self.loss_sums.cpu()},
+            "sums": {"sums": self.sums.cpu()},
         }
 
     def restore(self, position: Position, tensors: StateTensors, process: int) -> None:
         """Undo `position` and `tensors` for one process; raises `RuntimeError` for tensors of another network."""
         self.model.load_state_dict(tensors["model"])
+        self.objective.heads.load_state_dict(tensors["heads"])
         if self.average and tensors["average"]:
             self.average.load_state_dict(tensors["average"])
         self.best = tensors["best"]
-        restore_optimizer(self.optimizer, self.model, tensors["optimizer"])
+        restore_optimizer(self.optimizer, self.objective, tensors["optimizer"])
         if self.scaler and tensors["scaler"]:
             self.scaler.load_state_dict({key: value.item() for key, value in tensors["scaler"].items()})
-        sums = tensors["sums"]["loss"]
-        # Another number of processes than before shares the sum evenly.
-        own_sum = sums[process] if len(sums) == len(self.loss_sums) else sums.mean()
-        self.loss_sums.zero_()[process] = own_sum.item()
+        sums = tensors["sums"]["sums"]
+        # Another number of processes than before shares the sums evenly.
+        own_sums = sums[process] if len(sums) == len(self.sums) else sums.sum(dim=0) / len(self.sums)
+        self.sums.zero_()[process] = own_sums
         for each in fields(Position):
             setattr(self, each.name, getattr(position, each.name))
 

@@ -65,7 +65,7 @@ def seeds_of(evaluation: Evaluation, right: list[int]) -> dict[int, SeedResult]:
 
 @pytest.mark.slow
 def test_the_benchmark_runs_from_pretraining_to_the_table(drawn_root, monkeypatch, capsys):
-    small = claims.change_recipe(load_recipe("demo"), training={"batch_size": 2})
+    small = claims.change_recipe(load_recipe("demo"), model={"norm_clips": 2}, training={"batch_size": 2})
     monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
     monkeypatch.setattr(claims, "PRETRAINING", claims.PRETRAINING | {"train_clips": 9, "val_clips": 9})
     options = ["--epochs", "1", "--seeds", "3", "--folds", "3", "--variants", "end_to_end", "frozen"]

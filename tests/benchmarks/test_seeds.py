@@ -31,7 +31,9 @@ def test_it_prints_the_accuracy_of_each_seed_out_of_fold_and_last_their_summary(
     drawn_root, tmp_path, monkeypatch, capsys
 ):
     write_clip_table(drawn_root, tmp_path)
-    small = trainings.change_recipe(load_recipe("demo"), training={"batch_size": 2, "select_on": "none"})
+    small = trainings.change_recipe(
+        load_recipe("demo"), model={"norm_clips": 2}, training={"batch_size": 2, "select_on": "none"}
+    )
     monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
     options = ["--recipe", "demo", "--epochs", "1", "--seeds", "3", "5", "--folds", "3"]
     monkeypatch.setattr(sys, "argv", ["seeds.py", f"drawn={tmp_path}", *options])

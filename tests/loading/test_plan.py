@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import UserError
-from pipeline.loading.plan import plan_epoch, split_step
+from pipeline.loading.plan import balanced_draw, plan_epoch, split_step
 
 
 @given(
@@ -58,6 +58,33 @@ def test_the_order_follows_from_seed_and_epoch():
     np.testing.assert_array_equal(*same)
     assert (plan_epoch(shards, 10, 2, 1, 3) != same[0]).any()
     assert (plan_epoch(shards, 10, 2, 2, 2) != same[0]).any()
+
+
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=5), epoch=st.integers(0, 5))
+def test_a_balanced_draw_has_all_classes_and_their_clips_equally_often(counts, epoch):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    drawn = balanced_draw(labels, 0, epoch)
+    assert len(drawn) == len(labels)
+    classes = np.bincount(labels[drawn], minlength=len(counts))
+    assert np.ptp(classes) <= 1
+    times = np.bincount(drawn, minlength=len(labels))
+    assert all(np.ptp(times[labels == label]) <= 1 for label in range(len(counts)))
+
+
+def test_a_balanced_draw_follows_from_seed_and_epoch():
+    labels = np.repeat([0, 1], [40, 8])
+    assert balanced_draw(labels, 1, 2).tolist() == balanced_draw(labels, 1, 2).tolist()
+    assert balanced_draw(labels, 1, 2).tolist() != balanced_draw(labels, 1, 3).tolist()
+    assert balanced_draw(labels, 1, 2).tolist() != balanced_draw(labels, 2, 2).tolist()
+
+
+def test_groups_of_clips_stay_together_on_any_number_of_processes():
+    for world, micro_batches in [(1, 1), (2, 1), (1, 2), (2, 2)]:
+        parts = [part for rank in range(world) for part in split_step(16, rank, world, micro_batches, together=4)]
+        groups = [group.tolist() for part in parts for group in part.reshape(-1, 4)]
+        assert groups == np.arange(16).reshape(-1, 4).tolist()
+    with pytest.raises(UserError, match=r"expected a multiple of 32: 2 processes .* times 8 clips that stay together"):
+        split_step(16, 0, 2, 2, together=8)
 
 
 def test_a_batch_that_processes_and_micro_batches_cannot_share_is_refused():

@@ -124,7 +124,7 @@ RANDOM = {"weights": "none", "sha256": None, "min_matched": 0.9, "grid": 1}
 def test_a_token_has_the_time_of_its_frame_or_its_hop(build_model, batch):
     tokens = build_model().tokens(batch)
     torch.testing.assert_close(tokens["video"].times_s, batch.frame_times_s)
-    assert tokens["audio"].times_s[:2].tolist() == pytest.approx([0.0, 0.16])  # hops 0 and 16, of 10 ms
+    assert tokens["audio"].times_s[:2].tolist() == pytest.approx([0.07, 0.23])  # hops 7 and 23, of 10 ms
 
 
 def test_a_token_of_a_patch_has_the_time_of_the_middle_of_the_patch(build_model, batch):

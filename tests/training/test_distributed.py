@@ -13,16 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 import yaml
 from helpers import REPOSITORY
 from safetensors.torch import load_file
-from torch import nn
 
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.errors import EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.training.checkpoint import latest_step
-from pipeline.training.distributed import share_batch_norm
 
 LAUNCH_FILES = REPOSITORY / "configs/accelerate"
 ACCELERATE = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
@@ -42,8 +39,9 @@ class Place:
     def set(self, checkpoint_steps=1, **training):
         """Settings without dropout, whose random numbers differ from process to process."""
         values = self.config.model_dump()
-        values["recipe"]["model"]["dropout"] = 0.0
-        values["recipe"]["training"] |= {"batch_size": 2, **training}
+        values["recipe"]["model"] |= {"dropout": 0.0, "norm_clips": 1}
+        new = {"stream_loss": 0.3, "freeze_epochs": 1, "class_balance": "weights", "ema_decay": 0.5}
+        values["recipe"]["training"] |= {"batch_size": 2, **new, **training}
         values["execution"] |= {"process_timeout_s": TIMEOUT_S, "checkpoint_steps": checkpoint_steps}
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values))
 
@@ -353,20 +351,6 @@ def test_the_slurm_script_trains_on_all_tasks_and_requeues_a_stopped_job(place):
     output, _ = job.communicate(timeout=60)
     assert job.returncode == EXIT_STOPPED, output
     assert "requeued 7" in output
-
-
-def test_batch_norm_is_shared_or_refused():
-    def build():
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4)))
-
-    share_batch_norm(alone := build(), torch.device("cpu"), 1)
-    assert isinstance(alone[1][0], nn.BatchNorm2d)
-    with pytest.raises(UserError, match="whose statistics 2 CPU processes cannot share"):
-        share_batch_norm(build(), torch.device("cpu"), 2)
-    share_batch_norm(shared := build(), torch.device("cuda"), 2)
-    assert isinstance(shared[1][0], nn.SyncBatchNorm)
-    share_batch_norm(nn.Sequential(nn.GroupNorm(2, 4)), torch.device("cpu"), 2)
-    share_batch_norm(build().requires_grad_(False), torch.device("cpu"), 2)  # frozen: it has no statistics to share
 
 
 def with_settings(config, execution=None, **training):

@@ -46,8 +46,8 @@ def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_pat
 
 
 def test_a_gradient_that_is_not_a_number_ends_the_training_before_it_is_saved(ready, tmp_path, monkeypatch):
-    clip = Accelerator.clip_grad_norm_
-    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *a: clip(*a) * float("nan"))
+    clip = loop.clip_gradients
+    monkeypatch.setattr(loop, "clip_gradients", lambda *a: (clip(*a)[0] * float("nan"), torch.zeros(2)))
     with pytest.raises(UserError, match="the loss is nan at step 1"):
         train(with_checkpoint_steps(ready, 1), tmp_path)
     assert latest_step(tmp_path / "checkpoints") is None
@@ -65,14 +65,14 @@ def test_scoring_takes_no_more_clips_at_a_time_than_training(ready, tmp_path, mo
 
 def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path, monkeypatch):
     config = with_model(with_training(ready, batch_size=4), dropout=0.0)
-    clip, norms = Accelerator.clip_grad_norm_, []
-    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *a: (norms.append(clip(*a)), norms[-1])[1])
+    clip, norms = loop.clip_gradients, []
+    monkeypatch.setattr(loop, "clip_gradients", lambda *a: (norms.append(clip(*a)), norms[-1])[1])
     train(config, tmp_path / "whole")
-    expected, steps = torch.stack(norms), len(norms)
+    expected, steps = torch.stack([total for total, _ in norms]), len(norms)
     for parts in (2, 4):
         train(with_training(config, micro_batches=parts), tmp_path / str(parts))
         assert losses(tmp_path / str(parts)) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
-        torch.testing.assert_close(torch.stack(norms[-steps:]), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(torch.stack([total for total, _ in norms[-steps:]]), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_early_stopping_ends_the_training(ready, tmp_path, monkeypatch):
@@ -99,8 +99,9 @@ def test_the_weights_of_the_chosen_epoch_are_kept_and_those_of_the_last(ready, t
     assert equal(load_file(tmp_path / "run" / LAST_MODEL_NAME), ends[2])
 
 
-def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypatch):
-    config = with_training(ready, ema_decay=0.9, epochs=1)
+@pytest.mark.parametrize(("ema_warmup", "decays"), [(False, [0.9, 0.9]), (True, [2 / 11, 3 / 12])])
+def test_the_moving_average_is_what_is_scored_and_kept(ema_warmup, decays, ready, tmp_path, monkeypatch):
+    config = with_training(ready, ema_decay=0.9, ema_warmup=ema_warmup, epochs=1)
     seen, scored = [], []
     take_step, score = loop.optimization_step, Scorer.score
 
@@ -113,9 +114,10 @@ def test_the_moving_average_is_what_is_scored_and_kept(ready, tmp_path, monkeypa
     monkeypatch.setattr(Scorer, "score", lambda self, *rest: (scored.append(self.model), score(self, *rest))[1])
     kept = train(config, tmp_path)
     expected = seen[0]
-    for weights in seen[1:]:
-        expected = {name: 0.9 * expected[name] + 0.1 * weights[name] for name in expected}
-    for name, value in expected.items():
+    for decay, weights in zip(decays, seen[1:], strict=True):
+        expected = {name: decay * expected[name] + (1 - decay) * weights[name] for name in expected}
+    for name in (name for name in expected if not name.endswith("num_batches_tracked")):
+        value = expected[name]
         torch.testing.assert_close(kept[name], value)
         torch.testing.assert_close(scored[0].state_dict()[name], value)
 

@@ -2,16 +2,19 @@ import pytest
 import torch
 
 from pipeline.models.model import GroupEmotionModel
+from pipeline.training.objective import Objective
 from pipeline.training.optimization import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 
 
-def test_the_learning_rate_rises_then_falls_to_zero(config):
-    settings = config.recipe.training.model_copy(update={"warmup": 0.1, "learning_rate": 1.0})
-    rates = [learning_rate(step, 100, settings) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == 1.0
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[99] == pytest.approx(0, abs=1e-9)
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+def test_the_learning_rate_rises_then_falls_to_its_floor_behind_the_last_step(config, floor):
+    changes = {"warmup": 0.1, "learning_rate": 2.0, "learning_rate_floor": floor}
+    settings = config.recipe.training.model_copy(update=changes)
+    rates = [learning_rate(step, 100, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[9] == 2.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[99] > rates[100] == pytest.approx(2 * floor, abs=1e-9), "the last step still learns"
 
 
 @pytest.fixture
@@ -19,24 +22,29 @@ def rated(config):
     """The learning rate and the weight decay of each parameter, at a learning rate of 1."""
     scales = config.recipe.training.rate_scales.model_copy(update={"backbones": 0.1, "fusion": 2.0, "head": 10.0})
     settings = config.recipe.training.model_copy(update={"rate_scales": scales, "layer_decay": 0.5})
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
-    optimizer = build_optimizer(model, settings)
+    objective = objective_of(config, config.recipe.model)
+    optimizer = build_optimizer(objective, settings)
     set_learning_rate(optimizer, 1.0)
     rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-    return {name: rates[parameter] for name, parameter in model.named_parameters()}
+    named = {**dict(objective.model.named_parameters()), "own head": objective.heads["video"].weight}
+    return {name: rates[parameter] for name, parameter in named.items()}
+
+
+def objective_of(config, model_settings):
+    model = GroupEmotionModel(model_settings, config.recipe.features, config.dataset.classes)
+    return Objective(model, config.recipe.training, torch.ones(len(model.labels)))
 
 
 def test_every_parameter_is_trained_at_the_rate_of_its_part(rated):
-    assert rated["fusion.heads.0.2.weight"][0] == 10.0
+    assert rated["fusion.heads.0.2.weight"][0] == rated["own head"][0] == 10.0
     assert rated["fusion.layers.0.video_to_audio.attention.in_proj_weight"][0] == 2.0
     assert rated["fusion.entrances.video.summary"][0] == 2.0
-    assert rated["networks.video.network.2.0.weight"][0] == 0.1
+    assert rated["networks.video.network.3.0.weight"][0] == 0.1
 
 
 def test_a_backbones_early_layers_learn_more_slowly(rated):
-    rates = [rated[f"networks.video.network.{depth}.0.weight"][0] for depth in range(3)]
-    assert rates == pytest.approx([0.1 / 4, 0.1 / 2, 0.1])
-    assert rated["networks.audio.network.0.0.weight"][0] == pytest.approx(0.1 / 8)
+    rates = [rated[f"networks.video.network.{depth}.0.weight"][0] for depth in range(4)]
+    assert rates == pytest.approx([0.1 / 8, 0.1 / 4, 0.1 / 2, 0.1])
 
 
 def test_only_matrices_and_kernels_decay(rated, config):
@@ -53,10 +61,10 @@ def test_only_matrices_and_kernels_decay(rated, config):
 def test_tokens_and_positions_of_a_transformer_do_not_decay(config):
     video = config.recipe.model.video.model_copy(update={"name": "vit_tiny_patch16_224", "grid": 2})
     settings = config.recipe.model.model_copy(update={"video": video})
-    model = GroupEmotionModel(settings, config.recipe.features, config.dataset.classes)
-    groups = parameter_groups(model, config.recipe.training)
+    objective = objective_of(config, settings)
+    groups = parameter_groups(objective, config.recipe.training)
     decayed = {parameter for group in groups for parameter in group["params"] if group["weight_decay"]}
-    named = dict(model.named_parameters())
+    named = dict(objective.model.named_parameters())
     network = "networks.video.network"
     for name in (f"{network}.pos_embed", f"{network}.cls_token", "fusion.entrances.video.places"):
         assert named[name].dim() >= 2
@@ -65,8 +73,8 @@ def test_tokens_and_positions_of_a_transformer_do_not_decay(config):
 
 
 def test_no_parameter_is_left_out(config):
-    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
-    optimizer = build_optimizer(model, config.recipe.training)
+    objective = objective_of(config, config.recipe.model)
+    optimizer = build_optimizer(objective, config.recipe.training)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    assert len(trained) == len(set(trained)) == len(list(model.parameters()))
+    assert len(trained) == len(set(trained)) == len(list(objective.parameters()))
     assert all(isinstance(parameter, torch.nn.Parameter) for parameter in trained)

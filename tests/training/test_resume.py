@@ -24,7 +24,7 @@ from short_trainings import (
 from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.machine import exclusive_use
-from pipeline.models.run_record import RUN_NAME
+from pipeline.models.run_record import RUN_NAME, STREAMS_NAME
 from pipeline.training import identity, loop
 from pipeline.training.checkpoint import latest_step
 from pipeline.training.setup import resume_training, start_training
@@ -33,7 +33,9 @@ from pipeline.training.setup import resume_training, start_training
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, tmp_path_factory):
     """A training of six steps in which everything has a state: its settings, its weights and its folder."""
-    config = with_checkpoint_steps(with_training(workspace[1], ema_decay=0.5, micro_batches=2), 1)
+    average = {"ema_decay": 0.5, "ema_warmup": True}
+    balance = {"stream_loss": 0.3, "class_balance": "draws", "freeze_epochs": 1, "learning_rate_floor": 0.1}
+    config = with_checkpoint_steps(with_training(workspace[1], micro_batches=2, **average, **balance), 1)
     folder = tmp_path_factory.mktemp("uninterrupted")
     with contextlib.chdir(workspace[0]):
         return config, train(config, folder), folder
@@ -53,6 +55,7 @@ def test_a_training_killed_at_any_step_and_resumed_gives_the_same_weights(
     monkeypatch.setattr(loop, "seed_dropout", count_calls(loop.seed_dropout, steps))
     assert equal(whole, train(config, tmp_path / "resumed"))
     assert history(tmp_path / "resumed") == history(folder)
+    assert (tmp_path / "resumed/run" / STREAMS_NAME).read_text() == (folder / "run" / STREAMS_NAME).read_text()
     assert len(steps) == 6 - step + 1, "no step was done twice"
 
 

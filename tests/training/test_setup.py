@@ -6,13 +6,23 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from short_trainings import Killed, interrupt, kill, train, with_backbones, with_checkpoint_steps, with_model
+from short_trainings import (
+    Killed,
+    interrupt,
+    kill,
+    train,
+    with_backbones,
+    with_checkpoint_steps,
+    with_model,
+    with_training,
+)
 
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME
+from pipeline.training import loop
 from pipeline.training.setup import start_training
 
 
@@ -28,14 +38,14 @@ def test_training_starts_from_the_weights_of_a_file_and_says_so(ready, pretraine
     config = with_backbones(ready, weights=str(pretrained))
     training = start_training(config, RunId(0), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
     given = load_file(pretrained)
-    backbones = [name for name in given if name.startswith("networks.")]
-    assert len(backbones) == 21
+    backbones = [name for name in given if name.startswith("networks.") and not name.endswith("num_batches_tracked")]
+    assert len(backbones) == 2 * 4 * 5, "four layers: a kernel, scale, shift and two statistics"
     assert all(torch.equal(training.state.model.state_dict()[name], given[name]) for name in backbones)
-    assert "video: 9 of 9 tensors from" in capsys.readouterr().out
+    assert "video: 20 of 20 tensors from" in capsys.readouterr().out
     train(config, tmp_path)
     record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
     assert record["pretrained"]["audio"]["sha256"] == sha256_of(pretrained)
-    assert len(record["pretrained"]["audio"]["matched"]) == 12
+    assert len(record["pretrained"]["audio"]["matched"]) == 20
     assert record["identity"]["the pretrained weights of video"] == sha256_of(pretrained)
 
 
@@ -62,6 +72,23 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
     moved = {name for name in given if not torch.equal(weights[name], given[name])}
     assert moved
     assert all(name.startswith("fusion.") for name in moved)
+
+
+def test_backbones_that_are_frozen_at_first_learn_after_that(ready, pretrained, tmp_path, monkeypatch):
+    config = with_training(with_backbones(ready, weights=str(pretrained)), freeze_epochs=1, epochs=2)
+    ends = []
+    finish = loop.finish_epoch
+    monkeypatch.setattr(loop, "finish_epoch", lambda training: (finish(training), ends.append(weights_of(training))))
+    train(config, tmp_path)
+    given = load_file(pretrained)
+    backbones = [name for name in given if name.startswith("networks.") and not name.endswith("num_batches_tracked")]
+    assert all(torch.equal(ends[0][name], given[name]) for name in backbones), "with their running statistics"
+    assert not any(torch.equal(ends[1][name], given[name]) for name in backbones)
+    assert not torch.equal(ends[0]["fusion.heads.0.2.weight"], given["fusion.heads.0.2.weight"])
+
+
+def weights_of(training):
+    return {name: value.clone() for name, value in training.state.model.state_dict().items()}
 
 
 def test_frozen_batch_norms_keep_their_statistics(ready, features):
