@@ -7,7 +7,7 @@ reads:
   the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, runs/<dataset>/<recipe>/seed-<n>/
 writes:
   results/seeds/<n>/, or the folder that --output names: metrics.json, predictions.csv, dev_predictions.csv,
-  per_class.csv, per_source.csv, reliability.csv, curves.csv, mistakes/, provenance.json
+  per_class.csv, per_source.csv, reliability.csv, curves.csv, stream_curves.csv, mistakes/, provenance.json
 
 Clips that could not be extracted count as wrong. With --run, the settings are those of the run.
 """

@@ -6,7 +6,7 @@ reads:
   the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, pretrained weights
 writes:
   runs/<dataset>/<recipe>/seed-<n>/, and with folds fold-<k>/ in it: model.safetensors (weights of the chosen epoch),
-  last.safetensors, run.json, and already while it trains history.csv and train.log
+  last.safetensors, run.json, and already while it trains history.csv, streams.csv and train.log
   runs/by_fingerprint/: every finished run. A training that was finished before is not repeated.
   checkpoints/<dataset>/<recipe>/seed-<n>/ while it is unfinished. If it was killed or stopped, the same command
   continues it.

@@ -1,7 +1,7 @@
 """Evaluating runs: every clip that a result is about is scored once, and what the result comes from is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from accelerate import Accelerator
 
@@ -11,14 +11,14 @@ from pipeline.common.accelerator import names_a_lost_process
 from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
 from pipeline.loading.selection import ROLES_KEY, Subset, clips_of_split, clips_with_role, roles_digest
-from pipeline.models.run_record import RUN_NAME, Epoch, RunRecord
+from pipeline.models.run_record import RUN_NAME, Epoch, RunRecord, StreamEpoch
 from pipeline.models.runs import FinishedRun, open_run
 from pipeline.models.scoring import Scorer
 from pipeline.results.calibration import fit_temperature, scale
 from pipeline.results.data_card import describe_clips
 from pipeline.results.mistakes import Scored, draw_mistakes
 from pipeline.results.predictions import Predictions, concatenate, predictions_of
-from pipeline.results.result_files import CurvePoint, Provenance, QuarantinedClip
+from pipeline.results.result_files import CurvePoint, Provenance, QuarantinedClip, StreamCurvePoint
 from pipeline.shards.files import open_index
 
 
@@ -37,6 +37,7 @@ class Evaluation:
     scaled: Predictions | None
     temperatures: list[float]
     curves: list[CurvePoint]
+    stream_curves: list[StreamCurvePoint]
     mistakes: dict[str, bytes]
     provenance: Provenance
 
@@ -118,6 +119,7 @@ class EvaluatedRun:
 
     run: RunRecord
     history: list[Epoch]
+    streams: list[StreamEpoch]
     predictions: Predictions
     dev: Predictions | None
     scored: Scored
@@ -140,7 +142,7 @@ def evaluate_run(
 
     predictions, scored = predict(tested)
     held_out = predict(dev)[0] if dev.located else None
-    return EvaluatedRun(run.record, run.history, predictions, held_out, scored)
+    return EvaluatedRun(run.record, run.history, run.streams, predictions, held_out, scored)
 
 
 def combine_parts(
@@ -163,6 +165,9 @@ def combine_parts(
             CurvePoint(seed, part.run.run.fold, epoch.epoch, epoch.train_loss, epoch.selection_accuracy)
             for part in parts
             for epoch in part.history
+        ],
+        stream_curves=[
+            StreamCurvePoint(seed=seed, fold=part.run.run.fold, **asdict(row)) for part in parts for row in part.streams
         ],
         mistakes=draw_mistakes([part.scored for part in parts]) if accelerator.is_main_process else {},
         provenance=provenance_of(config, [part.run for part in parts], reported),

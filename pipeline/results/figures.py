@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.common.config import RunId
-from pipeline.results.result_files import CurvePoint, ReliabilityBin
+from pipeline.results.result_files import CurvePoint, ReliabilityBin, StreamCurvePoint
 
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
@@ -44,6 +44,29 @@ def draw_curves(axes: Axes, points: Sequence[CurvePoint], selected_on: str, chos
     if accuracy_axes:
         accuracy_axes.set_ylabel(f"accuracy on {selected_on}", color=SERIES_COLORS[1])
         accuracy_axes.set_ylim(0, 1.02)
+
+
+def draw_streams(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -> None:
+    """The training accuracy of each stream alone over the epochs, a line for each run, and chance as a dotted line."""
+    names = list(dict.fromkeys(point.stream for point in points))
+    lines: dict[tuple[str, RunId], list[StreamCurvePoint]] = {}
+    for point in points:
+        lines.setdefault((point.stream, RunId(point.seed, point.fold)), []).append(point)
+    width = 1.5 if len(lines) == len(names) else 0.8
+    labelled: set[str] = set()
+    for (name, _), line in lines.items():
+        accuracies = np.array([point.train_accuracy for point in line], float)  # None becomes NaN, a gap
+        label = None if name in labelled else name
+        labelled.add(name)
+        color = SERIES_COLORS[names.index(name) % len(SERIES_COLORS)]
+        axes.plot([point.epoch for point in line], accuracies, color=color, linewidth=width, label=label)
+    axes.axhline(1 / classes, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("epoch")
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylabel("training accuracy alone")
+    axes.set_ylim(0, 1.02)
+    if names:
+        axes.legend(frameon=False, labelcolor=INK)
 
 
 def draw_confusion(axes: Axes, matrix: NDArray[np.int64], classes: Sequence[str]) -> None:

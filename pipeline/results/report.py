@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.clips.manifest import TRAIN, VAL
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
-from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, svg
+from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, draw_streams, svg
 from pipeline.results.literature import PAPER_ACCURACY, PUBLISHED_RESULTS
 from pipeline.results.model_card import statements_of
 from pipeline.results.predictions import read_predictions
@@ -29,6 +29,7 @@ from pipeline.results.result_files import (
     read_provenance,
     read_reliability,
     read_source_accuracies,
+    read_stream_curves,
 )
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -71,6 +72,7 @@ def render_report(results: Path, seeds: Sequence[int]) -> str:
     provenances = {seed: read_provenance(folder) for seed, folder in folders.items()}
     provenance, mistakes = provenances[seeds[0]], read_mistakes(folders[seeds[0]])
     points = [point for folder in folders.values() for point in read_curves(folder)]
+    streams = [point for folder in folders.values() for point in read_stream_curves(folder)]
     chosen = {run.run: run.selected_epoch for each in provenances.values() for run in each.runs}
     every = list(read_predictions(results / PREDICTIONS_NAME).values())
     classes = every[0].classes
@@ -92,6 +94,8 @@ def render_report(results: Path, seeds: Sequence[int]) -> str:
         paper=f"{100 * PAPER_ACCURACY:.2f}",
         bootstrap_draws=BOOTSTRAP_DRAWS,
         curves=svg(lambda axes: draw_curves(axes, points, metrics.selected_on, chosen)),
+        has_streams=bool(streams),
+        streams=svg(lambda axes: draw_streams(axes, streams, len(classes))),
         confusion=svg(lambda axes: draw_confusion(axes, matrix, classes)),
         reliability=svg(lambda axes: draw_reliability(axes, bins, len(classes))),
     )

@@ -22,6 +22,7 @@ from pipeline.results.data_card import DataCard
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
 PER_CLASS_NAME, PER_SOURCE_NAME, RELIABILITY_NAME = "per_class.csv", "per_source.csv", "reliability.csv"
 MISTAKES_NAME, DEV_PREDICTIONS_NAME, CURVES_NAME = "mistakes", "dev_predictions.csv", "curves.csv"
+STREAM_CURVES_NAME = "stream_curves.csv"
 # The folder of the results of one seed is named by its number, in this folder.
 SEEDS_NAME = "seeds"
 
@@ -169,6 +170,19 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class StreamCurvePoint:
+    """One row of `stream_curves.csv` of a seed: an epoch of a stream of one run (`run_record.StreamEpoch`)."""
+
+    seed: int
+    fold: int | None
+    epoch: int
+    stream: str
+    train_loss: float | None
+    train_accuracy: float | None
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
 class MeanCurvePoint:
     """One row of `curves.csv` of a result: an epoch, with means over all seeds and folds."""
 
@@ -246,6 +260,12 @@ def read_curves(folder: Path) -> list[CurvePoint]:
     """Read `curves.csv` of the folder of a seed."""
     with reading(folder / CURVES_NAME, "evaluate") as path:
         return read_table(CurvePoint, path)
+
+
+def read_stream_curves(folder: Path) -> list[StreamCurvePoint]:
+    """Read `stream_curves.csv` of the folder of a seed."""
+    with reading(folder / STREAM_CURVES_NAME, "evaluate") as path:
+        return read_table(StreamCurvePoint, path)
 
 
 def read_class_measures(folder: Path) -> list[ClassMeasures]:

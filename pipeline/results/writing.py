@@ -16,11 +16,13 @@ from pipeline.results.result_files import (
     PREDICTIONS_NAME,
     PROVENANCE_NAME,
     RELIABILITY_NAME,
+    STREAM_CURVES_NAME,
     CurvePoint,
     MeanCurvePoint,
     Metrics,
     ReliabilityBin,
     SourceAccuracy,
+    StreamCurvePoint,
     write_class_measures,
     write_mistakes,
 )
@@ -40,6 +42,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Metrics:
     if dev is not None:
         write_predictions({seed: dev}, folder / DEV_PREDICTIONS_NAME)
     write_table(CurvePoint, evaluation.curves, folder / CURVES_NAME)
+    write_table(StreamCurvePoint, evaluation.stream_curves, folder / STREAM_CURVES_NAME)
     write_mistakes(evaluation.mistakes, folder / MISTAKES_NAME)
     write_record(evaluation.provenance, folder / PROVENANCE_NAME)
     return metrics

@@ -30,7 +30,7 @@ def test_the_report_is_one_page_that_asks_for_nothing(reported):
     for forbidden in ("<script", "<link", 'src="http', "@import", "url(http"):
         assert forbidden not in page
     assert f"{100 * read_metrics(folder).accuracy:.2f}%" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert evaluation.provenance.quarantined[0].clip_id in page
     assert "5/9" in page
     assert "paper's" not in page
@@ -90,6 +90,16 @@ def test_a_report_of_several_seeds_shows_each_their_votes_and_how_they_vary(repo
         assert f'<td>Vote, {name}<td class="number">{combination.accuracy:.3f}' in page
     assert "Soup" not in page
     assert "one line for each of 2 runs" in page
+
+
+def test_a_report_shows_what_each_stream_alone_knows(reported, tmp_path):
+    evaluation, _, page = reported
+    assert "What each stream alone knows" in page
+    assert {point.stream for point in evaluation.stream_curves} == {"video", "audio"}
+    for name in ("video", "audio"):
+        assert f">{name}</text>" in page
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, stream_curves=[]))
+    assert "What each stream alone knows" not in render_report(tmp_path, [0])
 
 
 def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path):

@@ -29,6 +29,7 @@ def test_two_seeds_are_trained_evaluated_and_summarized_one_stage_after_the_othe
     assert len(metrics.soup.weights) == len(metrics.weighted_vote.weights) == 2
     names = {path.relative_to(config.results).as_posix() for path in config.results.rglob("*.*")}
     of_all = {"predictions.csv", "per_class.csv", "per_source.csv", "reliability.csv", "curves.csv", "metrics.json"}
-    of_one = {f"seeds/{seed}/{name}" for seed in (0, 3) for name in (*of_all, "dev_predictions.csv", "provenance.json")}
+    of_seed = ("dev_predictions.csv", "stream_curves.csv", "provenance.json")
+    of_one = {f"seeds/{seed}/{name}" for seed in (0, 3) for name in (*of_all, *of_seed)}
     assert names - {name for name in names if "/mistakes/" in name} == {*of_all, "report.html", *of_one}
     assert "over 2 seeds" in (config.results / "report.html").read_text()
