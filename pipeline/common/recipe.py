@@ -70,7 +70,10 @@ class BackboneSettings(Settings):
     """The network of one modality (`pipeline.models.backbone`) and its weights (`pipeline.models.weights`)."""
 
     name: str = Field(description="small; a network of torchvision.models.video, for video; or a network of timm")
-    weights: str = Field(description="none: random; pretrained: the published ones; or the path of a local file")
+    weights: str = Field(
+        description="none: random; pretrained: the published ones; package:NAME/PATH: a file of the installed package "
+        "NAME, by the end of its path; or the path of a local file"
+    )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         description="SHA-256 that the file must have; null: any"
     )

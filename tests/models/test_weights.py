@@ -143,3 +143,62 @@ def test_settings_without_weights_load_none(load):
 def test_a_missing_file_is_named(load):
     with pytest.raises(UserError, match=r"weights is nowhere\.pth, which is not a file"):
         load("nowhere.pth")
+
+
+def renamed(state):
+    """The same tensors under names that no network here has, in the same order."""
+    return {f"layer_{key}": value for key, value in state.items()}
+
+
+def test_tensors_under_other_names_are_matched_by_order_behind_a_classifier_that_the_network_lacks(
+    state, network, load, tmp_path
+):
+    torch.save(renamed(state) | {"fc.weight": torch.ones(9, 512), "fc.bias": torch.ones(9)}, tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth")
+    assert equal(network, state)
+    assert loaded.by_order
+    assert (loaded.matched, loaded.missing, loaded.unexpected) == (sorted(state), [], ["fc.bias", "fc.weight"])
+    assert f"9 of 9 tensors from {tmp_path}/w.pth, matched by order because no name fits; 2 unexpected" in str(loaded)
+
+
+def test_tensors_whose_names_fit_are_not_matched_by_order(state, network, load, tmp_path):
+    torch.save(dict(reversed(state.items())), tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth")
+    assert equal(network, state)
+    assert not loaded.by_order
+    assert "by order" not in str(loaded)
+
+
+EXCHANGED = (0, 2, 1, 3, 4, 5, 6, 7, 8)  # the second and the third tensor are weight and bias of one norm
+UNLIKE = {
+    "one tensor has another shape": lambda state: state | {list(state)[4]: torch.zeros(63)},
+    "the first kernel has another size": lambda state: state | {next(iter(state)): torch.zeros(32, 3, 5, 5)},
+    "a later kernel has another number of channels": lambda state: state | {list(state)[3]: torch.zeros(64, 3, 3, 3)},
+    "weight and bias are exchanged": lambda state: {list(state)[at]: state[list(state)[at]] for at in EXCHANGED},
+    "the last tensor is missing": lambda state: dict(list(state.items())[:-1]),
+    "more layers follow": lambda state: state | {"next.weight": torch.zeros(128, 128, 3, 3)},
+    "more than a classifier follows": lambda state: state | {f"{key}.weight": torch.zeros(9, 9) for key in "ab"},
+}
+
+
+@pytest.mark.parametrize("difference", UNLIKE)
+def test_nothing_is_matched_by_order_if(difference, state, network, load, tmp_path):
+    before = {key: value.clone() for key, value in network.network.state_dict().items()}
+    torch.save(UNLIKE[difference](renamed(state)), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="only 0 of 9 tensors"):
+        load(tmp_path / "w.pth")
+    assert equal(network, before)
+
+
+def test_a_file_that_sorts_its_tensors_is_not_matched_by_order(state, load, tmp_path):
+    in_order = {f"{at:02}.{key.rpartition('.')[2]}": value for at, (key, value) in enumerate(state.items())}
+    save_file(in_order, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="only 0 of 9 tensors"):
+        load(tmp_path / "w.safetensors")
+
+
+def test_a_file_of_which_one_name_fits_is_not_matched_by_order(state, load, tmp_path):
+    first, *others = state
+    torch.save({first: state[first]} | renamed({key: state[key] for key in others}), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="only 1 of 9 tensors"):
+        load(tmp_path / "w.pth")

@@ -89,6 +89,7 @@ def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it
     del config["seed"]
     config["dataset"] |= LATER_DATASET_KEYS
     config |= {"seeds": [7], "folds": None, "split_seed": 7, "fit_on": fit_on}
+    run_of_1_0_0["pretrained"]["video"]["by_order"] = False
     assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}}
 
 

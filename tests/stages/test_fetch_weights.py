@@ -72,4 +72,4 @@ def test_it_takes_the_recipes_that_are_named(stage):
 def test_an_unknown_recipe_is_refused_with_the_known_ones(stage):
     done = stage("fetch_weights", "nobodys")
     assert done.returncode == 2
-    assert "there is no recipe nobodys; expected one of demo, paper, small, strong" in done.stderr
+    assert "there is no recipe nobodys; expected one of demo, light, paper, small, strong" in done.stderr
