@@ -3,7 +3,8 @@
 example:
   accelerate launch --config_file configs/accelerate/cpu.yaml -m stages.train
 reads:
-  the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, pretrained weights
+  the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, pretrained weights, the run
+  that recipe.init names
 writes:
   runs/<dataset>/<recipe>/seed-<n>/, and with folds fold-<k>/ in it: model.safetensors (weights of the chosen epoch),
   last.safetensors, run.json, and already while it trains history.csv, streams.csv and train.log

@@ -57,7 +57,7 @@ def assign_roles(clips: Mapping[str, Sequence[Clip]], config: Config) -> list[As
     train, val = ([(split, clip) for clip in clips[split]] for split in (TRAIN, VAL))
     pool = train + val if config.fit_on == "train_and_val" else train
     if config.folds is None:
-        if not val:
+        if not val and config.fit_on != "train_and_val":
             raise UserError(
                 f"data set {config.dataset.name} has no val clips to report; set folds=5, or add a column split to "
                 "its table"

@@ -233,6 +233,10 @@ class Recipe(Settings):
     """What a model is made of and how it is trained."""
 
     name: Name
+    init: str = Field(
+        description="none; or the folder of a run, or of an exported model, whose weights the training starts from "
+        "(`pipeline.models.initial_weights`), relative to the workspace"
+    )
     features: Features
     model: ModelSettings
     training: TrainingSettings

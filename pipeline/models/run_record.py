@@ -69,6 +69,18 @@ class LoadedWeights:
 
 
 @dataclass(frozen=True)
+class InitialWeights:
+    """What a training took from another run before its first step.
+
+    `trained_on` names the data sets on which that run was trained, or a run that it started from, each with the digest
+    of the clips and their roles; None where version 1.0.0 recorded no digest.
+    """
+
+    weights: LoadedWeights
+    trained_on: Identity
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One row of a run's history. The selection measures are None for an epoch that was not scored.
 
@@ -116,6 +128,7 @@ class RunRecord:
 
     `config.seeds` names the seed of `run` alone. `fingerprint` is the SHA-256 of `identity`. `resumed_with_changes`
     lists what was changed when an unfinished run was continued. `pretrained` and `interfaces` are by backbone.
+    `initial` is None for a run that did not start from another one.
     """
 
     config: Config
@@ -137,6 +150,7 @@ class RunRecord:
     python: str
     libraries: dict[str, str]
     machine: str
+    initial: InitialWeights | None = None
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -145,6 +159,7 @@ def read_run_record(folder: Path) -> RunRecord:
         values = json.loads(path.read_bytes())
         if isinstance(values, dict) and "run" not in values:
             values = _from_version_1(values)
+        _add_later_settings(values)
         return parse_record(RunRecord, json.dumps(values))
 
 
@@ -157,6 +172,13 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
         config["fit_on"] = "train_and_dev"
     config["dataset"] = {"table": None, "classes": list(CLASSES), "allow_identical": False} | config.get("dataset", {})
     return values | {"config": config, "run": {"seed": seed, "fold": None}}
+
+
+def _add_later_settings(values: Any) -> None:
+    """Add the settings that earlier versions did not have, with the values that change nothing."""
+    match values:
+        case {"config": {"recipe": dict(recipe)}}:
+            recipe.setdefault("init", "none")
 
 
 def read_streams(folder: Path) -> list[StreamEpoch]:

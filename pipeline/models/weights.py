@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import BackboneSettings
@@ -43,21 +44,28 @@ def fit(backbone: Backbone, tensors: Mapping[str, Tensor], file: WeightFile) -> 
     if by_order:
         named = dict(zip([*expected, *list(given)[len(expected) :]], given.values(), strict=True))
         adapted = _adapt(backbone, named, file)
-    fitting = {key: value for key, value in adapted.items() if key in expected and value.shape == expected[key].shape}
-    backbone.network.load_state_dict(fitting, strict=False)
+    loaded = copy_fitting(backbone.network, adapted, file)
     reshaped = {
-        key: f"{tuple(named[key].shape)} -> {tuple(value.shape)}"
-        for key, value in fitting.items()
-        if key in named and named[key].shape != value.shape
+        key: f"{tuple(named[key].shape)} -> {tuple(adapted[key].shape)}"
+        for key in loaded.matched
+        if key in named and named[key].shape != adapted[key].shape
     }
+    matched = [key for key in loaded.matched if key not in reshaped]
+    return replace(loaded, matched=matched, reshaped=reshaped, by_order=by_order)
+
+
+def copy_fitting(network: nn.Module, tensors: Mapping[str, Tensor], file: WeightFile) -> LoadedWeights:
+    """Copy the tensors of a file into the network that have the name and the shape of one of its own."""
+    own = network.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in own and value.shape == own[key].shape}
+    network.load_state_dict(fitting, strict=False)
     return LoadedWeights(
         file=str(file.path),
         sha256=file.sha256,
-        matched=sorted(fitting.keys() - reshaped.keys()),
-        reshaped=reshaped,
-        missing=sorted(expected.keys() - fitting.keys()),
-        unexpected=sorted(adapted.keys() - fitting.keys()),
-        by_order=by_order,
+        matched=sorted(fitting),
+        reshaped={},
+        missing=sorted(_weights_alone(own).keys() - fitting.keys()),
+        unexpected=sorted(tensors.keys() - fitting.keys()),
     )
 
 

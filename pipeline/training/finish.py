@@ -40,6 +40,7 @@ def run_record(training: Training) -> RunRecord:
         processes=training.accelerator.num_processes,
         device=device_name(training.accelerator.device),
         **asdict(environment()),
+        initial=training.initial,
     )
 
 

@@ -13,22 +13,28 @@ from pydantic import JsonValue
 from pipeline.common.config import Config, RunId
 from pipeline.common.provenance import code_digest
 from pipeline.loading.selection import TrainingClips
-from pipeline.models.run_record import Identity, LoadedWeights
+from pipeline.models.run_record import Identity, InitialWeights, LoadedWeights
 
 # The libraries that decide the weights, given the shards.
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
 
 
 def training_identity(
-    config: Config, run: RunId, clips: TrainingClips, pretrained: Mapping[str, LoadedWeights], accelerator: Accelerator
+    config: Config,
+    run: RunId,
+    clips: TrainingClips,
+    pretrained: Mapping[str, LoadedWeights],
+    initial: InitialWeights | None,
+    accelerator: Accelerator,
 ) -> Identity:
-    """The identity of a training: settings, data, pretrained weights, processes, device, code, libraries."""
+    """The identity of a training: settings, data, weights at its start, processes, device, code, libraries."""
     return {
         **flatten({"recipe": config.recipe.model_dump(), "seed": run.seed}),
         "dataset": config.dataset.name,
         "classes": config.dataset.classes,
         **clips.digests,
         **{f"the pretrained weights of {name}": weights.sha256 for name, weights in pretrained.items()},
+        "the weights of init": initial.weights.sha256 if initial else None,
         "number of processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "code": code_digest(["pipeline.training.loop"]),

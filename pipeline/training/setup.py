@@ -19,9 +19,10 @@ from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import TrainingSettings
 from pipeline.loading.plan import balanced_draw, plan_epoch, shard_numbers
-from pipeline.loading.selection import TrainingClips, select_clips
+from pipeline.loading.selection import ROLES_KEY, TrainingClips, select_clips
+from pipeline.models.initial_weights import load_initial_weights
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.run_record import Identity, LoadedWeights
+from pipeline.models.run_record import Identity, InitialWeights, LoadedWeights
 from pipeline.models.weights import load_weights
 from pipeline.training.checkpoint import Resume, load_checkpoint, refuse_another_training, remove_checkpoints
 from pipeline.training.distributed import StopSignal
@@ -37,7 +38,8 @@ class Training:
     """A training run: what it works with, and its state, which is all that changes (apart from the clock).
 
     `folder` is that of the run; its checkpoints are in `checkpoints` until it is finished. `pretrained` says which
-    weights the backbones started from. `wrapped` is the objective as Accelerate wraps it.
+    weights the backbones started from, and `initial` what then came from another run. `wrapped` is the objective as
+    Accelerate wraps it.
     """
 
     config: Config
@@ -48,6 +50,7 @@ class Training:
     clips: TrainingClips
     identity: Identity
     pretrained: Mapping[str, LoadedWeights]
+    initial: InitialWeights | None
     wrapped: nn.Module
     statistics: StepStatistics
     stop: StopSignal
@@ -96,7 +99,11 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
     torch.manual_seed(run.seed)
     model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
     pretrained = load_pretrained(model, config, accelerator)
-    identity = training_identity(config, run, clips, pretrained, accelerator)
+    # Second, so that a network which the other run lacks keeps its published weights.
+    initial = load_initial_weights(model, config, clips.digests[ROLES_KEY], folder)
+    if initial:
+        accelerator.print(f"init: {initial.weights}")
+    identity = training_identity(config, run, clips, pretrained, initial, accelerator)
     for rank, other in enumerate(gather_object([identity])):
         if changes := differences(identity, other):
             raise UserError(f"process {rank} trains something else than this one: {'; '.join(changes)}")
@@ -110,6 +117,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
         clips=clips,
         identity=identity,
         pretrained=pretrained,
+        initial=initial,
         wrapped=accelerator.prepare_model(state.objective),
         statistics=StepStatistics(model),
         stop=StopSignal(config.execution.process_timeout_s),

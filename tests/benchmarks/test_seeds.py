@@ -26,6 +26,13 @@ def test_the_classes_of_a_table_are_its_labels(drawn_root, tmp_path):
     assert dataset.classes == ["negative", "neutral", "positive"]
 
 
+def test_a_seed_that_is_trained_in_a_temporary_folder_starts_from_a_run_that_is_named_in_full(workspace, finished):
+    folder, config = workspace
+    recipe = config.recipe.model_copy(update={"init": str(finished[0])})
+    result = trainings.train_and_evaluate(trainings.SeedTask(folder, config.model_copy(update={"recipe": recipe}), 0))
+    assert result.provenance.runs[0].initial.weights.share == 1
+
+
 @pytest.mark.slow
 def test_it_prints_the_accuracy_of_each_seed_out_of_fold_and_last_their_summary(
     drawn_root, tmp_path, monkeypatch, capsys

@@ -97,6 +97,11 @@ def test_what_the_weights_are_fitted_on_is_a_setting(clips, settings):
     assert roles_of(everything).keys() == train | val
 
 
+def test_a_data_set_without_val_can_be_fitted_on_as_a_whole_because_nothing_is_reported(clips, settings):
+    assignments = assign_roles({"train": clips["train"], "val": []}, settings(fit_on="train_and_val", select_on="none"))
+    assert roles_of(assignments) == {clip.clip_id: "fit" for clip in clips["train"]}
+
+
 def test_an_epoch_cannot_be_chosen_on_clips_that_are_fitted_on(settings):
     for changes in ({"fit_on": "train_and_dev"}, {"fit_on": "train_and_val", "select_on": "val"}):
         with pytest.raises(UserError, match=r"so no clip of (dev|val) is held out to choose the epoch on"):

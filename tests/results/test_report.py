@@ -11,6 +11,7 @@ from helpers import REPOSITORY, write_whole_result
 
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
+from pipeline.models.run_record import InitialWeights, LoadedWeights
 from pipeline.results.predictions import with_probabilities
 from pipeline.results.report import render_report
 from pipeline.results.result_files import read_class_measures, read_metrics
@@ -53,6 +54,19 @@ def test_the_report_says_whether_the_paper_is_reproduced(reported, reproduced, e
     page = render_report(tmp_path, [0])
     assert expected in page
     assert "<h2>Published results on VGAF's validation split</h2>" in page
+
+
+def test_the_report_says_from_which_run_a_training_started(reported, tmp_path):
+    evaluation, _, page = reported
+    assert "<td>init" not in page
+    taken = LoadedWeights("runs/acted/small/seed-0/model.safetensors", "ab12", ["a", "b"], {}, ["c"], [])
+    initial = InitialWeights(taken, {"spoken": "cd34", "acted": "ef56"})
+    runs = [dataclasses.replace(run, initial=initial) for run in evaluation.provenance.runs]
+    provenance = dataclasses.replace(evaluation.provenance, runs=runs)
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance))
+    page = render_report(tmp_path, [0])
+    assert "then 2 of 3 tensors from runs/acted/small/seed-0/model.safetensors; 1 missing: c, SHA-256" in page
+    assert "<code>ab12</code>, trained on spoken, acted" in page
 
 
 def test_the_report_lists_the_first_suspect_clips_of_each_kind(reported, tmp_path):
