@@ -52,3 +52,17 @@ def split_step(batch_size: int, rank: int, world: int, micro_batches: int) -> li
         )
     share = np.arange(batch_size)[rank::world]
     return [share[part::micro_batches] for part in range(micro_batches)]
+
+
+def check_pairs(parts: Sequence[NDArray[np.int64]]) -> None:
+    """Raise `UserError` unless each of a process's `parts` of a step consists of whole pairs of clips, as mixup needs.
+
+    The pairs of a step are its clips 2k and 2k + 1.
+    """
+    for part in parts:
+        if not np.array_equal(part // 2, np.repeat(part[::2] // 2, 2)):
+            raise UserError(
+                f"training.augmentation.mixup_alpha mixes clips in pairs, but a micro-batch has {len(part)} clips: "
+                "expected an even number; change training.batch_size, training.micro_batches or the number of "
+                "processes, or set mixup_alpha: 0.0"
+            )

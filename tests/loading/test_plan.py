@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import UserError
-from pipeline.loading.plan import plan_epoch, split_step
+from pipeline.loading.plan import check_pairs, plan_epoch, split_step
 
 
 @given(
@@ -63,3 +63,10 @@ def test_the_order_follows_from_seed_and_epoch():
 def test_a_batch_that_processes_and_micro_batches_cannot_share_is_refused():
     with pytest.raises(UserError, match="batch_size is 16, expected a multiple of 6: 3 processes times"):
         split_step(16, 0, 3, 2)
+
+
+def test_parts_that_break_pairs_are_refused():
+    check_pairs([np.arange(4), np.arange(4, 10)])
+    for broken in (np.arange(3), np.arange(1, 5), np.array([0, 2, 4, 6])):
+        with pytest.raises(UserError, match=f"a micro-batch has {len(broken)} clips: expected an even number"):
+            check_pairs([np.arange(4), broken])
