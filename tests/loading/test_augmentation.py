@@ -105,6 +105,15 @@ def test_a_change_of_the_pictures_changes_no_sound(changed, setting):
     assert torch.equal(changed(**SOUND).log_mel, changed(**SOUND, **EACH[setting]).log_mel)
 
 
+@pytest.mark.parametrize("setting", ["translation", "rotation_deg", "erasing", "noise_db", "pitch_mel_bins"])
+def test_a_setting_that_is_turned_on_changes_no_numbers_of_others(changed, setting):
+    off, trifle = EACH["everything"] | {setting: 0.0}, EACH["everything"] | {setting: 1e-6}
+    for name in ("frames", "log_mel"):
+        torch.testing.assert_close(
+            getattr(changed(1, **off), name), getattr(changed(1, **trifle), name), atol=0.1, rtol=0
+        )
+
+
 def test_a_dropped_modality_is_masked_and_no_clip_loses_both(changed, batch):
     seen = set()
     for seed in range(30):
