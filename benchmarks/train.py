@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import RunId, load_config
-from pipeline.loading.augmentation import Draws, augment
+from pipeline.loading.augmentation import augment
 from pipeline.loading.batch import Batch
+from pipeline.loading.draws import Draws
 from pipeline.loading.loader import Loader
 from pipeline.loading.plan import split_step
 from pipeline.models.model import GroupEmotionModel
@@ -97,7 +98,8 @@ def bare_loop(training: Training, batches: list[Batch]) -> Callable[[], object]:
 
     def take_step() -> None:
         draws = Draws(step_generator(training.run.seed, next(step_numbers)), settings.batch_size, rows, device)
-        batch = augment(next(endless).to(device), settings.augmentation, config.recipe.features, draws)
+        classes = len(config.dataset.classes)
+        batch = augment(next(endless).to(device), settings.augmentation, config.recipe.features, classes, draws)
         objective(batch).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()

@@ -22,7 +22,8 @@ class Batch:
 
     frames (B, N, 3, H, W) uint8, or float32 after augmentation; frame_times_s (B, N) float32; has_video (B,) bool;
     log_mel (B, mel_bins, T) float16, or float32 after augmentation; mel_frames (B,) int64, the hops that are not
-    padding, 0 for a clip without audio; labels (B,) int64, indices of classes.
+    padding, 0 for a clip without audio; labels (B,) int64, indices of classes, or after mixup (B, classes) float32,
+    probabilities.
     """
 
     clip_ids: list[str]

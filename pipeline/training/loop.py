@@ -24,10 +24,11 @@ from pipeline.common.config import Config, RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.machine import exclusive_use
 from pipeline.common.progress import Progress
-from pipeline.loading.augmentation import Draws, augment
+from pipeline.loading.augmentation import augment
 from pipeline.loading.batch import Batch
+from pipeline.loading.draws import Draws
 from pipeline.loading.loader import Loader
-from pipeline.loading.plan import split_step
+from pipeline.loading.plan import check_pairs, split_step
 from pipeline.models.run_record import Epoch
 from pipeline.models.scoring import Scorer
 from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, remove_own_checkpoints, save_checkpoint
@@ -99,6 +100,8 @@ def train_all_epochs(training: Training) -> None:
         settings.micro_batches,
         state.model.clips_together,
     )
+    if settings.augmentation.mixup_alpha:
+        check_pairs(parts)
     training.plan_of_epoch(0)  # refuses a batch that is larger than the training clips
     if accelerator.is_main_process:
         start_log(training)
@@ -145,7 +148,7 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
     for number, part in enumerate(parts):
         batch = next_batch(training, batches)
         draws = Draws(step_generator(training.run.seed, state.step), settings.batch_size, part, accelerator.device)
-        batch = augment(batch, settings.augmentation, config.recipe.features, draws)
+        batch = augment(batch, settings.augmentation, config.recipe.features, len(config.dataset.classes), draws)
         is_last = number == len(parts) - 1
         with nullcontext() if is_last else accelerator.no_sync(training.wrapped):
             loss: StepLoss = training.wrapped(batch)

@@ -1,101 +1,130 @@
+"""What every random change to a batch promises, whichever it is."""
+
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
+from augmented import ALONE, EACH, OFF, PICTURES, SOUND, part, tensors_of
 
 from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
-from pipeline.loading.augmentation import Draws, augment
+from pipeline.common.recipe import AugmentationSettings
 from pipeline.shards.log_mel_units import LEVELS
 
 SILENCE = LEVELS["librosa"].silence
-OFF = {
-    "flip": False,
-    "min_crop": 1.0,
-    "color_jitter": 0.0,
-    "gain_db": 0.0,
-    "roll_s": 0.0,
-    "mask_mel_bins": 0,
-    "mask_time_s": 0.0,
-    "drop_video": 0.0,
-    "drop_audio": 0.0,
-}
+each_setting = pytest.mark.parametrize("settings", EACH.values(), ids=EACH)
+each_but_mixup = pytest.mark.parametrize("settings", ALONE.values(), ids=ALONE)
 
 
-@pytest.fixture
-def changed(config, batch):
-    """Augments a batch as the recipe says, with `settings` in place of the recipe's."""
-
-    def changed(seed=0, original=batch, clips=4, rows=range(4), **settings):
-        augmentation = config.recipe.training.augmentation.model_copy(update=settings)
-        draws = Draws(torch.Generator().manual_seed(seed), clips, np.array(rows), torch.device("cpu"))
-        return augment(original, augmentation, config.recipe.features, draws)
-
-    return changed
+def is_equal(first, second):
+    first, second = tensors_of(first), tensors_of(second)
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def part(batch, chosen):
-    tensors = {f.name: getattr(batch, f.name)[chosen] for f in dataclasses.fields(batch) if f.name != "clip_ids"}
-    return dataclasses.replace(batch, clip_ids=[batch.clip_ids[i] for i in chosen], **tensors)
+def test_every_setting_is_tested_here():
+    assert set(OFF) == set(AugmentationSettings.model_fields) == set(EACH) - {"everything"}
 
 
-def test_augmentation_follows_from_its_seed_and_leaves_padding_alone(changed, batch):
-    first, again, other = changed(0, roll_s=1.0), changed(0, roll_s=1.0), changed(1, roll_s=1.0)
-    torch.testing.assert_close(first.frames, again.frames, atol=0, rtol=0)
-    torch.testing.assert_close(first.log_mel, again.log_mel, atol=0, rtol=0)
-    assert (first.frames != other.frames).any()
-    assert (first.log_mel != other.log_mel).any()
-    for row, hops in zip(first.log_mel, batch.mel_frames, strict=True):
-        assert (row[:, int(hops) :] == SILENCE).all()
-    assert first.frames.min() >= 0
-    assert first.frames.max() <= 255
+@each_setting
+def test_what_is_changed_follows_from_the_seed(changed, settings):
+    first, *others = [changed(seed, **settings) for seed in range(5)]
+    assert is_equal(first, changed(0, **settings))
+    assert not all(is_equal(first, other) for other in others)
+    assert not all(is_equal(changed(), other) for other in others)
 
 
-def test_a_clip_is_changed_in_the_same_way_on_any_process(changed, batch):
-    settings = {"roll_s": 1.0, "drop_video": 0.3, "drop_audio": 0.3}
-    whole = changed(0, **settings)
-    for rows in ([0, 2], [1, 3]):
-        share = changed(0, original=part(batch, rows), rows=rows, **settings)
-        for name in ("frames", "log_mel", "has_video", "mel_frames"):
-            torch.testing.assert_close(getattr(share, name), getattr(whole, name)[rows])
+def test_settings_that_are_off_change_nothing(changed, batch):
+    floats = dataclasses.replace(batch, frames=batch.frames.float(), log_mel=batch.log_mel.float())
+    assert is_equal(changed(), floats)
 
 
-def test_all_frames_of_a_clip_change_in_the_same_way_and_clips_differently(changed, batch):
-    same = dataclasses.replace(batch, frames=batch.frames[:1, :1].expand_as(batch.frames))
-    frames = changed(original=same).frames
+@each_setting
+def test_a_clip_is_changed_in_the_same_way_on_any_process(changed, batch, settings):
+    whole = changed(2, **settings)
+    shares = [[0, 1], [2, 3]] if settings.get("mixup_alpha") else [[0, 1], [2, 3], [0, 2], [1, 3], [3]]
+    for rows in shares:
+        share = changed(2, original=part(batch, rows), rows=rows, **settings)
+        for name, value in tensors_of(part(whole, rows)).items():
+            torch.testing.assert_close(getattr(share, name), value)
+
+
+@each_but_mixup
+def test_a_clip_is_changed_in_the_same_way_whatever_the_other_clips_are(changed, batch, settings):
+    others = part(batch, [3, 1, 0, 2])
+    before, after = changed(2, **settings), changed(2, original=others, **settings)
+    assert is_equal(part(before, [1]), part(after, [1]))
+
+
+@each_setting
+def test_all_frames_of_a_clip_change_in_the_same_way(changed, batch, settings):
+    same = dataclasses.replace(batch, frames=batch.frames[:, :1].expand_as(batch.frames))
+    frames = changed(2, original=same, **settings).frames
     torch.testing.assert_close(frames, frames[:, :1].expand_as(frames))
-    assert (frames[0] != frames[1]).any()
 
 
-def test_settings_at_zero_change_nothing(changed, batch):
-    off = changed(**OFF)
-    torch.testing.assert_close(off.frames, batch.frames.float(), atol=1e-2, rtol=0)
-    torch.testing.assert_close(off.log_mel, batch.log_mel.float())
-    assert off.has_video.all()
+@pytest.mark.parametrize("settings", [{name: value} for name, value in PICTURES.items()], ids=PICTURES)
+def test_clips_of_the_same_pictures_change_differently(changed, batch, settings):
+    same = dataclasses.replace(batch, frames=batch.frames[:1].expand_as(batch.frames))
+    frames = changed(2, original=same, **settings).frames
+    assert any((frames[0] != frames[row]).any() for row in range(1, 4))
 
 
-def test_the_sound_is_rolled_within_its_own_length(changed, batch):
-    rolled = changed(**{**OFF, "roll_s": 1.0})
-    moved = 0
-    for before, after, hops in zip(batch.log_mel.float(), rolled.log_mel, batch.mel_frames.tolist(), strict=True):
-        shifts = [s for s in range(-100, 101) if hops and torch.equal(before[:, :hops].roll(s, 1), after[:, :hops])]
-        assert bool(shifts) == bool(hops), "a roll by at most 1 s = 100 hops"
-        moved += bool(shifts) and shifts != [0]
-    assert moved
+@each_setting
+@pytest.mark.parametrize("front_end", LEVELS)
+def test_the_padding_of_a_log_mel_stays_silence(changed, batch, features, settings, front_end):
+    silence = LEVELS[front_end].silence
+    padding = torch.arange(batch.log_mel.shape[2]) >= batch.mel_frames[:, None, None]
+    made = dataclasses.replace(batch, log_mel=batch.log_mel.float().masked_fill(padding, silence))
+    for seed in range(5):
+        after = changed(seed, original=made, features=features.model_copy(update={"front_end": front_end}), **settings)
+        assert after.mel_frames.max() <= after.log_mel.shape[2]
+        for row, hops in zip(after.log_mel, after.mel_frames.tolist(), strict=True):
+            assert (row[:, hops:] == silence).all()
+
+
+@each_setting
+def test_a_clip_without_video_or_sound_stays_so_and_none_loses_both(changed, batch, settings):
+    original = dataclasses.replace(batch, has_video=torch.tensor([True, False, True, True]))
+    for seed in range(5):
+        after = changed(seed, original=original, **settings)
+        assert all(value.isfinite().all() for value in tensors_of(after).values())
+        assert (after.mel_frames[3], bool(after.has_video[1])) == (0, False)
+        assert (after.has_video | (after.mel_frames > 0)).all()
+        assert (after.log_mel[3] == SILENCE).all()
+        assert after.frames.min() >= 0
+        assert after.frames.max() <= 255
+
+
+@pytest.mark.parametrize("setting", [*SOUND, "tempo", "drop_video", "drop_audio"])
+def test_a_change_of_the_sound_changes_no_picture(changed, setting):
+    assert torch.equal(changed(**PICTURES).frames, changed(**PICTURES, **EACH[setting]).frames)
+
+
+@pytest.mark.parametrize("setting", PICTURES)
+def test_a_change_of_the_pictures_changes_no_sound(changed, setting):
+    assert torch.equal(changed(**SOUND).log_mel, changed(**SOUND, **EACH[setting]).log_mel)
+
+
+@pytest.mark.parametrize("setting", ["translation", "rotation_deg", "erasing", "noise_db", "pitch_mel_bins"])
+def test_a_setting_that_is_turned_on_changes_no_numbers_of_others(changed, setting):
+    off, trifle = EACH["everything"] | {setting: 0.0}, EACH["everything"] | {setting: 1e-6}
+    for name in ("frames", "log_mel"):
+        torch.testing.assert_close(
+            getattr(changed(1, **off), name), getattr(changed(1, **trifle), name), atol=0.1, rtol=0
+        )
 
 
 def test_a_dropped_modality_is_masked_and_no_clip_loses_both(changed, batch):
     seen = set()
     for seed in range(30):
-        dropped = changed(seed, **{**OFF, "drop_video": 0.5, "drop_audio": 0.499})
+        dropped = changed(seed, drop_video=0.5, drop_audio=0.499)
         for row in range(4):
             seen.add((bool(dropped.has_video[row]), bool(dropped.mel_frames[row] > 0)))
             if not dropped.mel_frames[row]:
                 assert (dropped.log_mel[row] == SILENCE).all()
     assert seen == {(True, False), (False, True)}
     without_video = dataclasses.replace(batch, has_video=torch.zeros(4, dtype=torch.bool))
-    kept = changed(original=without_video, **{**OFF, "drop_audio": 0.999})
+    kept = changed(original=without_video, drop_audio=0.999)
     assert torch.equal(kept.mel_frames, batch.mel_frames), "a clip keeps its only modality"
 
 

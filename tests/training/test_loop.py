@@ -75,6 +75,14 @@ def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path, mon
         torch.testing.assert_close(torch.stack([total for total, _ in norms[-steps:]]), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_mixup_trains_on_pairs_and_refuses_micro_batches_that_break_them(ready, tmp_path):
+    augmentation = ready.recipe.training.augmentation.model_copy(update={"mixup_alpha": 0.4})
+    mixed = with_training(ready, augmentation=augmentation)
+    assert not equal(train(ready, tmp_path / "plain"), train(mixed, tmp_path / "mixed"))
+    with pytest.raises(UserError, match="a micro-batch has 1 clips: expected an even number"):
+        train(with_training(mixed, micro_batches=2), tmp_path / "broken")
+
+
 def test_early_stopping_ends_the_training(ready, tmp_path, monkeypatch):
     scores = iter([0.5, 0.9, 0.8, 0.7, 0.6])
     monkeypatch.setattr(loop, "selection_measures", lambda *_: (next(scores), 1.0))

@@ -1,0 +1,38 @@
+"""Mixup (arXiv 1710.09412): neighbouring clips of a step are mixed, and so are their labels."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.common.recipe import AugmentationSettings
+from pipeline.loading.batch import Batch
+from pipeline.loading.draws import Draws
+
+
+def mix_pairs(batch: Batch, settings: AugmentationSettings, classes: int, draws: Draws) -> Batch:
+    """Mix clips 2k and 2k + 1 of the batch, each with at least its half of itself; labels become probabilities.
+
+    Both clips of a pair are mixed in the same shares. Each keeps its own frame times, those of its larger share.
+    """
+    if not settings.mixup_alpha:
+        return batch
+    partner = torch.arange(len(batch.clip_ids), device=draws.device) ^ 1
+    has_audio = batch.mel_frames > 0
+    # A clip without sound has nothing to mix with another's, so a pair stays unmixed if a modality is missing in one.
+    is_mixed = (batch.has_video == batch.has_video[partner]) & (has_audio == has_audio[partner])
+    drawn = draws.apart("mixup").beta(settings.mixup_alpha)[::2].repeat_interleave(2)
+    share = torch.where(is_mixed, torch.maximum(drawn, 1 - drawn), 1.0)
+
+    def mixed(values: Tensor) -> Tensor:
+        return values[partner].lerp_(values, share.view(-1, *[1] * (values.dim() - 1)))
+
+    longer = torch.maximum(batch.mel_frames, batch.mel_frames[partner])
+    return replace(
+        batch,
+        frames=mixed(batch.frames),
+        log_mel=mixed(batch.log_mel),
+        mel_frames=torch.where(is_mixed, longer, batch.mel_frames),
+        labels=mixed(F.one_hot(batch.labels, classes).float()),
+    )

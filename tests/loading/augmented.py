@@ -1,0 +1,61 @@
+"""Settings of the augmentation, one by one and together, and parts of a batch."""
+
+import dataclasses
+
+from pipeline.loading.batch import Batch
+
+OFF = {
+    "flip": False,
+    "min_crop": 1.0,
+    "max_crop": 1.0,
+    "translation": 0.0,
+    "rotation_deg": 0.0,
+    "color_jitter": 0.0,
+    "erasing": 0.0,
+    "tempo": 0.0,
+    "gain_db": 0.0,
+    "noise_db": 0.0,
+    "pitch_mel_bins": 0.0,
+    "roll_s": 0.0,
+    "mask_mel_bins": 0,
+    "mask_time_s": 0.0,
+    "drop_video": 0.0,
+    "drop_audio": 0.0,
+    "mixup_alpha": 0.0,
+}
+PICTURES = {
+    "flip": True,
+    "min_crop": 0.8,
+    "max_crop": 1.3,
+    "translation": 0.2,
+    "rotation_deg": 20.0,
+    "color_jitter": 0.3,
+    "erasing": 0.7,
+}
+SOUND = {
+    "gain_db": 6.0,
+    "noise_db": 3.0,
+    "pitch_mel_bins": 2.5,
+    "roll_s": 1.0,
+    "mask_mel_bins": 8,
+    "mask_time_s": 0.3,
+}
+BOTH = {"tempo": 0.2, "drop_video": 0.3, "drop_audio": 0.3, "mixup_alpha": 0.4}
+EVERYTHING = PICTURES | SOUND | BOTH
+# Each setting alone, then all of them.
+EACH = {**{name: {name: value} for name, value in EVERYTHING.items()}, "everything": EVERYTHING}
+ALONE = {
+    **{name: EACH[name] for name in EVERYTHING if name != "mixup_alpha"},
+    "all": {**EVERYTHING, "mixup_alpha": 0.0},
+}
+
+
+def part(batch: Batch, chosen: list[int]) -> Batch:
+    """The chosen rows of a batch."""
+    tensors = {f.name: getattr(batch, f.name)[chosen] for f in dataclasses.fields(batch) if f.name != "clip_ids"}
+    return dataclasses.replace(batch, clip_ids=[batch.clip_ids[i] for i in chosen], **tensors)
+
+
+def tensors_of(batch: Batch) -> dict:
+    """The tensors of a batch, by name."""
+    return {name: value for name, value in vars(batch).items() if name != "clip_ids"}
