@@ -175,6 +175,10 @@ class AugmentationSettings(Settings):
     mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
     drop_video: Fraction = Field(description="share of the clips with sound that are trained on without their video")
     drop_audio: Fraction = Field(description="share of the clips with video that are trained on without their sound")
+    drop_final: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="share of drop_video and drop_audio that is left at the end of the training; they fall linearly; "
+        "1: they stay"
+    )
     mixup_alpha: Annotated[float, Field(ge=0)] = Field(
         description="mixup: neighbouring clips of a step and their labels are mixed, in shares drawn from "
         "Beta(alpha, alpha); 0: they are not"
@@ -185,6 +189,11 @@ class AugmentationSettings(Settings):
         if self.drop_video + self.drop_audio > 1:
             raise ValueError(f"drop_video ({self.drop_video}) and drop_audio ({self.drop_audio}) exceed 1 together")
         return self
+
+    def after(self, share: float) -> "AugmentationSettings":
+        """The settings of a step before which a share of the training is done, in 0..1."""
+        left = 1 - share * (1 - self.drop_final)
+        return self.model_copy(update={"drop_video": left * self.drop_video, "drop_audio": left * self.drop_audio})
 
 
 class RateScales(Settings):

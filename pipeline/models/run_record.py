@@ -174,11 +174,40 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"config": config, "run": {"seed": seed, "fold": None}}
 
 
+# The settings of a recipe that earlier versions did not have, by their group, with the values that change nothing.
+LATER_SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"norm_clips": 8},
+    "training": {
+        "class_balance": "none",
+        "stream_loss": 0.0,
+        "freeze_epochs": 0,
+        "learning_rate_floor": 0.0,
+        "ema_warmup": False,
+    },
+    "augmentation": {
+        "max_crop": 1.0,
+        "translation": 0.0,
+        "rotation_deg": 0.0,
+        "erasing": 0.0,
+        "tempo": 0.0,
+        "noise_db": 0.0,
+        "pitch_mel_bins": 0.0,
+        "drop_final": 1.0,
+        "mixup_alpha": 0.0,
+    },
+}
+
+
 def _add_later_settings(values: Any) -> None:
-    """Add the settings that earlier versions did not have, with the values that change nothing."""
+    """Add the settings that earlier versions did not have."""
     match values:
-        case {"config": {"recipe": dict(recipe)}}:
+        case {"config": {"recipe": {"model": dict(model), "training": {"augmentation": dict(augmentation)}}}}:
+            recipe = values["config"]["recipe"]
             recipe.setdefault("init", "none")
+            groups = {"model": model, "training": recipe["training"], "augmentation": augmentation}
+            for name, settings in LATER_SETTINGS.items():
+                for key, value in settings.items():
+                    groups[name].setdefault(key, value)
 
 
 def read_streams(folder: Path) -> list[StreamEpoch]:

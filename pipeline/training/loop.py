@@ -144,11 +144,12 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
     set_learning_rate(state.optimizer, learning_rate(state.step, training.total_steps, settings))
     seed_dropout(training.run.seed, state.step, accelerator.process_index)
     fused, sums = torch.zeros((), device=accelerator.device), state.sums[accelerator.process_index]
+    augmentation = settings.augmentation.after(state.step / training.total_steps)
     training.statistics.begin()
     for number, part in enumerate(parts):
         batch = next_batch(training, batches)
         draws = Draws(step_generator(training.run.seed, state.step), settings.batch_size, part, accelerator.device)
-        batch = augment(batch, settings.augmentation, config.recipe.features, len(config.dataset.classes), draws)
+        batch = augment(batch, augmentation, config.recipe.features, len(config.dataset.classes), draws)
         is_last = number == len(parts) - 1
         with nullcontext() if is_last else accelerator.no_sync(training.wrapped):
             loss: StepLoss = training.wrapped(batch)

@@ -11,21 +11,34 @@ from torch import nn
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.common.recipe import BackboneSettings
-from pipeline.models.small import SmallFrameNetwork, SmallSpectrogramNetwork
+from pipeline.models.small import SmallBackbone, SmallSpectrogramNetwork
 from pipeline.models.weight_files import WeightFile
 from pipeline.models.weights import fit, load_weights
 
 
-@pytest.fixture
-def network(features):
-    return SmallFrameNetwork(features)
+class FewConvolutions(SmallBackbone):
+    """Nine tensors and no counters."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(inputs, outputs, kernel, bias=False), nn.GroupNorm(8, outputs), nn.GELU())
+                for inputs, outputs, kernel in ((3, 32, 7), (32, 64, 3), (64, 128, 3))
+            )
+        )
 
 
 @pytest.fixture
-def state(features):
+def network():
+    return FewConvolutions()
+
+
+@pytest.fixture
+def state():
     """Weights of another network than `network`."""
     torch.manual_seed(7)
-    return SmallFrameNetwork(features).network.state_dict()
+    return FewConvolutions().network.state_dict()
 
 
 @pytest.fixture
@@ -93,8 +106,7 @@ def test_the_record_lists_what_fitted_and_what_did_not(state, load, tmp_path):
 
 def test_batch_norms_counters_are_not_weights(tmp_path):
     """Files from before 2018 lack them."""
-    network = SmallFrameNetwork.__new__(SmallFrameNetwork)
-    nn.Module.__init__(network)
+    network = FewConvolutions()
     network.network = nn.Sequential(nn.BatchNorm2d(3))
     state = {key: value for key, value in network.network.state_dict().items() if "num_batches" not in key}
     save_file(state, tmp_path / "w.safetensors")

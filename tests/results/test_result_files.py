@@ -8,7 +8,7 @@ import pytest
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.records import to_json, write_table
-from pipeline.models.run_record import read_run_record
+from pipeline.models.run_record import LATER_SETTINGS, read_run_record
 from pipeline.results.result_files import (
     ClassMeasures,
     SourceAccuracy,
@@ -68,8 +68,18 @@ def run_of_1_0_0(values):
         del values[key]
     for key in LATER_DATASET_KEYS:
         del values["dataset"][key]
-    del values["recipe"]["init"]
+    recipe = values["recipe"]
+    del recipe["init"]
+    for name, settings in LATER_SETTINGS.items():
+        for key in settings:
+            del groups_of(recipe)[name][key]
     return {"config": values | {"seed": 7}, **json.loads(RUN)}
+
+
+def groups_of(recipe):
+    """The groups of a recipe's settings to which later versions added some."""
+    training = recipe["training"]
+    return {"model": recipe["model"], "training": training, "augmentation": training["augmentation"]}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +102,8 @@ def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it
     config |= {"seeds": [7], "folds": None, "split_seed": 7, "fit_on": fit_on}
     run_of_1_0_0["pretrained"]["video"]["by_order"] = False
     config["recipe"]["init"] = "none"
+    for name, settings in LATER_SETTINGS.items():
+        groups_of(config["recipe"])[name] |= settings
     assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}, "initial": None}
 
 

@@ -210,3 +210,20 @@ def test_a_training_that_diverges_gives_no_result(ready, tmp_path):
 def test_a_batch_larger_than_the_training_clips_is_refused(ready, tmp_path):
     with pytest.raises(UserError, match=r"batch_size is 500, more than the"):
         train(with_training(ready, batch_size=500), tmp_path)
+
+
+def test_the_dropout_of_modalities_falls_to_its_last_share(ready):
+    settings = ready.recipe.training.augmentation.model_copy(
+        update={"drop_video": 0.4, "drop_audio": 0.2, "drop_final": 0.5}
+    )
+    shares = [(each.drop_video, each.drop_audio) for each in (settings.after(done) for done in (0.0, 0.5, 1.0))]
+    assert shares == [pytest.approx(expected) for expected in ((0.4, 0.2), (0.3, 0.15), (0.2, 0.1))]
+
+
+def test_each_step_hides_modalities_by_its_place_in_the_training(ready, tmp_path, monkeypatch):
+    hidden = []
+    original = loop.augment
+    monkeypatch.setattr(loop, "augment", lambda *a: (hidden.append(a[1].drop_video), original(*a))[1])
+    augmentation = ready.recipe.training.augmentation.model_copy(update={"drop_video": 0.6, "drop_final": 0.0})
+    train(with_training(ready, augmentation=augmentation), tmp_path)
+    assert hidden == pytest.approx([0.6 * (1 - step / 6) for step in range(6)])
