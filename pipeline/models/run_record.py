@@ -1,11 +1,12 @@
 """What is recorded of networks and of runs. Importing it imports no network, so a report can read it quickly."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import JsonValue
+from pydantic import BeforeValidator, JsonValue
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config, RunId
@@ -93,6 +94,22 @@ class ClipCounts:
     selection: int
 
 
+def with_later_settings(model: Mapping[str, Any], frames: int) -> dict[str, Any]:
+    """Settings of a model of any version in today's form; `frames` are stored of a clip.
+
+    Earlier versions used all of them, and had one view of a clip.
+    """
+    return {"frames": frames, "views": 1, **model}
+
+
+def _of_any_version(config: Any) -> Any:
+    """The settings of a run with those that were added later."""
+    match config:
+        case {"recipe": {"features": {"frames": int(frames)}, "model": dict(model)}}:
+            return config | {"recipe": config["recipe"] | {"model": with_later_settings(model, frames)}}
+    return config
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What `run.json` holds: what a run was made from and with.
@@ -101,7 +118,7 @@ class RunRecord:
     lists what was changed when an unfinished run was continued. `pretrained` and `interfaces` are by backbone.
     """
 
-    config: Config
+    config: Annotated[Config, BeforeValidator(_of_any_version)]
     run: RunId
     identity: Identity
     fingerprint: str

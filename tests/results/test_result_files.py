@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import pytest
 
@@ -47,6 +49,7 @@ RUN = """{
   "code_version": "013de4e0b5b3", "python": "3.11.7", "libraries": {"torch": "2.11.0"}, "machine": "Linux x86_64"
 }"""
 LATER_DATASET_KEYS = {"table": None, "classes": ["positive", "neutral", "negative"], "allow_identical": False}
+LATER_MODEL_KEYS = {"frames": 6, "views": 1}
 PROVENANCE = """{
   "data": {
     "train": {"label_file": "Train_labels.txt", "label_sha256": "3caaf5fc", "clips": 720, "sources": 40,
@@ -68,6 +71,8 @@ def run_of_1_0_0(values):
         del values[key]
     for key in LATER_DATASET_KEYS:
         del values["dataset"][key]
+    for key in LATER_MODEL_KEYS:
+        del values["recipe"]["model"][key]
     return {"config": values | {"seed": 7}, **json.loads(RUN)}
 
 
@@ -88,8 +93,22 @@ def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it
     assert (record.clips.training, record.clips.selection) == (648, 72)
     del config["seed"]
     config["dataset"] |= LATER_DATASET_KEYS
+    config["recipe"]["model"] |= LATER_MODEL_KEYS
     config |= {"seeds": [7], "folds": None, "split_seed": 7, "fit_on": fit_on}
     assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}}
+
+
+def test_a_run_of_a_version_whose_models_took_all_frames_in_one_view_is_read_alone_and_in_a_result(finished, tmp_path):
+    write_evaluation(finished[1], tmp_path)
+    record, provenance = read_run_record(finished[0]), read_provenance(tmp_path)
+    shutil.copy(finished[0] / "run.json", tmp_path)
+    for name in ("run.json", "provenance.json"):
+        text = (tmp_path / name).read_text()
+        earlier = re.sub(r'"frames": 6,\s*"views": 1,\s*', "", text)
+        assert earlier != text
+        (tmp_path / name).write_text(earlier)
+    assert read_run_record(tmp_path) == record
+    assert read_provenance(tmp_path) == provenance
 
 
 def test_results_of_version_1_0_0_are_refused_with_what_to_do(run_of_1_0_0, tmp_path):

@@ -42,7 +42,7 @@ class Place:
     def set(self, checkpoint_steps=1, **training):
         """Settings without dropout, whose random numbers differ from process to process."""
         values = self.config.model_dump()
-        values["recipe"]["model"]["dropout"] = 0.0
+        values["recipe"]["model"] |= {"dropout": 0.0, "frames": 2, "views": 3}
         values["recipe"]["training"] |= {"batch_size": 2, **training}
         values["execution"] |= {"process_timeout_s": TIMEOUT_S, "checkpoint_steps": checkpoint_steps}
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values))

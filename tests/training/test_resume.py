@@ -32,8 +32,9 @@ from pipeline.training.setup import resume_training, start_training
 
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, tmp_path_factory):
-    """A training of six steps in which everything has a state: its settings, its weights and its folder."""
-    config = with_checkpoint_steps(with_training(workspace[1], ema_decay=0.5, micro_batches=2), 1)
+    """A training of six steps in which everything has a state or is drawn: its settings, its weights and its folder."""
+    config = with_model(with_training(workspace[1], ema_decay=0.5, micro_batches=2), frames=2)
+    config = with_checkpoint_steps(config, 1)
     folder = tmp_path_factory.mktemp("uninterrupted")
     with contextlib.chdir(workspace[0]):
         return config, train(config, folder), folder
