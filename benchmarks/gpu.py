@@ -77,6 +77,7 @@ def with_large_clips(config: Config, arguments: argparse.Namespace) -> Config:
     """The settings with clips of 16 frames of 224 x 224."""
     values = config.model_dump()
     values["recipe"]["features"] |= {"frames": 16, "frame_size_px": 224}
+    values["recipe"]["model"] |= {"frames": 16}
     values["recipe"]["training"] |= {"batch_size": arguments.batch_size, "select_on": "none", "patience": 0}
     values["execution"] |= {"decode_threads": arguments.threads}
     return Config.model_validate(values | {"fit_on": "train_and_dev", "folds": None})
@@ -138,7 +139,8 @@ def measure(training: Training, arguments: argparse.Namespace) -> dict[str, floa
     steps = WARM_UP_STEPS + arguments.steps
     parts, plan = split_step(arguments.batch_size, 0, 1, 1), plan_of_steps(training, steps)
     loader = Loader(config.recipe.features, arguments.threads, on_gpu)
-    batches = loader.train_batches(training.clips.training, plan, parts)
+    frames = training.frames_of_steps(0, steps)
+    batches = loader.train_batches(training.clips.training, plan, frames, parts)
     training.wrapped.train()
     began = 0.0
     for number in range(steps):
@@ -151,7 +153,7 @@ def measure(training: Training, arguments: argparse.Namespace) -> dict[str, floa
     step_s = seconds / arguments.steps
     figures = {
         "clips_per_s": round(arguments.batch_size / step_s, 1),
-        "images_per_s": round(arguments.batch_size * config.recipe.features.frames / step_s),
+        "images_per_s": round(arguments.batch_size * config.recipe.model.frames / step_s),
         "data_wait_share": round(training.state.wait_s / seconds, 4),
         "epoch_s": round(step_s * training.steps_per_epoch, 1),
     }
@@ -179,7 +181,7 @@ def step_flops(training: Training, batch_size: int) -> float:
     recipe = config.recipe
     parts = split_step(batch_size, 0, 1, 1)
     batches = Loader(recipe.features, threads=1).train_batches(
-        training.clips.training, plan_of_steps(training, 1), parts
+        training.clips.training, plan_of_steps(training, 1), training.frames_of_steps(0, 1), parts
     )
     batch = next(batches).to(device)
     model = GroupEmotionModel(recipe.model, recipe.features, config.dataset.classes).to(device)

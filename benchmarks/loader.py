@@ -87,6 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     changes = {
         "recipe.features.frames": arguments.frames,
+        "recipe.model.frames": arguments.frames,
         "recipe.features.frame_size_px": arguments.frame_size,
         "recipe.features.jpeg_quality": 90,
         "recipe.features.mel_bins": 128,
@@ -212,7 +213,8 @@ def load_batches(clips: list[ClipRef], features: Features, shuffle_shards: int) 
     """This project's loader."""
     plan = plan_epoch(shard_numbers(clips), BATCH_SIZE, shuffle_shards, seed=0, epoch=0)
     parts = split_step(BATCH_SIZE, rank=0, world=1, micro_batches=1)
-    for batch in Loader(features, THREADS).train_batches(clips, plan, parts):
+    frames = np.broadcast_to(np.arange(features.frames), (*plan.shape, features.frames))
+    for batch in Loader(features, THREADS).train_batches(clips, plan, frames, parts):
         yield batch.frames, batch.log_mel
 
 

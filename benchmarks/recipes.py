@@ -68,7 +68,7 @@ def cost_of_recipe(recipe: Recipe, tflops: float) -> Cost:
     settings = recipe.training
     with torch.device("meta"):
         model = GroupEmotionModel(recipe.model, recipe.features, CLASSES).train()
-        clip = empty_clips(recipe.features, 1)
+        clip = empty_clips(model.inputs, 1)
     with FlopCounterMode(display=False) as counter:
         model(clip)
     gflops = counter.get_total_flops() / 1e9
@@ -137,7 +137,7 @@ def stored_bytes(model: GroupEmotionModel, recipe: Recipe, clips: int) -> int:
         torch.autocast("cpu", torch.bfloat16, enabled=has_low_precision),
         torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor),
     ):
-        logits = model(empty_clips(recipe.features, clips))
+        logits = model(empty_clips(model.inputs, clips))
     size = sum(tensor.untyped_storage().nbytes() for tensor in stored.values())
     del logits  # only now: it holds the stored tensors
     return size

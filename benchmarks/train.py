@@ -72,7 +72,8 @@ def load_batches(training: Training) -> list[Batch]:
     parts = split_step(training.settings.batch_size, rank=0, world=1, micro_batches=1)
     plan = training.plan_of_epoch(0)[:BATCHES]
     loader = Loader(training.config.recipe.features, threads=2)
-    return list(loader.train_batches(training.clips.training, plan, parts))
+    frames = training.frames_of_steps(0, BATCHES)
+    return list(loader.train_batches(training.clips.training, plan, frames, parts))
 
 
 def trainer(training: Training, batches: list[Batch]) -> Callable[[], object]:

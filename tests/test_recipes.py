@@ -32,6 +32,7 @@ LARGE = {"paper", "strong"}
 def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, tmp_path, monkeypatch):
     values = load_recipe(name).model_dump()
     values["features"] |= SMALLER
+    values["model"]["frames"] = SMALLER["frames"]
     for modality in ("video", "audio"):
         values["model"][modality] |= {"weights": "none", "sha256": None, "grid": 1}
     values["model"]["norm_clips"] = 2
@@ -49,7 +50,8 @@ def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, t
     model, average = training.state.model, training.state.average
     parts = split_step(2, 0, 1, config.recipe.training.micro_batches)
     plan = training.plan_of_epoch(0)[:STEPS]
-    batches = Loader(config.recipe.features, threads=1).train_batches(training.clips.training, plan, parts)
+    frames = training.frames_of_steps(0, STEPS)
+    batches = Loader(config.recipe.features, threads=1).train_batches(training.clips.training, plan, frames, parts)
     training.wrapped.train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     losses = [optimization_step(training, batches, parts) for _ in range(STEPS)]

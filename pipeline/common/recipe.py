@@ -15,7 +15,7 @@ Number = TypeVar("Number", bound=Any)
 class Features(Settings):
     """What is taken from a clip. Part of every shard's fingerprint."""
 
-    frames: Count = Field(description="frames per clip, at evenly spaced times")
+    frames: Count = Field(description="frames that are stored of a clip, at evenly spaced times")
     frame_size_px: Annotated[int, Field(ge=16, multiple_of=2)] = Field(description="frames are squares of this side")
     framing: Literal["full_frame", "center_crop"] = Field(
         description="full_frame: the whole picture, scaled to the square; center_crop: its largest central square"
@@ -100,6 +100,13 @@ class ModelSettings(Settings):
 
     video: BackboneSettings
     audio: BackboneSettings
+    frames: Count = Field(
+        description="frames of a clip that the network takes, of those that are stored (`pipeline.loading.sampling`)"
+    )
+    views: Count = Field(
+        description="views of a clip whose class probabilities are averaged in evaluation: other frames, and every "
+        "second one mirrored; 1: the middle frames alone"
+    )
     freeze_backbones: bool = Field(description="true: backbones stay as they were loaded, the rest is trained")
     gradient_checkpointing: bool = Field(
         description="true: recompute the backbones' activations in the backward pass instead of storing them"
@@ -123,6 +130,10 @@ class ModelSettings(Settings):
         """The backbones of the modalities that the fusion uses, by modality."""
         both = {"video": self.video, "audio": self.audio}
         return {self.fusion: both[self.fusion]} if self.fusion in both else both
+
+    def inputs(self, features: Features) -> Features:
+        """The features of a clip as the networks take it: of the stored frames, only as many as they use."""
+        return features.model_copy(update={"frames": self.frames})
 
     @model_validator(mode="after")
     def _frozen_backbones_have_weights(self) -> "ModelSettings":
@@ -275,6 +286,15 @@ class Recipe(Settings):
     features: Features
     model: ModelSettings
     training: TrainingSettings
+
+    @model_validator(mode="after")
+    def _frames_are_stored(self) -> "Recipe":
+        if self.model.frames > self.features.frames:
+            raise ValueError(
+                f"model.frames ({self.model.frames}) must not exceed features.frames ({self.features.frames}), the "
+                "frames that are stored; lower the first, or raise the second and extract again"
+            )
+        return self
 
 
 def load_recipe(name: str, folder: Path = Path("configs/recipe")) -> Recipe:

@@ -43,5 +43,7 @@ def _sentence(error: ValidationError) -> str:
             return f"{key} is missing; add it (pipeline/common/ declares the keys)"
         case "float_type" if isinstance(first["input"], str):
             return f"{key} is the text {first['input']!r}, expected a number; YAML reads 1e-3 as text, write 1.0e-3"
+        case "value_error" if isinstance(first["input"], dict):  # a whole group, whose settings would fill the screen
+            return f"{key}: {first['ctx']['error']}"
         case _:
             return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"

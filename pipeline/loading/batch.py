@@ -74,23 +74,28 @@ class Memory:
         return torch.from_numpy(lent)
 
 
-def collate(samples: Iterable[Sample], labels: Sequence[int], features: Features, memory: Memory) -> Batch:
+def collate(
+    samples: Iterable[Sample], labels: Sequence[int], chosen: NDArray[np.int64], features: Features, memory: Memory
+) -> Batch:
     """Decode samples that were made with `features` into one batch on the CPU, one after the other.
 
-    Log-mels are padded with digital silence to the length of a clip of `max_duration_s`.
+    `chosen` (B, N) are the numbers of the stored frames that each clip has in the batch; (N,) if they are the same for
+    all clips. No other frame is decoded. Log-mels are padded with digital silence to the length of a clip of
+    `max_duration_s`.
     """
-    clips, count, size = len(labels), features.frames, features.frame_size_px
+    clips, count, size = len(labels), chosen.shape[-1], features.frame_size_px
     frames = memory.take((clips, count, size, size, 3), np.uint8)
     log_mel = memory.take((clips, features.mel_bins, features.max_mel_frames), np.float16)
     times_s = np.zeros((clips, count), np.float32)
     ids: list[str] = []
     has_video, mel_frames = np.zeros(clips, bool), np.zeros(clips, np.int64)
-    for row, (sample, pictures, bank) in enumerate(zip(samples, frames.numpy(), log_mel.numpy(), strict=True)):
+    rows = zip(samples, np.broadcast_to(chosen, (clips, count)), frames.numpy(), log_mel.numpy(), strict=True)
+    for row, (sample, numbers, pictures, bank) in enumerate(rows):
         ids.append(sample.clip_id)
         if sample.jpegs:
-            has_video[row], times_s[row] = True, sample.frame_times_s
-            for jpeg, picture in zip(sample.jpegs, pictures, strict=True):
-                decode_jpeg(jpeg, sample.clip_id, picture)
+            has_video[row], times_s[row] = True, [sample.frame_times_s[number] for number in numbers]
+            for number, picture in zip(numbers, pictures, strict=True):
+                decode_jpeg(sample.jpegs[number], sample.clip_id, picture)
         else:
             pictures[:] = 0
         if sample.log_mel is not None:

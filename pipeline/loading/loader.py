@@ -41,27 +41,43 @@ class Loader:
         return Loader(config.recipe.features, config.execution.decode_threads, device.type == "cuda")
 
     def train_batches(
-        self, clips: Sequence[ClipRef], plan: NDArray[np.int64], parts: Sequence[NDArray[np.int64]]
+        self,
+        clips: Sequence[ClipRef],
+        plan: NDArray[np.int64],
+        frames: NDArray[np.int64],
+        parts: Sequence[NDArray[np.int64]],
     ) -> Iterator[Batch]:
-        """The micro-batches of the planned steps, `parts` (`plan.split_step`) of each step."""
-        return self.load([clips[position] for position in step[part]] for step in plan for part in parts)
+        """The micro-batches of the planned steps, `parts` (`plan.split_step`) of each step.
 
-    def eval_batches(self, clips: Sequence[ClipRef], batch_size: int, rank: int, world: int) -> Iterator[Batch]:
-        """One process's share of a pass over all clips; over all processes, each clip occurs exactly once."""
+        `frames` (steps, clips of a step, N) are the numbers of the stored frames that each clip has in a step.
+        """
+        return self.load(
+            ([clips[position] for position in step[part]], chosen[part])
+            for step, chosen in zip(plan, frames, strict=True)
+            for part in parts
+        )
+
+    def eval_batches(
+        self, clips: Sequence[ClipRef], frames: NDArray[np.int64], batch_size: int, rank: int, world: int
+    ) -> Iterator[Batch]:
+        """One process's share of a pass over all clips; over all processes, each clip occurs exactly once.
+
+        `frames` (N,) are the numbers of the stored frames that every clip has.
+        """
         share = clips[rank::world]
         starts = range(0, len(share), batch_size)
-        return self.load(share[start : start + batch_size] for start in starts)
+        return self.load((share[start : start + batch_size], frames) for start in starts)
 
-    def load(self, batches: Iterable[Sequence[ClipRef]]) -> Iterator[Batch]:
-        """Read and decode batches in order, a few ahead of need."""
+    def load(self, batches: Iterable[tuple[Sequence[ClipRef], NDArray[np.int64]]]) -> Iterator[Batch]:
+        """Read and decode batches in order, a few ahead of need. Each is given as its clips and their frames."""
         memory = _shared_memory(self.pinned)
         planned = list(batches)
         readers = ThreadPoolExecutor(self.threads)
         try:
-            with fetched_ahead(clip.file for batch in planned for clip in batch):
+            with fetched_ahead(clip.file for clips, _ in planned for clip in clips):
                 ahead: deque[Future[Batch]] = deque()
                 for batch in planned:
-                    ahead.append(readers.submit(read_batch, batch, self.features, memory))
+                    ahead.append(readers.submit(read_batch, *batch, self.features, memory))
                     if len(ahead) > max(BATCHES_AHEAD, self.threads):
                         yield ahead.popleft().result()
                 while ahead:
@@ -76,9 +92,9 @@ def _shared_memory(pinned: bool) -> Memory:
     return Memory(pinned)
 
 
-def read_batch(clips: Sequence[ClipRef], features: Features, memory: Memory) -> Batch:
-    """Read, decode and stack clips."""
-    return collate((read_sample(clip) for clip in clips), [clip.label for clip in clips], features, memory)
+def read_batch(clips: Sequence[ClipRef], frames: NDArray[np.int64], features: Features, memory: Memory) -> Batch:
+    """Read, decode and stack clips, with the frames that are chosen as in `collate`."""
+    return collate((read_sample(clip) for clip in clips), [clip.label for clip in clips], frames, features, memory)
 
 
 def read_sample(clip: ClipRef) -> Sample:

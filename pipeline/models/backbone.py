@@ -59,16 +59,21 @@ def require(name: str, features: Features, **expected: Any) -> None:
     """Raise `UserError` for the first feature setting that differs from what the network `name` takes."""
     for key, value in expected.items():
         if (actual := getattr(features, key)) != value:
-            raise UserError(f"recipe.features.{key} is {actual}, but {name} takes {value}: set it to {value}")
+            raise UserError(f"{_setting(key)} is {actual}, but {name} takes {value}: set it to {value}")
 
 
 def require_multiple(name: str, features: Features, key: str, divisor: int) -> None:
     """Raise `UserError` for a feature setting that is not a multiple: the network `name` would cut off the rest."""
     if (actual := getattr(features, key)) % divisor:
         raise UserError(
-            f"recipe.features.{key} is {actual}, but {name} takes a multiple of {divisor}: "
+            f"{_setting(key)} is {actual}, but {name} takes a multiple of {divisor}: "
             f"set it to {next_multiple(actual, divisor)}"
         )
+
+
+def _setting(key: str) -> str:
+    """The setting that a network gets as this feature: it gets as many frames as the model uses (`inputs`)."""
+    return "recipe.model.frames" if key == "frames" else f"recipe.features.{key}"
 
 
 def next_multiple(length: int, divisor: int) -> int:

@@ -5,6 +5,7 @@ The paper's abstract states no more than that. Depth, width, positions and pooli
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from pipeline.common.recipe import Features, ModelSettings
 from pipeline.loading.batch import Batch
+from pipeline.loading.sampling import FrameSampling
 from pipeline.models.backbone import Backbone
 from pipeline.models.batch_norm import batch_norms, run_in_groups
 from pipeline.models.building import build_backbone
 from pipeline.models.fusion import AUDIO, VIDEO, Fusion, Tokens
+from pipeline.models.later_settings import model_of_any_version
 from pipeline.models.run_record import Interface
 
 
@@ -23,12 +26,13 @@ class GroupEmotionModel(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="group-emotion",
-    coders={kind: (kind.model_dump, kind.model_validate) for kind in (ModelSettings, Features)},
+    coders={ModelSettings: (ModelSettings.model_dump, dict), Features: (Features.model_dump, Features.model_validate)},
 ):
     """Class logits of a batch of clips. With the fusion `video` or `audio`, there is no network for the other modality.
 
-    While `frozen` is true, the backbones are in evaluation mode and get no gradient. `labels` are the names of the
-    classes in the order of the logits. `save_pretrained` saves the model to a folder or to Hugging Face's hub;
+    `features` are those of the stored clips, `inputs` those of a clip with the frames that `sampling` takes of it.
+    `labels` are the names of the classes in the order of the logits. While `frozen` is true, the backbones are in
+    evaluation mode and get no gradient. `save_pretrained` saves the model to a folder or to Hugging Face's hub;
     `from_pretrained` loads it from there.
     """
 
@@ -36,8 +40,10 @@ class GroupEmotionModel(
         super().__init__()
         self.frozen, self.norm_clips = settings.freeze_backbones, settings.norm_clips
         self.features, self.labels = features, tuple(labels)
+        self.sampling = FrameSampling(features.frames, settings.frames, settings.views)
+        self.inputs = settings.inputs(features)
         self.networks = nn.ModuleDict(
-            {name: build_backbone(name, backbone, features) for name, backbone in settings.backbones.items()}
+            {name: build_backbone(name, backbone, self.inputs) for name, backbone in settings.backbones.items()}
         )
         sizes = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
         self.fusion = Fusion(settings, sizes, len(labels))
@@ -46,6 +52,14 @@ class GroupEmotionModel(
                 network.requires_grad_(False)
             if settings.gradient_checkpointing:
                 network.recompute()
+
+    @classmethod
+    def _from_pretrained(cls, **options: Any) -> "GroupEmotionModel":
+        """What `from_pretrained` does after it has read `config.json`, which may be of an earlier version."""
+        settings = model_of_any_version(dict(options["settings"]), options["features"].frames)
+        options["settings"] = ModelSettings.model_validate(settings)
+        model: GroupEmotionModel = super()._from_pretrained(**options)
+        return model
 
     def backbones(self) -> dict[str, Backbone]:
         """The networks of the modalities that the fusion uses, by modality."""

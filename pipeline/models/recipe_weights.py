@@ -18,7 +18,7 @@ def fetch_recipe_weights(recipe: Recipe, folder: Path) -> Iterator[str]:
     """
     with torch.device("meta"):  # what the networks state is known without their memory
         networks = {
-            modality: build_backbone(modality, backbone, recipe.features)
+            modality: build_backbone(modality, backbone, recipe.model.inputs(recipe.features))
             for modality, backbone in recipe.model.backbones.items()
         }
     for modality, network in networks.items():

@@ -3,13 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import JsonValue
+from pydantic import BeforeValidator, JsonValue
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config, RunId
 from pipeline.common.records import parse_record, read_table, reading
+from pipeline.models.later_settings import config_of_any_version
 
 MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
 HISTORY_NAME, STREAMS_NAME, RUN_NAME, LOG_NAME = "history.csv", "streams.csv", "run.json", "train.log"
@@ -131,7 +132,7 @@ class RunRecord:
     `initial` is None for a run that did not start from another one.
     """
 
-    config: Config
+    config: Annotated[Config, BeforeValidator(config_of_any_version)]
     run: RunId
     identity: Identity
     fingerprint: str
@@ -159,7 +160,6 @@ def read_run_record(folder: Path) -> RunRecord:
         values = json.loads(path.read_bytes())
         if isinstance(values, dict) and "run" not in values:
             values = _from_version_1(values)
-        _add_later_settings(values)
         return parse_record(RunRecord, json.dumps(values))
 
 
@@ -172,42 +172,6 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
         config["fit_on"] = "train_and_dev"
     config["dataset"] = {"table": None, "classes": list(CLASSES), "allow_identical": False} | config.get("dataset", {})
     return values | {"config": config, "run": {"seed": seed, "fold": None}}
-
-
-# The settings of a recipe that earlier versions did not have, by their group, with the values that change nothing.
-LATER_SETTINGS: dict[str, dict[str, Any]] = {
-    "model": {"norm_clips": 8},
-    "training": {
-        "class_balance": "none",
-        "stream_loss": 0.0,
-        "freeze_epochs": 0,
-        "learning_rate_floor": 0.0,
-        "ema_warmup": False,
-    },
-    "augmentation": {
-        "max_crop": 1.0,
-        "translation": 0.0,
-        "rotation_deg": 0.0,
-        "erasing": 0.0,
-        "tempo": 0.0,
-        "noise_db": 0.0,
-        "pitch_mel_bins": 0.0,
-        "drop_final": 1.0,
-        "mixup_alpha": 0.0,
-    },
-}
-
-
-def _add_later_settings(values: Any) -> None:
-    """Add the settings that earlier versions did not have."""
-    match values:
-        case {"config": {"recipe": {"model": dict(model), "training": {"augmentation": dict(augmentation)}}}}:
-            recipe = values["config"]["recipe"]
-            recipe.setdefault("init", "none")
-            groups = {"model": model, "training": recipe["training"], "augmentation": augmentation}
-            for name, settings in LATER_SETTINGS.items():
-                for key, value in settings.items():
-                    groups[name].setdefault(key, value)
 
 
 def read_streams(folder: Path) -> list[StreamEpoch]:

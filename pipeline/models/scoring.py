@@ -20,7 +20,7 @@ from pipeline.models.model import GroupEmotionModel
 
 @dataclass(frozen=True)
 class ScoredClip:
-    """A clip as a model saw it, as a batch of one, and the class probabilities (classes,) that it gave.
+    """A clip as a batch of one with the frames of all views, and the class probabilities (classes,) that a model gave.
 
     `labels` are the names of the classes. `waveform` (samples,) is None if the clip has no sound or it was not kept.
     """
@@ -50,29 +50,31 @@ class Scorer:
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> NDArray[np.float64]:
-        """Class probabilities (clips, classes) of a batch on any device."""
+        """Class probabilities (clips, classes) of a batch on any device: their mean over the views of each clip."""
+        views = self.model.sampling.views_of(batch.to(self.accelerator.device))
         with self.accelerator.autocast():
-            return _softmax(self.model(batch.to(self.accelerator.device)))
+            return np.mean([_softmax(self.model(view)) for view in views], axis=0)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """What the heads are given of a batch on any device, and the class probabilities that they make of it.
+        """What the heads are given of the first view of a batch on any device, and the class probabilities of it.
 
         The first is (clips, modalities * width): the pooled modalities of the fusion side by side.
         """
-        fusion = self.model.fusion
+        fusion, view = self.model.fusion, self.model.sampling.view_of(batch.to(self.accelerator.device), 0)
         with self.accelerator.autocast():
-            pooled = fusion.pool(self.model.tokens(batch.to(self.accelerator.device)))
+            pooled = fusion.pool(self.model.tokens(view))
             probabilities = _softmax(fusion.classify(pooled))
         embeddings = torch.cat([modality.values for modality in pooled], dim=-1)
         return np.asarray(embeddings.float().cpu().numpy()), probabilities
 
     def batches(self, clips: Sequence[ClipRef], config: Config) -> Iterator[Batch]:
-        """This process's share of the clips in batches, in their order."""
+        """This process's share of the clips in batches, in their order, with the frames of all views."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         training = config.recipe.training
         batch_size = max(1, training.batch_size // (world * training.micro_batches))  # what fits in training fits here
-        return Loader.for_config(config, self.accelerator.device).eval_batches(clips, batch_size, rank, world)
+        loader = Loader.for_config(config, self.accelerator.device)
+        return loader.eval_batches(clips, self.model.sampling.evaluated, batch_size, rank, world)
 
     def score(self, clips: Sequence[ClipRef], config: Config) -> NDArray[np.float64]:
         """Class probabilities (clips, classes) in the order of `clips`, the same on every process.

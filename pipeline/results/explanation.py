@@ -35,11 +35,11 @@ class Explanation:
 
 
 def explain(clip: ScoredClip, scorer: Scorer) -> Explanation:
-    """The explanation of a prediction that `scorer` made."""
+    """The explanation of a prediction that `scorer` made: the attention is that of the first view."""
     batch = clip.batch.to(scorer.accelerator.device)
     uses_both = len(scorer.model.fusion.used) > 1
     return Explanation(
-        attention=attention_over_time(scorer.model, batch),
+        attention=attention_over_time(scorer.model, scorer.model.sampling.view_of(batch, 0)),
         alone=predictions_alone(batch, scorer) if uses_both else {},
     )
 

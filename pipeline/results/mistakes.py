@@ -42,8 +42,9 @@ def draw_mistakes(parts: Iterable[Scored]) -> dict[str, bytes]:
 
 def _draw_mistake(clip: ClipRef, probabilities: NDArray[np.float64], scorer: Scorer) -> bytes:
     sample = read_sample(clip)
-    batch = collate([sample], [clip.label], scorer.model.features, Memory())
-    labels = scorer.model.labels
+    model = scorer.model
+    batch = collate([sample], [clip.label], model.sampling.evaluated, model.features, Memory())
+    labels = model.labels
     name = f"{clip.clip_id}, labelled {labels[clip.label]}"
     figure = draw_clip(ScoredClip(name, sample.duration_s, batch, labels, probabilities), scorer)
     file = io.BytesIO()

@@ -66,8 +66,11 @@ def card_data(run: RunRecord, metrics: Metrics | None) -> ModelCardData:
     )
 
 
-def render_card(run: RunRecord, metrics: Metrics | None) -> str:
-    """The model card of a run, as Markdown; `metrics` is None for a run that was not evaluated."""
+def render_card(run: RunRecord, metrics: Metrics | None, frames: Sequence[int]) -> str:
+    """The model card of a run, as Markdown; `metrics` is None for a run that was not evaluated.
+
+    `frames` are the numbers of the stored frames that the network takes.
+    """
     labels = run.config.dataset.classes
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
@@ -75,6 +78,7 @@ def render_card(run: RunRecord, metrics: Metrics | None) -> str:
         run=run,
         recipe=run.config.recipe,
         features=run.config.recipe.features,
+        frames=frames,
         metrics=metrics,
         labels=labels,
         statements=statements_of(labels),

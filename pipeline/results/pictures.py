@@ -29,7 +29,7 @@ def draw_clip(clip: ScoredClip, scorer: Scorer) -> Figure:
     figure = Figure(figsize=(10, 9), layout="constrained")
     figure.suptitle(f"{clip.name}: {clip.label}, {clip.probabilities.max():.0%}", parse_math=False)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 5), squeeze=False)[:, 0]
-    draw_frames(top, clip.batch)
+    draw_frames(top, scorer.model.sampling.view_of(clip.batch, 0))
     heights = {"waveform": 1.0} if clip.waveform is not None else {}
     heights |= {"log_mel": 2.0, "attention": 1.5, "predictions": 1.5}
     axes = bottom.subplot_mosaic([[name] for name in heights], height_ratios=list(heights.values()))

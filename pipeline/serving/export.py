@@ -58,7 +58,8 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     run.model.save_pretrained(folder, config=json.loads(to_json(config)))
     shutil.copyfile(run_folder / RUN_NAME, folder / RUN_NAME)
     shutil.copymode(folder / RUN_NAME, folder / MODEL_NAME)  # safetensors makes a file that only its owner can read
-    write_text(folder / CARD_NAME, render_card(run.record, metrics_of(run.record, results)))
+    frames = run.model.sampling.of_view(0).tolist()
+    write_text(folder / CARD_NAME, render_card(run.record, metrics_of(run.record, results), frames))
     return difference
 
 

@@ -35,7 +35,9 @@ class TensorModel(nn.Module):
 
 
 def write_onnx(model: GroupEmotionModel, path: Path) -> None:
-    """Write the network for batches of any size. Its metadata holds the labels and the settings of the features.
+    """Write the network for batches of any size. It takes one view of a clip.
+
+    Its metadata holds the labels, the settings of the features, and which of the frames the network takes.
 
     Raises `UserError` if a package that this needs is not installed.
     """
@@ -48,7 +50,7 @@ def write_onnx(model: GroupEmotionModel, path: Path) -> None:
 
     torch.onnx.export(
         TensorModel(model),
-        random_clips(model.features, 2),
+        random_clips(model.inputs, 2),
         path,
         input_names=list(INPUTS),
         output_names=["logits"],
@@ -61,7 +63,11 @@ def write_onnx(model: GroupEmotionModel, path: Path) -> None:
     graph = exported.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]  # they name folders of this machine, from which each operation was called
-    metadata = {"labels": json.dumps(model.labels), "features": model.features.model_dump_json()}
+    metadata = {
+        "labels": json.dumps(model.labels),
+        "features": model.features.model_dump_json(),
+        "frames": json.dumps(model.sampling.of_view(0).tolist()),
+    }
     onnx.helper.set_model_props(exported, metadata)
     path.write_bytes(exported.SerializeToString(deterministic=True))
 
@@ -74,7 +80,7 @@ def check_onnx(model: GroupEmotionModel, path: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    network, clips = TensorModel(model), random_clips(model.features, CHECKED_CLIPS)
+    network, clips = TensorModel(model), random_clips(model.inputs, CHECKED_CLIPS)
     differences = []
     for part in (slice(None), *(slice(i, i + 1) for i in range(CHECKED_CLIPS))):
         with torch.no_grad():

@@ -50,11 +50,14 @@ class Predictor:
         return self._settings.features
 
     def read(self, path: Path, window: Window | None = None) -> tuple[ClipMedia, Batch]:
-        """Read a file that is a clip, or a window of a file, as a batch of one; raises `MediaError`."""
+        """Read a file that is a clip, or a window of a file, as a batch of one, as evaluation does.
+
+        Raises `MediaError`.
+        """
         media = self._sandbox.read_clip(path, self._settings, window)
         with threadpool_limits(1):  # as in extraction: the order of a sum, hence its last bits, depends on the threads
             sample = to_sample(path.stem, media, self.features)
-        return media, collate([sample], [0], self.features, self._memory)
+        return media, collate([sample], [0], self.scorer.model.sampling.evaluated, self.features, self._memory)
 
     def predict(self, path: Path, window: Window | None = None) -> Answer:
         """Predict a file that is a clip, or a window of a file."""

@@ -1,7 +1,7 @@
 """The training loop, on Accelerate.
 
-Everything random in a step (order, augmentation, dropout) follows from (seed, step, process). So a training that is
-killed and resumed continues as if it had never been interrupted, and there is no random state to save.
+Everything random in a step (order, frames, augmentation, dropout) follows from (seed, step, process). So a training
+that is killed and resumed continues as if it had never been interrupted, and there is no random state to save.
 """
 
 import dataclasses
@@ -123,7 +123,8 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
     config, state, accelerator = training.config, training.state, training.accelerator
     epoch, done = divmod(state.step, training.steps_per_epoch)
     plan = training.plan_of_epoch(epoch)[done:]
-    batches = Loader.for_config(config, accelerator.device).train_batches(training.clips.training, plan, parts)
+    frames = training.frames_of_steps(state.step, len(plan))
+    batches = Loader.for_config(config, accelerator.device).train_batches(training.clips.training, plan, frames, parts)
     state.model.frozen = config.recipe.model.freeze_backbones or epoch < training.settings.freeze_epochs
     training.wrapped.train()
     for remaining in reversed(range(len(plan))):

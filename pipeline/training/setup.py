@@ -86,6 +86,11 @@ class Training:
             drawn = balanced_draw(np.array([clip.label for clip in self.clips.training]), seed, epoch)
         return drawn[plan_epoch(shards[drawn], settings.batch_size, settings.shuffle_shards, seed, epoch)]
 
+    def frames_of_steps(self, first: int, count: int) -> NDArray[np.int64]:
+        """The stored frames of each clip of `count` steps, beginning with step `first`: (steps, batch_size, frames)."""
+        sampling, clips = self.state.model.sampling, self.settings.batch_size
+        return np.stack([sampling.draw(self.run.seed, step, clips) for step in range(first, first + count)])
+
     def tick(self) -> None:
         """Add the time since the last call to the running epoch."""
         now_s = time.monotonic()

@@ -39,6 +39,13 @@ def test_heads_that_do_not_divide_the_width_are_refused(values):
     assert "heads (5) must divide width" in refused(values)
 
 
+def test_a_model_cannot_take_more_frames_than_are_stored(values):
+    values["recipe"]["model"]["frames"] = 7
+    assert refused(values).startswith(
+        "params.yaml: recipe: model.frames (7) must not exceed features.frames (6), the frames that are stored; lower"
+    )
+
+
 def test_patience_without_scored_epochs_is_refused(values):
     values["recipe"]["training"] |= {"select_on": "none", "patience": 3}
     assert "patience (3) needs epochs that are scored" in refused(values)

@@ -24,7 +24,7 @@ def test_memory_is_reused_only_when_no_tensor_lies_in_it():
 
 
 def test_a_batch_holds_what_was_extracted(refs, features):
-    batch = read_batch(refs, features, Memory())
+    batch = read_batch(refs, np.arange(features.frames), features, Memory())
     size = features.frame_size_px
     assert batch.frames.shape == (len(refs), features.frames, 3, size, size)
     assert batch.log_mel.shape == (len(refs), features.mel_bins, features.max_mel_frames)
@@ -40,7 +40,7 @@ def test_a_batch_holds_what_was_extracted(refs, features):
 
 def test_the_model_accepts_a_batch_without_any_sound(refs, config):
     silent = [ref for ref in refs if not ref.entry.has_audio]
-    batch = read_batch(silent, config.recipe.features, Memory())
+    batch = read_batch(silent, np.arange(config.recipe.model.frames), config.recipe.features, Memory())
     assert not batch.mel_frames.any()
     logits = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)(batch)
     assert torch.isfinite(logits).all()
@@ -53,17 +53,17 @@ def test_a_frame_that_is_not_a_whole_jpeg_is_named(refs, features, damage, named
     whole = read_sample(refs[0])
     sample = dataclasses.replace(whole, jpegs=[damage(jpeg) for jpeg in whole.jpegs])
     with pytest.raises(UserError, match=f"a frame of clip {refs[0].clip_id} is {named}"):
-        collate([sample], [0], features, Memory())
+        collate([sample], [0], np.arange(features.frames), features, Memory())
 
 
 def test_a_frame_of_another_size_is_named(refs, features):
     larger = features.model_copy(update={"frame_size_px": features.frame_size_px + 2})
     with pytest.raises(UserError, match=r"it has 64x64 pixels, expected 66x66"):
-        collate([read_sample(refs[0])], [0], larger, Memory())
+        collate([read_sample(refs[0])], [0], np.arange(larger.frames), larger, Memory())
 
 
 def test_a_clip_without_video_is_masked(refs, features):
     sample = dataclasses.replace(read_sample(refs[0]), jpegs=[], frame_times_s=[])
-    batch = collate([sample, read_sample(refs[1])], [0, 0], features, Memory())
+    batch = collate([sample, read_sample(refs[1])], [0, 0], np.arange(features.frames), features, Memory())
     assert batch.has_video.tolist() == [False, True]
     assert not batch.frames[0].any()

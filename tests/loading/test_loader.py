@@ -1,6 +1,7 @@
 import dataclasses
 import time
 
+import numpy as np
 import pytest
 import torch
 from helpers import clips_of, extraction_in_this_process, run_ffmpeg
@@ -23,7 +24,7 @@ def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_s
     seen = [
         clip_id
         for rank in range(world)
-        for batch in Loader(features, threads).eval_batches(refs, batch_size, rank, world)
+        for batch in Loader(features, threads).eval_batches(refs, np.arange(2), batch_size, rank, world)
         for clip_id in batch.clip_ids
     ]
     assert sorted(seen) == sorted(ref.clip_id for ref in refs)
@@ -31,7 +32,8 @@ def test_evaluation_scores_each_clip_exactly_once(refs, features, world, batch_s
 
 def batches_of(refs, features, rank, world, micro_batches=1, threads=2, start=0):
     plan = plan_epoch(shard_numbers(refs), 4, 2, 0, 0)[start:]
-    return Loader(features, threads).train_batches(refs, plan, split_step(4, rank, world, micro_batches))
+    frames = np.broadcast_to(np.arange(features.frames), (*plan.shape, features.frames))
+    return Loader(features, threads).train_batches(refs, plan, frames, split_step(4, rank, world, micro_batches))
 
 
 def test_processes_share_each_step_between_them(refs, features):
@@ -72,7 +74,7 @@ def test_all_threads_decode_at_the_same_time(refs, features, monkeypatch):
         working.pop()
 
     monkeypatch.setattr(loader, "read_batch", read)
-    list(Loader(features, 12).load([[refs[0]]] * 40))
+    list(Loader(features, 12).load([([refs[0]], np.arange(6))] * 40))
     assert max(most) == 12
 
 
@@ -92,7 +94,8 @@ def test_a_file_with_sound_alone_is_extracted_loaded_and_accepted_by_the_model(d
     settings = ClipSettings(features=features, limits=config.extract)
     with extraction_in_this_process():
         extraction = extract_splits({"train": [source]}, tmp_path, tmp_path / "shards", settings, 1)
-    batch = read_batch(locate(extraction.indexes["train"], [source], config.dataset.classes), features, Memory())
+    refs = locate(extraction.indexes["train"], [source], config.dataset.classes)
+    batch = read_batch(refs, np.arange(features.frames), features, Memory())
     assert batch.has_video.tolist() == [False]
     assert batch.mel_frames.item() > 0
     assert torch.isfinite(GroupEmotionModel(config.recipe.model, features, config.dataset.classes)(batch)).all()

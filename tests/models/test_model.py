@@ -1,6 +1,7 @@
 """The whole model: what its logits depend on, and what they must not depend on."""
 
 import dataclasses
+import json
 from typing import get_args
 
 import pytest
@@ -136,10 +137,30 @@ def test_a_token_of_a_patch_has_the_time_of_the_middle_of_the_patch(build_model,
 
 def test_a_token_of_several_frames_has_the_time_of_their_middle(build_model, batch, features):
     eight_frames = features.model_copy(update={"frames": 8})
-    model = build_model(eight_frames, fusion="video", video=BackboneSettings(name="swin3d_t", **RANDOM))
+    model = build_model(eight_frames, frames=8, fusion="video", video=BackboneSettings(name="swin3d_t", **RANDOM))
     times_s = torch.arange(8.0).expand(4, 8).contiguous()
     clips = dataclasses.replace(batch, frames=torch.zeros(4, 8, 3, 32, 32), frame_times_s=times_s)
     assert model.tokens(clips)["video"].times_s[0].tolist() == [0.5, 2.5, 4.5, 6.5]
+
+
+def test_a_model_of_an_earlier_version_takes_all_frames_in_one_view(build_model, batch, features, tmp_path):
+    model = build_model(frames=features.frames, views=1)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["settings"]["frames"], config["settings"]["views"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = GroupEmotionModel.from_pretrained(tmp_path, strict=True)
+    assert loaded.sampling == model.sampling
+    torch.testing.assert_close(loaded(batch), model(batch), atol=0, rtol=0)
+
+
+def test_a_model_that_takes_fewer_frames_than_are_stored_is_saved_and_loaded(build_model, features, tmp_path):
+    model = build_model(frames=2, views=3)
+    model.save_pretrained(tmp_path)
+    loaded = GroupEmotionModel.from_pretrained(tmp_path, strict=True)
+    assert loaded.sampling == model.sampling
+    assert (loaded.features.frames, loaded.inputs.frames) == (features.frames, 2)
+    assert loaded.backbones()["video"].interface.takes[0] == 2
 
 
 def test_kaldis_hops_are_in_the_middle_of_their_window(features):

@@ -43,7 +43,7 @@ def clip_of(workspace, features):
             clips = locate(*open_split(config, TRAIN), config.dataset.classes)
             clip = next(clip for clip in clips if clip.entry.has_audio == with_sound)
             sample = read_sample(clip)
-        batch = collate([sample], [clip.label], features, Memory())
+        batch = collate([sample], [clip.label], scorer.model.sampling.evaluated, features, Memory())
         samples = round(sample.duration_s * features.sample_rate_hz)
         waveform = np.random.default_rng(0).normal(size=samples).astype(np.float32) if with_sound else None
         return ScoredClip(

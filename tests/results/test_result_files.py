@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import pytest
 
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.records import to_json, write_table
-from pipeline.models.run_record import LATER_SETTINGS, read_run_record
+from pipeline.models import later_settings
+from pipeline.models.run_record import read_run_record
 from pipeline.results.result_files import (
     ClassMeasures,
     SourceAccuracy,
@@ -47,6 +50,7 @@ RUN = """{
   "code_version": "013de4e0b5b3", "python": "3.11.7", "libraries": {"torch": "2.11.0"}, "machine": "Linux x86_64"
 }"""
 LATER_DATASET_KEYS = {"table": None, "classes": ["positive", "neutral", "negative"], "allow_identical": False}
+LATER_SETTINGS = ({"frames": 6, "views": 1, "norm_clips": 8}, later_settings.TRAINING, later_settings.AUGMENTATION)
 PROVENANCE = """{
   "data": {
     "train": {"label_file": "Train_labels.txt", "label_sha256": "3caaf5fc", "clips": 720, "sources": 40,
@@ -70,16 +74,16 @@ def run_of_1_0_0(values):
         del values["dataset"][key]
     recipe = values["recipe"]
     del recipe["init"]
-    for name, settings in LATER_SETTINGS.items():
+    for group, settings in zip(groups_of(recipe), LATER_SETTINGS, strict=True):
         for key in settings:
-            del groups_of(recipe)[name][key]
+            del group[key]
     return {"config": values | {"seed": 7}, **json.loads(RUN)}
 
 
 def groups_of(recipe):
     """The groups of a recipe's settings to which later versions added some."""
     training = recipe["training"]
-    return {"model": recipe["model"], "training": training, "augmentation": training["augmentation"]}
+    return recipe["model"], training, training["augmentation"]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +106,22 @@ def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it
     config |= {"seeds": [7], "folds": None, "split_seed": 7, "fit_on": fit_on}
     run_of_1_0_0["pretrained"]["video"]["by_order"] = False
     config["recipe"]["init"] = "none"
-    for name, settings in LATER_SETTINGS.items():
-        groups_of(config["recipe"])[name] |= settings
+    for group, settings in zip(groups_of(config["recipe"]), LATER_SETTINGS, strict=True):
+        group |= settings
     assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}, "initial": None}
+
+
+def test_a_run_of_a_version_whose_models_took_all_frames_in_one_view_is_read_alone_and_in_a_result(finished, tmp_path):
+    write_evaluation(finished[1], tmp_path)
+    record, provenance = read_run_record(finished[0]), read_provenance(tmp_path)
+    shutil.copy(finished[0] / "run.json", tmp_path)
+    for name in ("run.json", "provenance.json"):
+        text = (tmp_path / name).read_text()
+        earlier = re.sub(r'"frames": 6,\s*"views": 1,\s*', "", text)
+        assert earlier != text
+        (tmp_path / name).write_text(earlier)
+    assert read_run_record(tmp_path) == record
+    assert read_provenance(tmp_path) == provenance
 
 
 def test_results_of_version_1_0_0_are_refused_with_what_to_do(run_of_1_0_0, tmp_path):

@@ -98,7 +98,7 @@ def test_the_card_of_one_modality_and_of_a_set_with_one_source_leaves_out_what_d
     record = dataclasses.replace(record, interfaces={"video": record.interfaces["video"]})
     metrics = read_metrics(exported.parent / "results")
     metrics = dataclasses.replace(metrics, accuracy_sources_low=None, accuracy_sources_high=None)
-    card = render_card(record, metrics)
+    card = render_card(record, metrics, range(6))
     assert "over sources" not in card
     assert "this modality alone" in card
 

@@ -114,7 +114,7 @@ def test_options_of_an_upload_without_one_are_refused(export):
 
 
 def test_the_hub_reads_the_accuracy_in_the_cards_header(run):
-    card = ModelCard(render_card(run.record, METRICS))
+    card = ModelCard(render_card(run.record, METRICS, range(6)))
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value, result.verified) == ("accuracy", 0.6037, False)
     assert (result.task_type, result.dataset_name) == ("video-classification", run.config.dataset.name)
@@ -123,6 +123,6 @@ def test_the_hub_reads_the_accuracy_in_the_cards_header(run):
 
 
 def test_the_header_of_a_run_that_was_not_evaluated_has_no_accuracy(run):
-    card = ModelCard(render_card(run.record, None))
+    card = ModelCard(render_card(run.record, None, range(6)))
     assert card.data.eval_results is None
     assert card.data.license == "other"

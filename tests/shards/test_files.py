@@ -3,6 +3,7 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import webdataset
 from shard_server import servers, write_split
@@ -27,9 +28,8 @@ def clips_of(index):
 
 
 def read_all(index):
-    batches = Loader(index.features, threads=2).eval_batches(
-        locate(index, clips_of(index), ["positive"]), 4, rank=0, world=1
-    )
+    clips, frames = locate(index, clips_of(index), ["positive"]), np.arange(index.features.frames)
+    batches = Loader(index.features, threads=2).eval_batches(clips, frames, 4, rank=0, world=1)
     return {
         clip_id: frames.clone()
         for batch in batches
@@ -147,7 +147,7 @@ def test_shards_are_fetched_before_they_are_needed(index, config, tmp_path, serv
     remote_index = open_index(remote(config, server.url, tmp_path), "val")
     first, *_, last = locate(remote_index, clips_of(index), ["positive"])
     # The last clip is in the other shard, and far behind what is read ahead.
-    batches = Loader(remote_index.features, threads=1).load([[first]] * 50 + [[last]])
+    batches = Loader(remote_index.features, threads=1).load([([clip], np.arange(1)) for clip in [first] * 50 + [last]])
     next(batches)
     deadline = threading.Event()
     for _ in range(500):

@@ -54,7 +54,7 @@ def test_a_pinned_file_is_checked_too(folder):
 
 
 def test_without_names_it_takes_the_recipe_of_the_settings(stage):
-    done = stage("fetch_weights", "--set", "recipe.features.frames=3")
+    done = stage("fetch_weights", "--set", "recipe.features.frames=4", "--set", "recipe.model.frames=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "demo, video: small takes 3 x 64 x 64, gives tokens of 3 x 1 x 512 (time x space x D)",

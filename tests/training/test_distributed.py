@@ -39,7 +39,7 @@ class Place:
     def set(self, checkpoint_steps=1, **training):
         """Settings without dropout, whose random numbers differ from process to process."""
         values = self.config.model_dump()
-        values["recipe"]["model"] |= {"dropout": 0.0, "norm_clips": 1}
+        values["recipe"]["model"] |= {"dropout": 0.0, "norm_clips": 1, "frames": 2, "views": 3}
         new = {"stream_loss": 0.3, "freeze_epochs": 1, "class_balance": "weights", "ema_decay": 0.5}
         values["recipe"]["training"] |= {"batch_size": 2, **new, **training}
         values["execution"] |= {"process_timeout_s": TIMEOUT_S, "checkpoint_steps": checkpoint_steps}

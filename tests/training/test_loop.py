@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from helpers import write_whole_result
 from safetensors.torch import load_file
 from short_trainings import (
+    count_calls,
     equal,
     history,
     interrupt,
@@ -28,6 +29,7 @@ from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.recipe import FusionKind
+from pipeline.loading import batch as batches
 from pipeline.loading.selection import select_clips
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
@@ -61,6 +63,19 @@ def test_scoring_takes_no_more_clips_at_a_time_than_training(ready, tmp_path, mo
     )
     train(with_training(ready, batch_size=6, micro_batches=3, epochs=1), tmp_path)
     assert max(sizes) == 2
+
+
+def test_training_decodes_only_the_frames_that_the_model_takes(ready, tmp_path, monkeypatch):
+    config, decoded, taken = with_model(ready, frames=2), [], []
+    monkeypatch.setattr(batches, "decode_jpeg", count_calls(batches.decode_jpeg, decoded))
+    forward = GroupEmotionModel.forward
+    monkeypatch.setattr(
+        GroupEmotionModel, "forward", lambda self, batch: (taken.append(batch.frame_times_s), forward(self, batch))[1]
+    )
+    train(config, tmp_path)
+    clips = [times_s for batch in taken for times_s in batch]
+    assert {len(times_s) for times_s in clips} == {2}
+    assert len(decoded) == 2 * len(clips)
 
 
 def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path, monkeypatch):

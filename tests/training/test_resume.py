@@ -32,10 +32,11 @@ from pipeline.training.setup import resume_training, start_training
 
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, tmp_path_factory):
-    """A training of six steps in which everything has a state: its settings, its weights and its folder."""
+    """A training of six steps in which everything has a state or is drawn: its settings, its weights and its folder."""
     average = {"ema_decay": 0.5, "ema_warmup": True}
     balance = {"stream_loss": 0.3, "class_balance": "draws", "freeze_epochs": 1, "learning_rate_floor": 0.1}
-    config = with_checkpoint_steps(with_training(workspace[1], micro_batches=2, **average, **balance), 1)
+    config = with_model(with_training(workspace[1], micro_batches=2, **average, **balance), frames=2)
+    config = with_checkpoint_steps(config, 1)
     folder = tmp_path_factory.mktemp("uninterrupted")
     with contextlib.chdir(workspace[0]):
         return config, train(config, folder), folder

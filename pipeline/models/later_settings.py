@@ -1,0 +1,53 @@
+"""The settings of a recipe that earlier versions did not have, with the values by which those versions worked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+TRAINING: dict[str, Any] = {
+    "class_balance": "none",
+    "stream_loss": 0.0,
+    "freeze_epochs": 0,
+    "learning_rate_floor": 0.0,
+    "ema_warmup": False,
+}
+AUGMENTATION: dict[str, Any] = {
+    "max_crop": 1.0,
+    "translation": 0.0,
+    "rotation_deg": 0.0,
+    "erasing": 0.0,
+    "tempo": 0.0,
+    "noise_db": 0.0,
+    "pitch_mel_bins": 0.0,
+    "drop_final": 1.0,
+    "mixup_alpha": 0.0,
+}
+
+
+def model_of_any_version(model: Mapping[str, Any], frames: int) -> dict[str, Any]:
+    """Settings of a model of any version in today's form; `frames` are stored of a clip.
+
+    Earlier versions used all of them, had one view of a clip, and BatchNorm over all clips of a process.
+    """
+    return {"frames": frames, "views": 1, "norm_clips": 8, **model}
+
+
+def config_of_any_version(config: Any) -> Any:
+    """The settings of a run of any version in today's form."""
+    match config:
+        case {
+            "recipe": {
+                "features": {"frames": int(frames)},
+                "model": dict(model),
+                "training": {"augmentation": dict(augmentation), **training},
+                **others,
+            }
+        }:
+            recipe = {
+                "init": "none",
+                **others,
+                "features": config["recipe"]["features"],
+                "model": model_of_any_version(model, frames),
+                "training": TRAINING | training | {"augmentation": AUGMENTATION | augmentation},
+            }
+            return config | {"recipe": recipe}
+    return config
