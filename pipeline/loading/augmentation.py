@@ -6,7 +6,8 @@ apart (`Draws.apart`), so it changes no other's numbers, and costs nothing while
 
 from dataclasses import replace
 
-from pipeline.common.recipe import AugmentationSettings, Features
+from pipeline.common.augmentation_settings import AugmentationSettings
+from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
 from pipeline.loading.mixup import mix_pairs

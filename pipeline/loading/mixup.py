@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.common.recipe import AugmentationSettings
+from pipeline.common.augmentation_settings import AugmentationSettings
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.common.recipe import AugmentationSettings
+from pipeline.common.augmentation_settings import AugmentationSettings
 from pipeline.loading.draws import Draws, inside
 
 ERASED_SIDE = (0.1, 0.4)  # the erased rectangle's sides, as shares of the picture's

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.common.recipe import AugmentationSettings, Features
+from pipeline.common.augmentation_settings import AugmentationSettings
+from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws, inside
 from pipeline.shards.log_mel_units import LEVELS

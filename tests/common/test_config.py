@@ -65,7 +65,7 @@ def test_frozen_networks_with_random_weights_are_refused(values):
 
 
 def test_an_unknown_recipe_is_refused_with_the_names_of_the_known_ones():
-    with pytest.raises(UserError, match="there is no recipe papr; expected one of demo, paper, small, strong"):
+    with pytest.raises(UserError, match="there is no recipe papr; expected one of demo, light, paper, small, strong"):
         load_recipe("papr", REPOSITORY / "configs/recipe")
 
 

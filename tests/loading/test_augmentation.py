@@ -6,9 +6,9 @@ import pytest
 import torch
 from augmented import ALONE, EACH, OFF, PICTURES, SOUND, part, tensors_of
 
+from pipeline.common.augmentation_settings import AugmentationSettings
 from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import AugmentationSettings
 from pipeline.shards.log_mel_units import LEVELS
 
 SILENCE = LEVELS["librosa"].silence
