@@ -21,6 +21,7 @@ OFF = {
     "mask_time_s": 0.0,
     "drop_video": 0.0,
     "drop_audio": 0.0,
+    "drop_final": 1.0,
     "mixup_alpha": 0.0,
 }
 PICTURES = {

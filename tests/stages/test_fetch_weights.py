@@ -57,8 +57,8 @@ def test_without_names_it_takes_the_recipe_of_the_settings(stage):
     done = stage("fetch_weights", "--set", "recipe.features.frames=4", "--set", "recipe.model.frames=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "demo, video: small takes 3 x 64 x 64, gives tokens of 3 x 1 x 512 (time x space x D)",
-        "demo, audio: small takes 64 x 551, gives tokens of 35 x 1 x 512 (time x space x D)",
+        "demo, video: small takes 3 x 64 x 64, gives tokens of 3 x 1 x 128 (time x space x D)",
+        "demo, audio: small takes 64 x 551, gives tokens of 35 x 1 x 192 (time x space x D)",
     ]
 
 

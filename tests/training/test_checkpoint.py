@@ -1,6 +1,6 @@
 import torch
 
-from pipeline.models.run_record import Epoch
+from pipeline.models.run_record import Epoch, StreamEpoch
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, load_checkpoint, save_checkpoint
 from pipeline.training.identity import differences
@@ -8,7 +8,14 @@ from pipeline.training.state import Position, optimizer_tensors, restore_optimiz
 
 
 def checkpoint(step):
-    position = Position(step, [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 8.0, 0.25)], ["seed: 0 -> 1"], 1.0, 0.5)
+    position = Position(
+        step,
+        [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 8.0, 0.25)],
+        [StreamEpoch(1, "video", 0.5, None, 0.25)],
+        ["seed: 0 -> 1"],
+        1.0,
+        0.5,
+    )
     return Checkpoint(CheckpointRecord({"seed": 0}, 4, position), {"model": {"a": torch.randn(3)}, "average": {}})
 
 
