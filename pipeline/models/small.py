@@ -68,7 +68,7 @@ class SmallFrameNetwork(SmallBackbone):
 class SmallSpectrogramNetwork(SmallBackbone):
     """One token for every 16 hops: the mean and the largest values over the mel bands."""
 
-    CHANNELS = (24, 48, 96, 96)
+    CHANNELS = (16, 32, 64, 96)
 
     def __init__(self, features: Features) -> None:
         super().__init__()
