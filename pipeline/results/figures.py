@@ -53,20 +53,17 @@ def draw_streams(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -
     for point in points:
         lines.setdefault((point.stream, RunId(point.seed, point.fold)), []).append(point)
     width = 1.5 if len(lines) == len(names) else 0.8
-    labelled: set[str] = set()
+    drawn: dict[str, Any] = {}
     for (name, _), line in lines.items():
         accuracies = np.array([point.train_accuracy for point in line], float)  # None becomes NaN, a gap
-        label = None if name in labelled else name
-        labelled.add(name)
         color = SERIES_COLORS[names.index(name) % len(SERIES_COLORS)]
-        axes.plot([point.epoch for point in line], accuracies, color=color, linewidth=width, label=label)
+        (drawn[name],) = axes.plot([point.epoch for point in line], accuracies, color=color, linewidth=width)
     axes.axhline(1 / classes, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("training accuracy alone")
     axes.set_ylim(0, 1.02)
-    if names:
-        axes.legend(frameon=False, labelcolor=INK)
+    axes.legend(drawn.values(), drawn, frameon=False, labelcolor=INK)
 
 
 def draw_confusion(axes: Axes, matrix: NDArray[np.int64], classes: Sequence[str]) -> None:

@@ -94,8 +94,7 @@ def render_report(results: Path, seeds: Sequence[int]) -> str:
         paper=f"{100 * PAPER_ACCURACY:.2f}",
         bootstrap_draws=BOOTSTRAP_DRAWS,
         curves=svg(lambda axes: draw_curves(axes, points, metrics.selected_on, chosen)),
-        has_streams=bool(streams),
-        streams=svg(lambda axes: draw_streams(axes, streams, len(classes))),
+        streams=svg(lambda axes: draw_streams(axes, streams, len(classes))) if streams else None,
         confusion=svg(lambda axes: draw_confusion(axes, matrix, classes)),
         reliability=svg(lambda axes: draw_reliability(axes, bins, len(classes))),
     )

@@ -28,7 +28,7 @@ from pipeline.loading.augmentation import augment
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
 from pipeline.loading.loader import Loader
-from pipeline.loading.plan import check_pairs, split_step
+from pipeline.loading.plan import split_step
 from pipeline.models.run_record import Epoch
 from pipeline.models.scoring import Scorer
 from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, remove_own_checkpoints, save_checkpoint
@@ -93,15 +93,9 @@ def is_finished(training: Training, resume: Resume, store: Path | None) -> bool:
 def train_all_epochs(training: Training) -> None:
     """Train to the last epoch, or until `patience` epochs brought nothing better."""
     state, settings, accelerator = training.state, training.settings, training.accelerator
-    parts = split_step(
-        settings.batch_size,
-        accelerator.process_index,
-        accelerator.num_processes,
-        settings.micro_batches,
-        state.model.clips_together,
-    )
-    if settings.augmentation.mixup_alpha:
-        check_pairs(parts)
+    together = math.lcm(state.model.clips_together, 2 if settings.augmentation.mixup_alpha else 1)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    parts = split_step(settings.batch_size, rank, world, settings.micro_batches, together)
     training.plan_of_epoch(0)  # refuses a batch that is larger than the training clips
     if accelerator.is_main_process:
         start_log(training)

@@ -29,8 +29,8 @@ def test_pictures_sound_and_labels_of_a_pair_are_mixed_in_the_same_shares(change
         assert (share[0], share[2]) == (share[1], share[3])
         assert share.min() >= 0.5
         for before, after in ((frames, mixed.frames), (log_mel, mixed.log_mel), (one_hot, mixed.labels)):
-            own = share.view(-1, *[1] * (before.dim() - 1))
-            torch.testing.assert_close(after, own * before + (1 - own) * before[partner])
+            kept = share.view(-1, *[1] * (before.dim() - 1))
+            torch.testing.assert_close(after, kept * before + (1 - kept) * before[partner])
         assert torch.equal(mixed.mel_frames, torch.maximum(sounding.mel_frames, sounding.mel_frames[partner]))
         assert torch.equal(mixed.frame_times_s, sounding.frame_times_s)
 

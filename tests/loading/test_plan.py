@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import UserError
-from pipeline.loading.plan import balanced_draw, check_pairs, plan_epoch, split_step
+from pipeline.loading.plan import balanced_draw, plan_epoch, split_step
 
 
 @given(
@@ -90,9 +90,3 @@ def test_groups_of_clips_stay_together_on_any_number_of_processes():
 def test_a_batch_that_processes_and_micro_batches_cannot_share_is_refused():
     with pytest.raises(UserError, match="batch_size is 16, expected a multiple of 6: 3 processes times"):
         split_step(16, 0, 3, 2)
-
-
-def test_parts_that_break_pairs_are_refused():
-    check_pairs([np.arange(4), np.arange(4, 10)])
-    with pytest.raises(UserError, match="a micro-batch has 3 clips: expected an even number"):
-        check_pairs([np.arange(4), np.arange(3)])

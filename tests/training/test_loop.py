@@ -94,7 +94,9 @@ def test_mixup_trains_on_pairs_and_refuses_micro_batches_that_break_them(ready, 
     augmentation = ready.recipe.training.augmentation.model_copy(update={"mixup_alpha": 0.4})
     mixed = with_training(ready, augmentation=augmentation)
     assert not equal(train(ready, tmp_path / "plain"), train(mixed, tmp_path / "mixed"))
-    with pytest.raises(UserError, match="a micro-batch has 1 clips: expected an even number"):
+    with pytest.raises(
+        UserError, match=r"batch_size is 2, expected a multiple of 4: .* times 2 clips that stay together"
+    ):
         train(with_training(mixed, micro_batches=2), tmp_path / "broken")
 
 

@@ -1,5 +1,6 @@
 """What a training starts from."""
 
+import dataclasses
 import json
 
 import pytest
@@ -22,7 +23,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME
-from pipeline.training import loop
+from pipeline.training import loop, setup
 from pipeline.training.setup import start_training
 
 
@@ -72,6 +73,24 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
     moved = {name for name in given if not torch.equal(weights[name], given[name])}
     assert moved
     assert all(name.startswith("fusion.") for name in moved)
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "draws"])
+def test_a_rare_class_weighs_as_much_or_is_drawn_as_often_as_the_others(balance, ready, tmp_path, monkeypatch):
+    select = setup.select_clips
+
+    def unbalanced(*arguments):
+        clips = select(*arguments)
+        common, rare = (next(clip for clip in clips.training if clip.label == label) for label in (0, 1))
+        return dataclasses.replace(clips, training=[common] * 9 + [rare] * 3)
+
+    monkeypatch.setattr(setup, "select_clips", unbalanced)
+    config = with_training(ready, class_balance=balance)
+    training = start_training(config, RunId(0), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
+    labels = [training.clips.training[position].label for position in training.plan_of_epoch(0).ravel()]
+    assert [labels.count(0), labels.count(1)] == ([6, 6] if balance == "draws" else [9, 3])
+    weights = training.state.objective.class_weights.tolist()
+    assert weights == pytest.approx([12 / (2 * 9), 12 / (2 * 3), 0.0] if balance == "weights" else [1.0, 1.0, 1.0])
 
 
 def test_backbones_that_are_frozen_at_first_learn_after_that(ready, pretrained, tmp_path, monkeypatch):
