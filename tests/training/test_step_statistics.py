@@ -62,6 +62,7 @@ def test_each_step_counts_once_and_by_the_layers_own_momentum(network):
 
 def test_frozen_networks_keep_them_to_the_last_bit(network):
     network.eval()
+    network[1].running_mean.uniform_()  # of numbers whose sum over three micro-batches is rounded
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    after = take_steps(network, 4)
+    after = take_steps(network, 3)
     assert all(torch.equal(after[name], value) for name, value in before.items())
