@@ -138,7 +138,7 @@ def measure(training: Training, arguments: argparse.Namespace) -> dict[str, floa
     on_gpu = training.accelerator.device.type == "cuda"
     steps = WARM_UP_STEPS + arguments.steps
     parts, plan = split_step(arguments.batch_size, 0, 1, 1), plan_of_steps(training, steps)
-    loader = Loader(config.recipe.features, arguments.threads, on_gpu)
+    loader = Loader(config.recipe.features, arguments.threads, on_gpu, training.state.model.any_length)
     frames = training.frames_of_steps(0, steps)
     batches = loader.train_batches(training.clips.training, plan, frames, parts)
     training.wrapped.train()

@@ -75,17 +75,22 @@ class Memory:
 
 
 def collate(
-    samples: Iterable[Sample], labels: Sequence[int], chosen: NDArray[np.int64], features: Features, memory: Memory
+    samples: Iterable[Sample],
+    labels: Sequence[int],
+    chosen: NDArray[np.int64],
+    features: Features,
+    memory: Memory,
+    hops: int | None = None,
 ) -> Batch:
     """Decode samples that were made with `features` into one batch on the CPU, one after the other.
 
     `chosen` (B, N) are the numbers of the stored frames that each clip has in the batch; (N,) if they are the same for
-    all clips. No other frame is decoded. Log-mels are padded with digital silence to the length of a clip of
-    `max_duration_s`.
+    all clips. No other frame is decoded. Log-mels are padded with digital silence to `hops`, by default to the length
+    of a clip of `max_duration_s`.
     """
     clips, count, size = len(labels), chosen.shape[-1], features.frame_size_px
     frames = memory.take((clips, count, size, size, 3), np.uint8)
-    log_mel = memory.take((clips, features.mel_bins, features.max_mel_frames), np.float16)
+    log_mel = memory.take((clips, features.mel_bins, hops or features.max_mel_frames), np.float16)
     times_s = np.zeros((clips, count), np.float32)
     ids: list[str] = []
     has_video, mel_frames = np.zeros(clips, bool), np.zeros(clips, np.int64)
@@ -98,10 +103,7 @@ def collate(
                 decode_jpeg(sample.jpegs[number], sample.clip_id, picture)
         else:
             pictures[:] = 0
-        if sample.log_mel is not None:
-            hops = mel_frames[row] = sample.log_mel.shape[1]
-            bank[:, :hops] = sample.log_mel
-        bank[:, mel_frames[row] :] = LEVELS[features.front_end].silence
+        mel_frames[row] = fill_sound(bank, sample.log_mel, LEVELS[features.front_end].silence)
     return Batch(
         clip_ids=ids,
         frames=frames.permute(0, 1, 4, 2, 3),
@@ -111,6 +113,15 @@ def collate(
         mel_frames=torch.from_numpy(mel_frames),
         labels=torch.tensor(labels),
     )
+
+
+def fill_sound(bank: NDArray[np.float16], log_mel: NDArray[np.float16] | None, silence: float) -> int:
+    """Copy a log-mel to the start of `bank` (mel_bins, T), and fill the rest with silence; its number of hops."""
+    hops = 0 if log_mel is None else log_mel.shape[1]
+    if log_mel is not None:
+        bank[:, :hops] = log_mel
+    bank[:, hops:] = silence
+    return hops
 
 
 def decode_jpeg(jpeg: bytes | memoryview, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

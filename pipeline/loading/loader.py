@@ -4,6 +4,7 @@ A clip is one read of its byte range. Threads decode it, because JPEG decoding r
 """
 
 import functools
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,23 +23,35 @@ from pipeline.shards.files import fetched_ahead
 from pipeline.shards.format import Sample, read_members
 
 BATCHES_AHEAD = 4
+LENGTH_STEP_S = 0.5  # of the log-mels of a training step: with few lengths, memory is reused
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """The clips of a batch, the stored frames that they have in it, and the length of their log-mels (`collate`)."""
+
+    clips: Sequence[ClipRef]
+    frames: NDArray[np.int64]
+    hops: int | None = None
 
 
 @dataclass(frozen=True)
 class Loader:
     """How a process reads batches: the features the shards were made with, decoding threads, and kind of memory.
 
-    A copy from `pinned` memory to a GPU does not wait for the GPU's earlier work.
+    A copy from `pinned` memory to a GPU does not wait for the GPU's earlier work. With `any_length`, the log-mels of a
+    training step end soon after its longest clip. Otherwise all have the length of a clip of `max_duration_s`.
     """
 
     features: Features
     threads: int
     pinned: bool = False
+    any_length: bool = False
 
     @staticmethod
-    def for_config(config: Config, device: torch.device) -> "Loader":
+    def for_config(config: Config, device: torch.device, any_length: bool = False) -> "Loader":
         """The loader of a process that computes on `device`."""
-        return Loader(config.recipe.features, config.execution.decode_threads, device.type == "cuda")
+        return Loader(config.recipe.features, config.execution.decode_threads, device.type == "cuda", any_length)
 
     def train_batches(
         self,
@@ -52,10 +65,28 @@ class Loader:
         `frames` (steps, clips of a step, N) are the numbers of the stored frames that each clip has in a step.
         """
         return self.load(
-            ([clips[position] for position in step[part]], chosen[part])
+            batch
             for step, chosen in zip(plan, frames, strict=True)
-            for part in parts
+            for batch in self._batches_of_step([clips[position] for position in step], chosen, parts)
         )
+
+    def _batches_of_step(
+        self, clips: Sequence[ClipRef], frames: NDArray[np.int64], parts: Sequence[NDArray[np.int64]]
+    ) -> list[PlannedBatch]:
+        hops = self.hops_of(clips)
+        return [PlannedBatch([clips[row] for row in part], frames[part], hops) for part in parts]
+
+    def hops_of(self, clips: Sequence[ClipRef]) -> int | None:
+        """The length of the log-mels of a step, in hops; it is the same in all processes. None: the default.
+
+        At least one `LENGTH_STEP_S` of silence follows the longest clip, because in evaluation too silence follows.
+        """
+        if not self.any_length:
+            return None
+        longest_s = max(clip.entry.duration_s for clip in clips)
+        padded_s = LENGTH_STEP_S * (math.ceil(longest_s / LENGTH_STEP_S) + 1)
+        samples = round(padded_s * self.features.sample_rate_hz)
+        return min(self.features.mel_frames(samples), self.features.max_mel_frames)
 
     def eval_batches(
         self, clips: Sequence[ClipRef], frames: NDArray[np.int64], batch_size: int, rank: int, world: int
@@ -66,18 +97,18 @@ class Loader:
         """
         share = clips[rank::world]
         starts = range(0, len(share), batch_size)
-        return self.load((share[start : start + batch_size], frames) for start in starts)
+        return self.load(PlannedBatch(share[start : start + batch_size], frames) for start in starts)
 
-    def load(self, batches: Iterable[tuple[Sequence[ClipRef], NDArray[np.int64]]]) -> Iterator[Batch]:
-        """Read and decode batches in order, a few ahead of need. Each is given as its clips and their frames."""
+    def load(self, batches: Iterable[PlannedBatch]) -> Iterator[Batch]:
+        """Read and decode batches in order, a few ahead of need."""
         memory = _shared_memory(self.pinned)
         planned = list(batches)
         readers = ThreadPoolExecutor(self.threads)
         try:
-            with fetched_ahead(clip.file for clips, _ in planned for clip in clips):
+            with fetched_ahead(clip.file for batch in planned for clip in batch.clips):
                 ahead: deque[Future[Batch]] = deque()
                 for batch in planned:
-                    ahead.append(readers.submit(read_batch, *batch, self.features, memory))
+                    ahead.append(readers.submit(read_batch, batch, self.features, memory))
                     if len(ahead) > max(BATCHES_AHEAD, self.threads):
                         yield ahead.popleft().result()
                 while ahead:
@@ -92,9 +123,10 @@ def _shared_memory(pinned: bool) -> Memory:
     return Memory(pinned)
 
 
-def read_batch(clips: Sequence[ClipRef], frames: NDArray[np.int64], features: Features, memory: Memory) -> Batch:
-    """Read, decode and stack clips, with the frames that are chosen as in `collate`."""
-    return collate((read_sample(clip) for clip in clips), [clip.label for clip in clips], frames, features, memory)
+def read_batch(planned: PlannedBatch, features: Features, memory: Memory) -> Batch:
+    """Read, decode and stack the clips of a batch."""
+    samples, labels = (read_sample(clip) for clip in planned.clips), [clip.label for clip in planned.clips]
+    return collate(samples, labels, planned.frames, features, memory, planned.hops)
 
 
 def read_sample(clip: ClipRef) -> Sample:

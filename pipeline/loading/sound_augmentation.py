@@ -1,5 +1,6 @@
 """Random changes to the log-mels of a training batch. Their padding stays digital silence."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -15,12 +16,13 @@ from pipeline.shards.log_mel_units import LEVELS
 def change_tempo(batch: Batch, settings: AugmentationSettings, features: Features, draws: Draws) -> Batch:
     """Play each clip faster or slower by up to `tempo`, at the same pitch; log-mels are float32.
 
-    Sound and frames stay together. What would end after the padded length of a log-mel is cut off.
+    Sound and frames stay together. Log-mels become as long as the slowest clip may be, but not longer than a clip of
+    `max_duration_s`: what would end after that is cut off.
     """
     if not settings.tempo:
         return batch
     speed = 1 + draws.apart("tempo").around(settings.tempo)[:, None]
-    hops = batch.log_mel.shape[-1]
+    hops = min(math.ceil(batch.log_mel.shape[-1] / (1 - settings.tempo)), features.max_mel_frames)
     last = (batch.mel_frames - 1)[:, None]
     # The middle of Kaldi's first hop is half a window late. With tempo 0.1, ignoring that moves the sound by 1 ms.
     mel_frames = ((last / speed).floor().long() + 1).clamp(0, hops)

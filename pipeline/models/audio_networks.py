@@ -19,7 +19,7 @@ PICTURE_STRIDE = 32  # of most networks: they take pictures whose sides are mult
 
 
 class SpectrogramNetwork(TimmBackbone):
-    """A network on the log-mel, which is padded with silence to `padded_hops`, a whole number of tokens.
+    """A network on the log-mel, which is padded with silence to a multiple of `hops_multiple` hops.
 
     For each time step it gives one token for each of `grid` mel bands, which is the mean over the band. `deviation`
     divides the log-mel; `arguments` are timm's.
@@ -30,7 +30,7 @@ class SpectrogramNetwork(TimmBackbone):
         settings: BackboneSettings,
         features: Features,
         architecture: str,
-        padded_hops: int,
+        hops_multiple: int,
         deviation: float,
         **arguments: Any,
     ) -> None:
@@ -38,10 +38,10 @@ class SpectrogramNetwork(TimmBackbone):
         self.remove_head()
         self.levels = LEVELS[features.front_end]
         bins, hops = features.mel_bins, features.max_mel_frames
-        self.grid, self.padding = settings.grid, padded_hops - hops
+        self.grid, self.hops_multiple = settings.grid, hops_multiple
         stride, patch = self.network.feature_info[-1]["reduction"], patch_size(self.network)
         require_multiple(settings.name, features, "mel_bins", patch)
-        gives = (padded_hops // stride, self.grid, self.network.num_features)
+        gives = (next_multiple(hops, hops_multiple) // stride, self.grid, self.network.num_features)
         self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride)
         centre = try_out(self, settings.name)
         # Networks of patches merge them without a layer that has a stride, so `centre` misses that.
@@ -49,7 +49,8 @@ class SpectrogramNetwork(TimmBackbone):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, mel_bins, T) -> tokens (B, time, grid, D)."""
-        levels = F.pad(log_mel.float(), (0, self.padding), value=self.levels.silence)
+        padding = -log_mel.shape[-1] % self.hops_multiple
+        levels = F.pad(log_mel.float(), (0, padding), value=self.levels.silence)
         pictures = ((levels - self.interface.mean[0]) / self.interface.deviation[0]).unsqueeze(1)
         maps = self.feature_map(pictures)
         tokens = grid_means(maps, self.grid, maps.shape[-1]).permute(0, 3, 2, 1)
@@ -61,10 +62,13 @@ class PictureNetwork(SpectrogramNetwork):
     """A network that was made for pictures."""
 
     def __init__(self, settings: BackboneSettings, features: Features) -> None:
-        padded_hops = next_multiple(features.max_mel_frames, PICTURE_STRIDE)
         stated = stated_settings(settings.name)
+        padded_hops = next_multiple(features.max_mel_frames, PICTURE_STRIDE)
         size = {"img_size": (features.mel_bins, padded_hops)} if stated and stated.fixed_input_size else {}
-        super().__init__(settings, features, settings.name, padded_hops, LEVELS[features.front_end].deviation, **size)
+        deviation = LEVELS[features.front_end].deviation
+        super().__init__(settings, features, settings.name, PICTURE_STRIDE, deviation, **size)
+        # Nothing is known of the networks on the hub, and those of patches take the size that they were made for.
+        self.any_length = bool(stated) and not size and patch_size(self.network) == 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class AudioTransformerNetwork(SpectrogramNetwork):
         padded_hops = next_multiple(hops, transformer.patch)
         deviation = transformer.deviations * LEVELS[features.front_end].deviation
         layout: dict[str, Any] = {"global_pool": "avg", "img_size": (padded_hops, features.mel_bins)}
-        super().__init__(settings, features, transformer.architecture, padded_hops, deviation, **layout)
+        super().__init__(settings, features, transformer.architecture, transformer.patch, deviation, **layout)
         self.published = Published(repository=transformer.repository)
 
     def feature_map(self, pictures: Tensor) -> Tensor:

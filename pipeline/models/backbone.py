@@ -27,11 +27,13 @@ class Published:
 class Backbone(nn.Module):
     """A network that turns one modality into tokens (B, time, space, D).
 
-    `interface` states what it takes and gives. Weights from a file go into `network`, which has no classifier.
+    `interface` states what it takes and gives. A network of the sound with `any_length` takes shorter log-mels too, and
+    gives fewer tokens. Weights from a file go into `network`, which has no classifier.
     """
 
     network: nn.Module
     interface: Interface
+    any_length = False
     published = Published()
     recomputes = False
 

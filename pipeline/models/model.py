@@ -76,6 +76,11 @@ class GroupEmotionModel(
         return self
 
     @property
+    def any_length(self) -> bool:
+        """Whether log-mels may be shorter than those of a clip of `max_duration_s`."""
+        return all(network.any_length for name, network in self.backbones().items() if name == AUDIO)
+
+    @property
     def clips_together(self) -> int:
         """In training, the clips of a step are computed in groups of this many."""
         return (self.norm_clips or 1) if batch_norms(self.networks) else 1

@@ -118,7 +118,8 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
     epoch, done = divmod(state.step, training.steps_per_epoch)
     plan = training.plan_of_epoch(epoch)[done:]
     frames = training.frames_of_steps(state.step, len(plan))
-    batches = Loader.for_config(config, accelerator.device).train_batches(training.clips.training, plan, frames, parts)
+    loader = Loader.for_config(config, accelerator.device, state.model.any_length)
+    batches = loader.train_batches(training.clips.training, plan, frames, parts)
     state.model.frozen = config.recipe.model.freeze_backbones or epoch < training.settings.freeze_epochs
     training.wrapped.train()
     for remaining in reversed(range(len(plan))):

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.loading.batch import Memory, collate
-from pipeline.loading.loader import read_batch, read_sample
+from pipeline.loading.loader import PlannedBatch, read_batch, read_sample
 from pipeline.models.model import GroupEmotionModel
 from pipeline.shards.log_mel_units import LEVELS
 
@@ -24,7 +24,7 @@ def test_memory_is_reused_only_when_no_tensor_lies_in_it():
 
 
 def test_a_batch_holds_what_was_extracted(refs, features):
-    batch = read_batch(refs, np.arange(features.frames), features, Memory())
+    batch = read_batch(PlannedBatch(refs, np.arange(features.frames)), features, Memory())
     size = features.frame_size_px
     assert batch.frames.shape == (len(refs), features.frames, 3, size, size)
     assert batch.log_mel.shape == (len(refs), features.mel_bins, features.max_mel_frames)
@@ -40,7 +40,7 @@ def test_a_batch_holds_what_was_extracted(refs, features):
 
 def test_the_model_accepts_a_batch_without_any_sound(refs, config):
     silent = [ref for ref in refs if not ref.entry.has_audio]
-    batch = read_batch(silent, np.arange(config.recipe.model.frames), config.recipe.features, Memory())
+    batch = read_batch(PlannedBatch(silent, np.arange(config.recipe.model.frames)), config.recipe.features, Memory())
     assert not batch.mel_frames.any()
     logits = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)(batch)
     assert torch.isfinite(logits).all()

@@ -11,7 +11,7 @@ from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading import loader
 from pipeline.loading.batch import Memory
-from pipeline.loading.loader import Loader, read_batch, read_sample
+from pipeline.loading.loader import Loader, PlannedBatch, read_batch, read_sample
 from pipeline.loading.plan import plan_epoch, shard_numbers, split_step
 from pipeline.loading.selection import locate
 from pipeline.models.model import GroupEmotionModel
@@ -46,6 +46,32 @@ def test_processes_share_each_step_between_them(refs, features):
         assert sorted(whole) == sorted(halves[2 * step] + halves[2 * step + 1])
 
 
+def test_the_log_mels_of_a_step_end_soon_after_its_longest_clip_in_every_process(refs, features):
+    longer = features.model_copy(update={"max_duration_s": 60.0})
+    plan = plan_epoch(shard_numbers(refs), 4, 2, 0, 0)
+    frames = np.broadcast_to(np.arange(features.frames), (*plan.shape, features.frames))
+    shares = [
+        list(Loader(longer, 1, any_length=True).train_batches(refs, plan, frames, split_step(4, rank, 2, 1)))
+        for rank in range(2)
+    ]
+    whole = list(Loader(longer, 1).train_batches(refs, plan, frames, split_step(4, 0, 2, 1)))
+    for step, *batches in zip(plan, *shares, strict=True):
+        longest_s = max(refs[position].entry.duration_s for position in step)
+        hops = {batch.log_mel.shape[-1] for batch in batches}
+        assert len(hops) == 1
+        assert longest_s + 0.5 <= (hops.pop() - 1) * features.hop_length / features.sample_rate_hz < longest_s + 1
+    for batch, full in zip(shares[0], whole, strict=True):
+        assert full.log_mel.shape[-1] == longer.max_mel_frames
+        assert torch.equal(batch.log_mel, full.log_mel[..., : batch.log_mel.shape[-1]])
+        assert torch.equal(batch.mel_frames, full.mel_frames)
+
+
+def test_no_log_mel_is_longer_than_that_of_the_longest_clip_allowed(refs, features):
+    longest = dataclasses.replace(refs[0].entry, duration_s=features.max_duration_s)
+    hops = Loader(features, 1, any_length=True).hops_of([dataclasses.replace(refs[0], entry=longest), refs[1]])
+    assert hops == features.max_mel_frames
+
+
 def test_the_number_of_threads_changes_nothing(refs, features):
     one, three = (list(batches_of(refs, features, 0, 1, threads=threads)) for threads in (1, 3))
     for first, second in zip(one, three, strict=True):
@@ -74,7 +100,7 @@ def test_all_threads_decode_at_the_same_time(refs, features, monkeypatch):
         working.pop()
 
     monkeypatch.setattr(loader, "read_batch", read)
-    list(Loader(features, 12).load([([refs[0]], np.arange(6))] * 40))
+    list(Loader(features, 12).load([PlannedBatch([refs[0]], np.arange(6))] * 40))
     assert max(most) == 12
 
 
@@ -95,7 +121,7 @@ def test_a_file_with_sound_alone_is_extracted_loaded_and_accepted_by_the_model(d
     with extraction_in_this_process():
         extraction = extract_splits({"train": [source]}, tmp_path, tmp_path / "shards", settings, 1)
     refs = locate(extraction.indexes["train"], [source], config.dataset.classes)
-    batch = read_batch(refs, np.arange(features.frames), features, Memory())
+    batch = read_batch(PlannedBatch(refs, np.arange(features.frames)), features, Memory())
     assert batch.has_video.tolist() == [False]
     assert batch.mel_frames.item() > 0
     assert torch.isfinite(GroupEmotionModel(config.recipe.model, features, config.dataset.classes)(batch)).all()

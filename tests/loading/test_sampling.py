@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.loading import batch as batches
 from pipeline.loading.batch import Memory, collate
-from pipeline.loading.loader import Loader, read_batch, read_sample
+from pipeline.loading.loader import Loader, PlannedBatch, read_batch, read_sample
 from pipeline.loading.plan import plan_epoch, shard_numbers, split_step
 from pipeline.loading.sampling import FrameSampling
 
@@ -78,8 +78,8 @@ def test_views_begin_in_the_middle_of_each_part_and_go_round_in_it_evenly(stored
 
 def test_a_view_has_its_own_frames_and_times_and_every_second_one_is_mirrored(refs, features):
     sampling, everything = FrameSampling(features.frames, 2, views=4), np.arange(features.frames)
-    whole = read_batch(refs, everything, features, Memory())
-    batch = read_batch(refs, sampling.evaluated, features, Memory())
+    whole = read_batch(PlannedBatch(refs, everything), features, Memory())
+    batch = read_batch(PlannedBatch(refs, sampling.evaluated), features, Memory())
     for number, view in enumerate(sampling.views_of(batch)):
         frames = sampling.of_view(number)
         expected = whole.frames[:, frames]
@@ -91,7 +91,7 @@ def test_a_view_has_its_own_frames_and_times_and_every_second_one_is_mirrored(re
 def test_the_only_view_is_the_batch_itself(refs, features):
     for used in (2, features.frames):
         sampling = FrameSampling(features.frames, used, views=1)
-        batch = read_batch(refs, sampling.evaluated, features, Memory())
+        batch = read_batch(PlannedBatch(refs, sampling.evaluated), features, Memory())
         assert [view is batch for view in sampling.views_of(batch)] == [True]
 
 

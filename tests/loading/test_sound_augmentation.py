@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -50,6 +51,19 @@ def test_the_end_of_a_slower_clip_stays_within_the_padded_length(changed, batch)
     counts = torch.cat([changed(seed, original=full, tempo=0.3).mel_frames for seed in SEEDS])
     assert counts.max() == longest
     assert counts.min() < longest
+
+
+def test_a_slower_clip_is_whole_though_its_step_has_shorter_log_mels(changed, batch, config):
+    hops, speeds = 200, []
+    full = torch.full_like(batch.mel_frames, hops)
+    short = dataclasses.replace(batch, log_mel=batch.log_mel[..., :hops], mel_frames=full)
+    for seed in SEEDS:
+        after = changed(seed, original=short, tempo=0.3)
+        speed = short.frame_times_s[:, -1] / after.frame_times_s[:, -1]
+        assert after.mel_frames.tolist() == ((hops - 1) / speed).floor().long().add(1).tolist()
+        assert after.log_mel.shape[-1] == min(math.ceil(hops / 0.7), config.recipe.features.max_mel_frames)
+        speeds += speed.tolist()
+    assert min(speeds) < 0.8
 
 
 def test_a_spectrum_is_shifted_by_a_part_of_a_bin_and_its_edges_are_repeated(changed, batch):

@@ -28,6 +28,29 @@ def test_a_network_for_pictures_hears_with_the_sum_of_its_colour_channels(build,
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("name", "tolerance"), [("small", 1e-5), ("resnet18.tv_in1k", 0.05)])
+def test_a_network_for_any_length_gives_the_tokens_of_a_clip_without_the_silence_that_follows(
+    name, tolerance, build, features
+):
+    """The layers of a deep network reach further than half a second, so it tells the end from silence a little."""
+    network = build("audio", name, max_duration_s=6.0)
+    assert network.any_length
+    sounding, hops = 200, features.mel_frames(round(2.5 * features.sample_rate_hz))
+    log_mel = torch.full((2, features.mel_bins, network.interface.takes[1]), network.levels.silence)
+    log_mel[:, :, :sounding] = torch.randn(2, features.mel_bins, sounding) * 20 - 40
+    count = -(-sounding // network.interface.stride)
+    whole, short = network(log_mel)[:, :count], network(log_mel[..., :hops])
+    assert short.shape[1] == -(-hops // network.interface.stride)
+    torch.testing.assert_close(short[:, :count], whole, atol=tolerance * whole.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224.ms_in1k", HUB + AUDIOMAE])
+def test_a_network_of_patches_takes_whole_log_mels_alone(name, build):
+    features = {"front_end": "kaldi", "mel_bins": 128} if name.startswith(HUB) else {}
+    assert not build("audio", name, **features).any_length
+
+
+@torch.no_grad()
 def test_a_network_with_two_first_convolutions_hears_with_both(build, take_weights):
     network = build("audio", "mobileone_s0")
     loaded = take_weights(network, timm.create_model("mobileone_s0"))

@@ -6,7 +6,7 @@ from short_trainings import count_calls, with_model
 
 from pipeline.loading import batch as batches
 from pipeline.loading.batch import Memory
-from pipeline.loading.loader import Loader, read_batch
+from pipeline.loading.loader import Loader, PlannedBatch, read_batch
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import Scorer
@@ -30,7 +30,7 @@ def softmax_of(ready, refs):
     """The probabilities that a model gives of all clips with some of their frames, mirrored or not."""
 
     def softmax_of(model, frames, mirrored):
-        batch = read_batch(refs, np.array(frames), ready.recipe.features, Memory())
+        batch = read_batch(PlannedBatch(refs, np.array(frames)), ready.recipe.features, Memory())
         if mirrored:
             batch.frames.copy_(batch.frames.flip(-1))
         with torch.no_grad():
@@ -78,7 +78,7 @@ def test_the_embedding_of_a_clip_is_that_of_its_middle_frames_whatever_the_numbe
     one, many = (scorer_of(with_model(ready, frames=2, views=views)) for views in (1, 5))
     embedded = []
     for scorer in (one, many):
-        batch = read_batch(refs, scorer.model.sampling.evaluated, ready.recipe.features, Memory())
+        batch = read_batch(PlannedBatch(refs, scorer.model.sampling.evaluated), ready.recipe.features, Memory())
         embedded.append(scorer.embed(batch))
     for first, second in zip(*embedded, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-6)

@@ -10,7 +10,7 @@ from shard_server import servers, write_split
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
-from pipeline.loading.loader import Loader
+from pipeline.loading.loader import Loader, PlannedBatch
 from pipeline.loading.selection import locate
 from pipeline.shards import fetching
 from pipeline.shards.files import ShardFile, fetched_ahead, open_index
@@ -147,7 +147,9 @@ def test_shards_are_fetched_before_they_are_needed(index, config, tmp_path, serv
     remote_index = open_index(remote(config, server.url, tmp_path), "val")
     first, *_, last = locate(remote_index, clips_of(index), ["positive"])
     # The last clip is in the other shard, and far behind what is read ahead.
-    batches = Loader(remote_index.features, threads=1).load([([clip], np.arange(1)) for clip in [first] * 50 + [last]])
+    batches = Loader(remote_index.features, threads=1).load(
+        [PlannedBatch([clip], np.arange(1)) for clip in [first] * 50 + [last]]
+    )
     next(batches)
     deadline = threading.Event()
     for _ in range(500):
