@@ -48,6 +48,9 @@ def test_processes_share_each_step_between_them(refs, features):
 
 def test_the_log_mels_of_a_step_end_soon_after_its_longest_clip_in_every_process(refs, features):
     longer = features.model_copy(update={"max_duration_s": 60.0})
+    durations_s = [ref.entry.duration_s + number for number, ref in enumerate(refs)]
+    entries = [dataclasses.replace(ref.entry, duration_s=s) for ref, s in zip(refs, durations_s, strict=True)]
+    refs = [dataclasses.replace(ref, entry=entry) for ref, entry in zip(refs, entries, strict=True)]
     plan = plan_epoch(shard_numbers(refs), 4, 2, 0, 0)
     frames = np.broadcast_to(np.arange(features.frames), (*plan.shape, features.frames))
     shares = [

@@ -30,6 +30,7 @@ from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.recipe import FusionKind
 from pipeline.loading import batch as batches
+from pipeline.loading import loader
 from pipeline.loading.selection import select_clips
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
@@ -88,6 +89,16 @@ def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path, mon
         train(with_training(config, micro_batches=parts), tmp_path / str(parts))
         assert losses(tmp_path / str(parts)) == pytest.approx(losses(tmp_path / "whole"), rel=1e-5, abs=1e-5)
         torch.testing.assert_close(torch.stack([total for total, _ in norms[-steps:]]), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_small_network_trains_on_log_mels_that_end_soon_after_the_longest_clip(ready, tmp_path, monkeypatch):
+    lengths, augment = set(), loop.augment
+    monkeypatch.setattr(loader, "LENGTH_STEP_S", 0.1)
+    monkeypatch.setattr(
+        loop, "augment", lambda batch, *rest: (lengths.add(batch.log_mel.shape[-1]), augment(batch, *rest))[1]
+    )
+    train(ready, tmp_path / "run")
+    assert max(lengths) < ready.recipe.features.max_mel_frames
 
 
 def test_mixup_trains_on_pairs_and_refuses_micro_batches_that_break_them(ready, tmp_path):
