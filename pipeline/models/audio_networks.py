@@ -67,8 +67,8 @@ class PictureNetwork(SpectrogramNetwork):
         size = {"img_size": (features.mel_bins, padded_hops)} if stated and stated.fixed_input_size else {}
         deviation = LEVELS[features.front_end].deviation
         super().__init__(settings, features, settings.name, PICTURE_STRIDE, deviation, **size)
-        # Nothing is known of the networks on the hub, and those of patches take the size that they were made for.
-        self.any_length = bool(stated) and not size and patch_size(self.network) == 1
+        # timm states which networks take one size alone. Of those on the hub, it states nothing.
+        self.any_length = bool(stated) and not size
 
 
 @dataclass(frozen=True)

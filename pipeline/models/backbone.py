@@ -1,5 +1,6 @@
 """The base class of the networks that turn one modality into tokens, and what all of these networks share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Published:
     repository: str | None = None
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network that turns one modality into tokens (B, time, space, D).
 
     `interface` states what it takes and gives. A network of the sound with `any_length` takes shorter log-mels too, and
@@ -37,9 +38,9 @@ class Backbone(nn.Module):
     published = Published()
     recomputes = False
 
+    @abstractmethod
     def layers(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer, from the input to the output."""
-        raise NotImplementedError
 
     def adapt(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Convert published weights to the names and shapes of `network`."""

@@ -28,7 +28,9 @@ def test_a_network_for_pictures_hears_with_the_sum_of_its_colour_channels(build,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "tolerance"), [("small", 1e-5), ("resnet18.tv_in1k", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("small", 1e-5), ("resnet18.tv_in1k", 0.05), ("convnext_atto.d2_in1k", 0.05)]
+)
 def test_a_network_for_any_length_gives_the_tokens_of_a_clip_without_the_silence_that_follows(
     name, tolerance, build, features
 ):
@@ -45,7 +47,7 @@ def test_a_network_for_any_length_gives_the_tokens_of_a_clip_without_the_silence
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224.ms_in1k", HUB + AUDIOMAE])
-def test_a_network_of_patches_takes_whole_log_mels_alone(name, build):
+def test_a_network_that_takes_one_size_takes_whole_log_mels_alone(name, build):
     features = {"front_end": "kaldi", "mel_bins": 128} if name.startswith(HUB) else {}
     assert not build("audio", name, **features).any_length
 
