@@ -6,6 +6,8 @@ apart (`Draws.apart`), so it changes no other's numbers, and costs nothing while
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from pipeline.common.augmentation_settings import AugmentationSettings
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
@@ -13,7 +15,6 @@ from pipeline.loading.draws import Draws
 from pipeline.loading.mixup import mix_pairs
 from pipeline.loading.picture_augmentation import change_pictures
 from pipeline.loading.sound_augmentation import change_sound, change_tempo
-from pipeline.shards.log_mel_units import LEVELS
 
 
 def augment(batch: Batch, settings: AugmentationSettings, features: Features, classes: int, draws: Draws) -> Batch:
@@ -22,24 +23,27 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, cl
     With mixup, the labels are probabilities of the `classes` classes. The rows of the batch must then be whole pairs
     of the step (`plan.split_step`).
     """
-    batch = _drop_modality(batch, settings, features, draws)
+    chosen = draws.uniform()
     batch = replace(batch, frames=batch.frames.float(), log_mel=batch.log_mel.float())
     batch = change_tempo(batch, settings, features, draws)
     frames = change_pictures(batch.frames, settings, draws)
     log_mel = change_sound(batch.log_mel, batch.mel_frames, settings, features, draws)
-    return mix_pairs(replace(batch, frames=frames, log_mel=log_mel), settings, classes, draws)
+    batch = _drop_modality(replace(batch, frames=frames, log_mel=log_mel), settings, chosen)
+    return mix_pairs(batch, settings, classes, draws)
 
 
-def _drop_modality(batch: Batch, settings: AugmentationSettings, features: Features, draws: Draws) -> Batch:
-    """Hide the video of some clips and the sound of others. No clip loses both, nor the only modality it has."""
-    chosen = draws.uniform()
+def _drop_modality(batch: Batch, settings: AugmentationSettings, chosen: Tensor) -> Batch:
+    """Hide the video of some clips and the sound of others, by the numbers `chosen` (B,) in 0..1.
+
+    No clip loses both, nor the only modality it has. The model takes a hidden modality for one that is missing: its
+    tokens are masked. Frames and log-mels stay as they are, because BatchNorm's statistics are over all clips of a
+    group, and in evaluation no sound is hidden: clips of silence would give the training other statistics.
+    """
     has_audio = batch.mel_frames > 0
     drop_video = (chosen < settings.drop_video) & has_audio
     drop_audio = (chosen >= 1 - settings.drop_audio) & batch.has_video
-    silence = LEVELS[features.front_end].silence
     return replace(
         batch,
         has_video=batch.has_video & ~drop_video,
-        log_mel=batch.log_mel.masked_fill(drop_audio[:, None, None], silence),
         mel_frames=batch.mel_frames.masked_fill(drop_audio, 0),
     )

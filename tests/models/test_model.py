@@ -70,6 +70,14 @@ def test_the_frames_of_a_clip_without_video_do_not_matter(build_model, batch):
     assert (changed[1:] > 1e-6).all()
 
 
+def test_the_log_mel_of_a_clip_without_sound_does_not_matter(build_model, batch):
+    silent = dataclasses.replace(batch, mel_frames=torch.zeros(4, dtype=torch.long))
+    other = dataclasses.replace(silent, log_mel=batch.log_mel.flip(0))
+    assert not torch.equal(silent.log_mel, other.log_mel)
+    model = build_model()
+    assert torch.equal(model(silent), model(other))
+
+
 def test_tokens_after_the_end_of_the_sound_are_padding(build_model, batch):
     padding = build_model().tokens(batch)["audio"].padding
     assert (~padding).sum(dim=1).tolist() == [-(-int(hops) // 16) for hops in batch.mel_frames]
