@@ -238,6 +238,16 @@ class Recipe(Settings):
             )
         return self
 
+    def augmentation_after(self, share: float) -> AugmentationSettings:
+        """The augmentation of a step before which `share` of the training is done, in 0..1.
+
+        A model of one modality is never trained without it: `drop_video` and `drop_audio` are 0.
+        """
+        settings = self.training.augmentation.after(share)
+        if len(self.model.backbones) > 1:
+            return settings
+        return settings.model_copy(update={"drop_video": 0.0, "drop_audio": 0.0})
+
 
 def load_recipe(name: str, folder: Path = Path("configs/recipe")) -> Recipe:
     """Read one of the recipes in `folder`; raises `UserError` for a name that is not among them."""

@@ -140,7 +140,7 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
     set_learning_rate(state.optimizer, learning_rate(state.step, training.total_steps, settings))
     seed_dropout(training.run.seed, state.step, accelerator.process_index)
     fused, sums = torch.zeros((), device=accelerator.device), state.sums[accelerator.process_index]
-    augmentation = settings.augmentation.after(state.step / training.total_steps)
+    augmentation = config.recipe.augmentation_after(state.step / training.total_steps)
     training.statistics.begin()
     for number, part in enumerate(parts):
         batch = next_batch(training, batches)

@@ -255,3 +255,13 @@ def test_each_step_hides_modalities_by_its_place_in_the_training(ready, tmp_path
     augmentation = ready.recipe.training.augmentation.model_copy(update={"drop_video": 0.6, "drop_final": 0.0})
     train(with_training(ready, augmentation=augmentation), tmp_path)
     assert hidden == pytest.approx([0.6 * (1 - step / 6) for step in range(6)])
+
+
+def test_a_model_of_one_modality_is_not_trained_without_it(ready, tmp_path, monkeypatch):
+    hidden = []
+    original = loop.augment
+    monkeypatch.setattr(loop, "augment", lambda *a: (hidden.extend(original(*a).mel_frames == 0), original(*a))[1])
+    augmentation = ready.recipe.training.augmentation.model_copy(update={"drop_audio": 0.9})
+    train(with_training(with_model(ready, fusion="audio"), augmentation=augmentation), tmp_path)
+    assert hidden
+    assert not any(hidden)
