@@ -42,6 +42,16 @@ from pipeline.training.loop import train_model
 from pipeline.training.state import weights_of
 
 
+@pytest.fixture
+def augmented(monkeypatch):
+    """The batches that the loop augments and the settings of each, as it trains."""
+    calls, augment = [], loop.augment
+    monkeypatch.setattr(
+        loop, "augment", lambda batch, *rest: (calls.append((batch, rest[0])), augment(batch, *rest))[1]
+    )
+    return calls
+
+
 def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_path):
     first = train(ready, tmp_path / "a")
     assert equal(first, train(ready, tmp_path / "b"))
@@ -91,14 +101,12 @@ def test_micro_batches_change_the_memory_and_not_the_losses(ready, tmp_path, mon
         torch.testing.assert_close(torch.stack([total for total, _ in norms[-steps:]]), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_the_small_network_trains_on_log_mels_that_end_soon_after_the_longest_clip(ready, tmp_path, monkeypatch):
-    lengths, augment = set(), loop.augment
+def test_the_small_network_trains_on_log_mels_that_end_soon_after_the_longest_clip(
+    ready, tmp_path, monkeypatch, augmented
+):
     monkeypatch.setattr(loader, "LENGTH_STEP_S", 0.1)
-    monkeypatch.setattr(
-        loop, "augment", lambda batch, *rest: (lengths.add(batch.log_mel.shape[-1]), augment(batch, *rest))[1]
-    )
     train(ready, tmp_path / "run")
-    assert max(lengths) < ready.recipe.features.max_mel_frames
+    assert max(batch.log_mel.shape[-1] for batch, _ in augmented) < ready.recipe.features.max_mel_frames
 
 
 def test_mixup_trains_on_pairs_and_refuses_micro_batches_that_break_them(ready, tmp_path):
@@ -248,20 +256,14 @@ def test_the_dropout_of_modalities_falls_to_its_last_share(ready):
     assert shares == [pytest.approx(expected) for expected in ((0.4, 0.2), (0.3, 0.15), (0.2, 0.1))]
 
 
-def test_each_step_hides_modalities_by_its_place_in_the_training(ready, tmp_path, monkeypatch):
-    hidden = []
-    original = loop.augment
-    monkeypatch.setattr(loop, "augment", lambda *a: (hidden.append(a[1].drop_video), original(*a))[1])
+def test_each_step_hides_modalities_by_its_place_in_the_training(ready, tmp_path, augmented):
     augmentation = ready.recipe.training.augmentation.model_copy(update={"drop_video": 0.6, "drop_final": 0.0})
     train(with_training(ready, augmentation=augmentation), tmp_path)
-    assert hidden == pytest.approx([0.6 * (1 - step / 6) for step in range(6)])
+    assert [settings.drop_video for _, settings in augmented] == pytest.approx([0.6 * (1 - n / 6) for n in range(6)])
 
 
-def test_a_model_of_one_modality_is_not_trained_without_it(ready, tmp_path, monkeypatch):
-    hidden = []
-    original = loop.augment
-    monkeypatch.setattr(loop, "augment", lambda *a: (hidden.extend(original(*a).mel_frames == 0), original(*a))[1])
-    augmentation = ready.recipe.training.augmentation.model_copy(update={"drop_audio": 0.9})
-    train(with_training(with_model(ready, fusion="audio"), augmentation=augmentation), tmp_path)
-    assert hidden
-    assert not any(hidden)
+@pytest.mark.parametrize("fusion", ["video", "audio"])
+def test_a_model_of_one_modality_is_not_trained_without_it(fusion, ready, tmp_path, augmented):
+    augmentation = ready.recipe.training.augmentation.model_copy(update={f"drop_{fusion}": 0.9})
+    train(with_training(with_model(ready, fusion=fusion), epochs=1, augmentation=augmentation), tmp_path)
+    assert {(settings.drop_video, settings.drop_audio) for _, settings in augmented} == {(0, 0)}
