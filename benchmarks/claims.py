@@ -1,7 +1,7 @@
 """Tests the paper's claims: end-to-end training against frozen networks, cross-attention against simpler fusions.
 
     .venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12]
-        [--seeds 0 1 2] [--folds 5] [--variants end_to_end frozen]
+        [--seeds 0 1 2] [--folds 5] [--variants end_to_end frozen] [--workspace FOLDER]
 
 It trains every variant with every seed on data sets in VGAF's layout, or with a table `clips.csv`
 (`pipeline/clips/table.py`), whose labels are the classes. The accuracies are those on val. With folds, they are out of
@@ -12,6 +12,9 @@ instead of v + a (`pipeline/clips/demo_set.py`). That label says whether there i
 with published weights start from those. All variants of a seed start from the same weights, except `from_scratch`. The
 epoch is chosen as the recipe says, by default on sources held out of train.
 
+The trainings are in a temporary folder, or in the one that --workspace names. There they are kept: the same command,
+run again after an interruption or with more seeds or variants, trains only what is missing.
+
 It prints a table and the same as JSON. Each variant has the mean and the standard deviation of its `n` seeds'
 accuracies, and two 95% intervals of the mean: `low` and `high` are Student's over seeds, with the clips as they are;
 `sources_low` and `sources_high` are over sources, with the seeds as they are. `differences` are those of `end_to_end`
@@ -21,7 +24,6 @@ minus each other variant, on the same clips and with the same seeds, with the sa
 
 import argparse
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -41,6 +43,7 @@ from trainings import (
     recipe_of,
     train_all,
     worker_processes,
+    workspace_of,
 )
 
 from pipeline.clips.demo_set import plan_clips, write_label_files
@@ -68,16 +71,19 @@ DIFFERENCES = "differences"
 
 def main() -> None:
     arguments = parse_arguments()
-    recipe = recipe_of(arguments)
+    recipe, keep_runs = recipe_of(arguments), arguments.workspace is not None
     results: dict[tuple[str, str], dict[int, SeedResult]] = {}
-    with tempfile.TemporaryDirectory() as name, worker_processes() as pool:
-        workspace = Path(name, "datasets")
+    with workspace_of(arguments) as folder, worker_processes() as pool:
+        workspace = folder / "datasets"
         for dataset in arguments.datasets:
             prepare(workspace, config_for(dataset, recipe, arguments.folds))
-        pretrained = recipes_to_start_from(Path(name), recipe, arguments.seeds, pool)
+        pretrained = recipes_to_start_from(folder, recipe, arguments.seeds, keep_runs, pool)
         tasks = [
             SeedTask(
-                workspace, config_for(dataset, recipe_of_variant(variant, pretrained[seed]), arguments.folds), seed
+                workspace,
+                config_for(dataset, recipe_of_variant(variant, pretrained[seed]), arguments.folds),
+                seed,
+                keep_runs,
             )
             for dataset in arguments.datasets
             for seed in arguments.seeds
@@ -127,7 +133,7 @@ def recipe_of_variant(variant: str, pretrained: Recipe) -> Recipe:
 
 
 def recipes_to_start_from(
-    folder: Path, recipe: Recipe, seeds: Sequence[int], pool: ProcessPoolExecutor
+    folder: Path, recipe: Recipe, seeds: Sequence[int], keep_runs: bool, pool: ProcessPoolExecutor
 ) -> dict[int, Recipe]:
     """For each seed, the recipe with the weights that its variants start from.
 
@@ -140,7 +146,8 @@ def recipes_to_start_from(
     config = config_for(draw_pretraining_set(folder / "drawn"), without_choice)
     prepare(workspace, config)
     weights = {seed: workspace / f"seed-{seed}.safetensors" for seed in seeds}
-    for task, result in train_all([SeedTask(workspace, config, seed, weights[seed]) for seed in seeds], pool):
+    tasks = [SeedTask(workspace, config, seed, keep_runs, weights[seed]) for seed in seeds]
+    for task, result in train_all(tasks, pool):
         print(f"{PRETRAINING_NAME}, seed {task.seed}: {accuracy_of(result):.4f}", flush=True)
     return {seed: start_from(recipe, str(path)) for seed, path in weights.items()}
 
@@ -148,7 +155,7 @@ def recipes_to_start_from(
 def draw_pretraining_set(folder: Path) -> DatasetSettings:
     """Draw clips, and label them with the sign of |v| - |a|."""
     config = load_config(REPOSITORY / "params.yaml")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     draw_workspace(folder, config, PRETRAINING)
     clips = plan_clips(config.dataset.synthesize["demo"].model_copy(update=PRETRAINING))
     # A clip's label is the sign of the sum of its valences.

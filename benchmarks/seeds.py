@@ -1,17 +1,19 @@
 """The accuracy of a recipe over seeds, and with folds the accuracy out of fold.
 
     .venv/bin/python benchmarks/seeds.py NAME=FOLDER --recipe small --seeds 0 1 2 [--folds 5] [--epochs 45]
+        [--workspace FOLDER]
 
 FOLDER is in VGAF's layout, or holds a table `clips.csv` (`pipeline/clips/table.py`), whose labels are the classes. It
 prints the accuracy of each seed as it is finished, and last, as JSON, the number of seeds `n`, and the mean, standard
 deviation (null for one seed), minimum and maximum of their accuracies. With folds, every clip of train is predicted by
 the training whose fold it is in, and the accuracy is that over all of them.
+
+The trainings are in a temporary folder, or in the one that --workspace names. There they are kept: the same command,
+run again after an interruption or with more seeds, trains only what is missing.
 """
 
 import argparse
 import json
-import tempfile
-from pathlib import Path
 from statistics import mean, stdev
 
 from trainings import (
@@ -24,6 +26,7 @@ from trainings import (
     recipe_of,
     train_all,
     worker_processes,
+    workspace_of,
 )
 
 
@@ -33,11 +36,11 @@ def main() -> None:
     add_arguments(parser)
     arguments = parser.parse_args()
     config = config_for(arguments.dataset, recipe_of(arguments), arguments.folds)
-    accuracies = []
-    with tempfile.TemporaryDirectory() as name, worker_processes() as pool:
-        workspace = Path(name)
+    accuracies, keep_runs = [], arguments.workspace is not None
+    with workspace_of(arguments) as workspace, worker_processes() as pool:
         prepare(workspace, config)
-        for task, result in train_all([SeedTask(workspace, config, seed) for seed in arguments.seeds], pool):
+        tasks = [SeedTask(workspace, config, seed, keep_runs) for seed in arguments.seeds]
+        for task, result in train_all(tasks, pool):
             accuracies.append(accuracy_of(result))
             print(f"seed {task.seed}: {accuracies[-1]:.4f}", flush=True)
     summary = {

@@ -40,13 +40,14 @@ TABLE_NAME = "clips.csv"
 class SeedTask:
     """The trainings of one seed: a single one, or one for each fold.
 
-    `workspace` holds the manifests and shards of the data set. The runs are removed after they are scored; the weights
-    of the first one are copied to `weights` before, unless it is None.
+    `workspace` holds the manifests and shards of the data set. The runs are kept there if `keep_runs` is true, and else
+    removed after they are scored; the weights of the first one are copied to `weights` before, unless it is None.
     """
 
     workspace: Path
     config: Config
     seed: int
+    keep_runs: bool
     weights: Path | None = None
 
 
@@ -59,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training for each (0 1 2)")
     parser.add_argument("--folds", type=int, help="cross-validation over sources, on the clips of train; default: none")
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="folder",
+        help="keep shards and runs there: the same command, run again, continues, and trains no finished run twice",
+    )
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
@@ -112,6 +119,17 @@ def config_for(dataset: DatasetSettings, recipe: Recipe, folds: int | None = Non
 # --------------------------------------------------------------------------------------------------------- trainings
 
 
+@contextlib.contextmanager
+def workspace_of(arguments: argparse.Namespace) -> Iterator[Path]:
+    """The folder that the arguments name, made if it is not there, or else a temporary one."""
+    if arguments.workspace:
+        arguments.workspace.mkdir(parents=True, exist_ok=True)
+        yield arguments.workspace.absolute()
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+
+
 def prepare(workspace: Path, config: Config) -> None:
     """Write the manifests, the splits and the shards of a data set into a folder."""
     clips, summary = index_dataset(config.dataset)
@@ -146,17 +164,27 @@ def train_all(tasks: Sequence[SeedTask], pool: ProcessPoolExecutor) -> Iterator[
 
 
 def train_and_evaluate(task: SeedTask) -> SeedResult:
-    """Train a seed in a temporary folder, and score the reported clips, with folds each by the run of its fold."""
+    """Train a seed, and score the reported clips, with folds each by the run of its fold."""
     config, seed = task.config, task.seed
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        for shared in ("data", "data_manifests"):
-            Path(shared).symlink_to(task.workspace / shared)
+    with folder_to_train_in(task) as folder, contextlib.chdir(folder):
         train_seed(config, seed, "exact")
         evaluation = evaluate_seed(config, seed, start_accelerator(config, trains=False))
         if task.weights:
             shutil.copy(config.runs / config.run_ids(seed)[0].folder / MODEL_NAME, task.weights)
     calibration = calibrate(evaluation.temperatures, evaluation.scaled)
     return SeedResult(evaluation.predictions, evaluation.dev, calibration, evaluation.provenance)
+
+
+@contextlib.contextmanager
+def folder_to_train_in(task: SeedTask) -> Iterator[Path]:
+    """The workspace of a task, or a temporary folder that shares its clips if the runs are not kept."""
+    if task.keep_runs:
+        yield task.workspace
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            for shared in ("data", "data_manifests"):
+                Path(name, shared).symlink_to(task.workspace / shared)
+            yield Path(name)
 
 
 def accuracy_of(result: SeedResult) -> float:

@@ -29,29 +29,54 @@ def test_the_classes_of_a_table_are_its_labels(drawn_root, tmp_path):
 def test_a_seed_that_is_trained_in_a_temporary_folder_starts_from_a_run_that_is_named_in_full(workspace, finished):
     folder, config = workspace
     recipe = config.recipe.model_copy(update={"init": str(finished[0])})
-    result = trainings.train_and_evaluate(trainings.SeedTask(folder, config.model_copy(update={"recipe": recipe}), 0))
+    task = trainings.SeedTask(folder, config.model_copy(update={"recipe": recipe}), 0, keep_runs=False)
+    result = trainings.train_and_evaluate(task)
     assert result.provenance.runs[0].initial.weights.share == 1
 
 
 @pytest.mark.slow
-def test_it_prints_the_accuracy_of_each_seed_out_of_fold_and_last_their_summary(
-    drawn_root, tmp_path, monkeypatch, capsys
-):
+def test_it_prints_the_accuracy_of_each_seed_out_of_fold_and_last_their_summary(benchmark):
+    seeds_3_and_5 = benchmark("--seeds", "3", "5")
+    accuracies, summary = accuracies_in(seeds_3_and_5), json.loads(seeds_3_and_5[-1])
+    assert accuracies.keys() == {"seed 3", "seed 5"}
+    assert (summary["recipe"], summary["n"]) == ("demo", 2)
+    assert (summary["min"], summary["max"]) == (min(accuracies.values()), max(accuracies.values()))
+    assert summary["mean"] == pytest.approx(sum(accuracies.values()) / 2, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_with_a_workspace_no_finished_run_is_trained_again(benchmark, tmp_path):
+    workspace = tmp_path / "workspace"
+    first = accuracies_in(benchmark("--seeds", "3", "--workspace", str(workspace)))
+    weights = sorted(workspace.glob("runs/drawn/demo/seed-3/*/model.safetensors"))
+    written = [path.stat().st_mtime_ns for path in weights]
+    both = accuracies_in(benchmark("--seeds", "3", "5", "--workspace", str(workspace)))
+    assert both["seed 3"] == first["seed 3"]
+    assert "seed 5" in both
+    assert [path.stat().st_mtime_ns for path in weights] == written
+    assert len(written) == 3
+
+
+@pytest.fixture
+def benchmark(drawn_root, tmp_path, monkeypatch, capsys):
+    """Runs the benchmark on a table of clips, one epoch and three folds, and returns the lines that it prints."""
     write_clip_table(drawn_root, tmp_path)
     small = trainings.change_recipe(
         load_recipe("demo"), model={"norm_clips": 2}, training={"batch_size": 2, "select_on": "none"}
     )
     monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
-    options = ["--recipe", "demo", "--epochs", "1", "--seeds", "3", "5", "--folds", "3"]
-    monkeypatch.setattr(sys, "argv", ["seeds.py", f"drawn={tmp_path}", *options])
-    seeds.main()
-    *lines, last = capsys.readouterr().out.splitlines()
-    accuracies = {line.split(": ")[0]: float(line.split(": ")[1]) for line in lines if line.startswith("seed ")}
-    assert accuracies.keys() == {"seed 3", "seed 5"}
-    summary = json.loads(last)
-    assert (summary["recipe"], summary["n"]) == ("demo", 2)
-    assert (summary["min"], summary["max"]) == (min(accuracies.values()), max(accuracies.values()))
-    assert summary["mean"] == pytest.approx(sum(accuracies.values()) / 2, abs=1e-4)
+
+    def run(*options: str) -> list[str]:
+        common = ["seeds.py", f"drawn={tmp_path}", "--recipe", "demo", "--epochs", "1", "--folds", "3"]
+        monkeypatch.setattr(sys, "argv", [*common, *options])
+        seeds.main()
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def accuracies_in(lines: list[str]) -> dict[str, float]:
+    return {line.split(": ")[0]: float(line.split(": ")[1]) for line in lines if line.startswith("seed ")}
 
 
 def write_clip_table(drawn_root: Path, folder: Path) -> None:
