@@ -16,17 +16,17 @@ STRIDE = 16  # of all layers together
 OFFSET = 7.0
 
 
-def convolutions(inputs: int, channels: tuple[int, ...], unpooled: int) -> nn.Sequential:
-    """Convolutions with BatchNorm and ReLU. All but the one with the number `unpooled` are followed by max pooling.
+def convolutions(inputs: int, channels: tuple[int, ...]) -> nn.Sequential:
+    """Convolutions with BatchNorm and ReLU. All but the last one are followed by max pooling.
 
-    The first one has stride 2: on a CPU, maps of the full size would take most of the time. It and each pooling halve
-    both sides, rounded up.
+    The first one has stride 2. It and each pooling halve both sides, rounded up. So the maps are small early: on a CPU,
+    large ones would take most of the time.
     """
     blocks = nn.Sequential()
     for number, outputs in enumerate(channels):
         kernel, stride = (3, 1) if number else (5, 2)
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-        pooling = [] if number == unpooled else [nn.MaxPool2d(2, ceil_mode=True)]
+        pooling = [] if number == len(channels) - 1 else [nn.MaxPool2d(2, ceil_mode=True)]
         blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(), *pooling))
         inputs = outputs
     return blocks
@@ -49,8 +49,7 @@ class SmallFrameNetwork(SmallBackbone):
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        # The maps of the picture are halved early: the second convolution would take two thirds of the time.
-        self.network = convolutions(3, self.CHANNELS, unpooled=3)
+        self.network = convolutions(3, self.CHANNELS)
         size, gives = features.frame_size_px, (features.frames, 1, self.CHANNELS[-1])
         self.interface = Interface((features.frames, size, size), (0.5,) * 3, (0.5,) * 3, gives)
 
@@ -70,7 +69,7 @@ class SmallSpectrogramNetwork(SmallBackbone):
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        self.network = convolutions(1, self.CHANNELS, unpooled=0)
+        self.network = convolutions(1, self.CHANNELS)
         # Constants, not the clip's own statistics: loudness stays comparable across clips.
         self.levels = LEVELS[features.front_end]
         bins, hops = features.mel_bins, features.max_mel_frames
