@@ -1,24 +1,28 @@
-"""Temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, fitted on dev, that corrects confidences."""
+"""Temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, fitted on dev, that corrects confidences.
+
+Dev is small, and a model may be right on all of it. The temperature with the lowest log loss would then be 0: every
+confidence 1. So the labels are smoothed as Platt (1999) does it for this reason: of n clips and K classes, the true
+class of each has the probability (n + 1) / (n + K), as if each class had been seen once more.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from pipeline.common.metrics import log_loss
 from pipeline.results.predictions import Predictions, with_probabilities
 
-# A model that is right on every clip of dev would otherwise get temperature 0.
-LOWEST, HIGHEST = 0.05, 20.0
+LOWEST, HIGHEST = 0.05, 20.0  # bounds of the search
 
 
 def fit_temperature(predictions: Predictions) -> float | None:
-    """The temperature with the lowest log loss on the scored clips; None without any."""
+    """The temperature with the lowest cross-entropy with the smoothed labels of the scored clips; None without any."""
     scored = predictions.scored
     if not scored.any():
         return None
-    labels, probabilities = predictions.labels[scored], predictions.probabilities[scored]
+    probabilities = predictions.probabilities[scored]
+    targets = _smoothed(predictions.labels[scored], probabilities.shape[1])
     optimum = minimize_scalar(
-        lambda logarithm: log_loss(labels, _scaled(probabilities, float(np.exp(logarithm)))),
+        lambda logarithm: -(targets * _log_scaled(probabilities, float(np.exp(logarithm)))).sum(),
         bounds=(np.log(LOWEST), np.log(HIGHEST)),
         method="bounded",
     )
@@ -27,11 +31,16 @@ def fit_temperature(predictions: Predictions) -> float | None:
 
 def scale(predictions: Predictions, temperature: float) -> Predictions:
     """The predictions as they are with logits divided by a temperature: the same classes, other confidences."""
-    return with_probabilities(predictions, _scaled(predictions.probabilities, temperature))
+    return with_probabilities(predictions, np.exp(_log_scaled(predictions.probabilities, temperature)))
 
 
-def _scaled(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """softmax(logits / temperature), from softmax(logits): (clips, classes). NaN stays NaN."""
+def _smoothed(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Labels as probabilities of the classes, as if each class had been seen once more: (clips, classes)."""
+    return (np.eye(classes)[labels] * len(labels) + 1) / (len(labels) + classes)
+
+
+def _log_scaled(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """log softmax(logits / temperature), from softmax(logits): (clips, classes). NaN stays NaN."""
     logits = np.log(np.clip(probabilities, np.finfo(np.float64).tiny, None)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
