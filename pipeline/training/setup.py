@@ -20,6 +20,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import TrainingSettings
 from pipeline.loading.plan import balanced_draw, plan_epoch, shard_numbers
 from pipeline.loading.selection import ROLES_KEY, TrainingClips, select_clips
+from pipeline.models.batch_norm import batch_norms
 from pipeline.models.initial_weights import load_initial_weights
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import Identity, InitialWeights, LoadedWeights
@@ -108,6 +109,8 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
     initial = load_initial_weights(model, config, clips.digests[ROLES_KEY], folder)
     if initial:
         accelerator.print(f"init: {initial.weights}")
+    else:
+        require_norm_statistics(model, pretrained)
     identity = training_identity(config, run, clips, pretrained, initial, accelerator)
     for rank, other in enumerate(gather_object([identity])):
         if changes := differences(identity, other):
@@ -162,6 +165,16 @@ def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accel
                 accelerator.print(f"{name}: {weights}")
                 loaded[name] = weights
     return loaded
+
+
+def require_norm_statistics(model: GroupEmotionModel, pretrained: Mapping[str, LoadedWeights]) -> None:
+    """Raise `UserError` if BatchNorm shall keep its statistics in a network that none were loaded into."""
+    for name, network in model.backbones().items():
+        if not model.norm_clips and name not in pretrained and batch_norms(network):
+            raise UserError(
+                f"recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that it starts with, but "
+                f"recipe.model.{name}.weights is none and the network has none: set norm_clips to 8, or load weights"
+            )
 
 
 def to_channels_last(model: nn.Module) -> None:

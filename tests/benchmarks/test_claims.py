@@ -32,6 +32,14 @@ def test_variants_start_alike_and_differ_only_in_what_they_test():
     }
 
 
+def test_what_suits_pretrained_networks_does_not_hold_those_back_that_start_from_scratch():
+    light = load_recipe("light")
+    assert (light.model.norm_clips, light.training.rate_scales.backbones) == (0, 0.3)
+    scratch = claims.recipe_of_variant("from_scratch", light)
+    assert (scratch.model.norm_clips, scratch.training.rate_scales.backbones) == (8, 1.0)
+    assert claims.recipe_of_variant("end_to_end", light).training == light.training
+
+
 def test_the_result_of_a_variant_has_intervals_over_seeds_and_over_sources(finished):
     rows = claims.rows_of({"end_to_end": seeds_of(finished[1], [9, 6]), "late": seeds_of(finished[1], [5, 4])})
     row = rows["end_to_end"]

@@ -75,6 +75,15 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
     assert all(name.startswith("fusion.") for name in moved)
 
 
+def test_batch_norm_cannot_keep_statistics_that_were_not_loaded(ready, pretrained, tmp_path):
+    nothing_loaded = with_model(ready, norm_clips=0)
+    with pytest.raises(UserError, match=r"norm_clips is 0, .* recipe.model.video.weights is none"):
+        train(nothing_loaded, tmp_path)
+    train(with_backbones(nothing_loaded, weights=str(pretrained)), tmp_path / "pretrained")
+    initial = nothing_loaded.recipe.model_copy(update={"init": str(pretrained.parent)})
+    train(nothing_loaded.model_copy(update={"recipe": initial}), tmp_path / "initial")
+
+
 @pytest.mark.parametrize("balance", ["none", "weights", "draws"])
 def test_a_rare_class_weighs_as_much_or_is_drawn_as_often_as_the_others(balance, ready, tmp_path, monkeypatch):
     select = setup.select_clips
