@@ -168,12 +168,12 @@ def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accel
 
 
 def require_norm_statistics(model: GroupEmotionModel, pretrained: Mapping[str, LoadedWeights]) -> None:
-    """Raise `UserError` if BatchNorm shall keep its statistics in a network that none were loaded into."""
+    """Raise `UserError` if BatchNorm shall keep loaded statistics in a network that nothing was loaded into."""
     for name, network in model.backbones().items():
         if not model.norm_clips and name not in pretrained and batch_norms(network):
             raise UserError(
-                f"recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that it starts with, but "
-                f"recipe.model.{name}.weights is none and the network has none: set norm_clips to 8, or load weights"
+                "recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that were loaded, but "
+                f"recipe.model.{name}.weights is none: set norm_clips to 8, or load weights"
             )
 
 
