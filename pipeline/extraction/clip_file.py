@@ -5,6 +5,7 @@ exceed a limit.
 """
 
 import errno
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ import av
 
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
+from pipeline.extraction.streams import Streams, check_end, choose_streams
 from pipeline.extraction.timeline import WHOLE_FILE, Packet, Span, Stream, Timeline, Window, build_timeline
 
 # The demuxers that a clip may need. None of them opens other files, as playlists and concat scripts do.
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi"
+CONTAINERS = "MP4, MOV, M4A, 3GP, Matroska, WebM, MPEG-TS and AVI"
 WHITELISTS = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
 # A codec needs this much of the sound before the first moment that is wanted.
 PREROLL_S = 1.0
@@ -27,6 +30,8 @@ PREROLL_S = 1.0
 INTERLEAVING_S = 2.0
 # More frames per second than this, or a longer pause between two, is a hostile timeline, not a video.
 MAX_FRAMES_PER_SECOND, MAX_PAUSE_S = 1000, 3600
+# Transfer characteristics of ITU-T H.273.
+PQ, HLG = 16, 18
 # These say nothing about the file's content.
 ACCESS_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 
@@ -47,19 +52,10 @@ class ClipFile:
     audio_packets: list[Packet]
     seek_s: float | None = None
 
-
-@dataclass(frozen=True)
-class Streams:
-    """The first video and audio streams of a container."""
-
-    video: av.VideoStream | None
-    audio: av.AudioStream | None
-    timed: Stream  # the stream that gives the timeline: the video if there is one
-
     @property
-    def used(self) -> list[Stream]:
-        """The streams whose packets are read, each once."""
-        return [self.timed, self.audio] if self.audio and self.audio is not self.timed else [self.timed]
+    def is_hdr(self) -> bool:
+        """Whether the video has a high dynamic range, as many phones record it."""
+        return self.video is not None and self.video.codec_context.color_trc in (PQ, HLG)
 
 
 def input_url(path: Path) -> str:
@@ -82,8 +78,9 @@ def open_clip(path: Path, settings: ClipSettings, window: Window | None = None) 
 def read_duration_s(path: Path, settings: ClipSettings) -> float:
     """How long a file lasts, by all of its timestamps: headers can lack the duration, or lie. Raises `MediaError`."""
     with _errors_of_the_file(), _open(path) as container:
-        stream = _choose_streams(container, settings).timed
+        stream = choose_streams(container, settings).timed
         timeline = build_timeline(stream, _in_order(container.demux(stream), stream), None, [])
+        check_end(container, stream, float(timeline.end_pts * timeline.time_base), math.inf)
         pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
         if pause_s > MAX_PAUSE_S:
             raise MediaError("bad_timestamps", f"two frames are {pause_s:.0f} s apart, the limit is {MAX_PAUSE_S} s")
@@ -91,8 +88,24 @@ def read_duration_s(path: Path, settings: ClipSettings) -> float:
 
 
 def _open(path: Path) -> "av.container.InputContainer":
-    # A title that is not UTF-8 is no reason to refuse a clip: nothing here reads it.
-    return av.open(input_url(path), options=WHITELISTS, metadata_errors="replace")
+    try:
+        # A title that is not UTF-8 is no reason to refuse a clip: nothing here reads it.
+        return av.open(input_url(path), options=WHITELISTS, metadata_errors="replace")
+    except av.ArgumentError:
+        raise MediaError("unreadable", f"its container, {_demuxer(path)}, is none of {CONTAINERS}") from None
+
+
+def _demuxer(path: Path) -> str:
+    """What libavformat calls the container of a file that it refuses to open. Only its log says so."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(), av.open(input_url(path), options=WHITELISTS):
+            return "another one"
+    except av.FFmpegError as error:
+        return str(error.log[1]) if error.log else "another one"
+    finally:
+        av.logging.set_level(level)
 
 
 @contextmanager
@@ -108,25 +121,10 @@ def _errors_of_the_file() -> Iterator[None]:
         raise MediaError(reason, f"{type(error).__name__}: {message}") from None
 
 
-def _choose_streams(container: "av.container.InputContainer", settings: ClipSettings) -> Streams:
-    video, audio = next(iter(container.streams.video), None), next(iter(container.streams.audio), None)
-    if video is None:
-        if settings.features.require_video:
-            raise MediaError("no_video", "no video stream")
-        if audio is None:
-            raise MediaError("no_video", "neither a video nor an audio stream")
-        return Streams(None, audio, timed=audio)
-    if video.codec_context is None:
-        raise MediaError("video_undecodable", "no decoder for the video stream")
-    if video.width * video.height > settings.limits.max_pixels:
-        raise MediaError("too_large", f"{video.width}x{video.height} pixels, the limit is {settings.limits.max_pixels}")
-    return Streams(video, audio, timed=video)
-
-
 def _read_clip_file(
     path: Path, container: "av.container.InputContainer", settings: ClipSettings, window: Window | None
 ) -> ClipFile:
-    streams, longest_s = _choose_streams(container, settings), settings.features.max_duration_s
+    streams, longest_s = choose_streams(container, settings), settings.features.max_duration_s
     video, audio = streams.video, streams.audio
     span, seek_s = WHOLE_FILE, None
     if window is None:
@@ -137,6 +135,7 @@ def _read_clip_file(
         first_s = (streams.timed.start_time or 0) * (streams.timed.time_base or Fraction(1))
         span = Span(first_s + Fraction(str(window.start_s)), first_s + Fraction(str(window.end_s)))
         packets, seek_s = _read_window(container, streams, longest_s, float(first_s), span)
+    packets = _from_first_key_frame(packets, streams.timed)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
     timeline = build_timeline(streams.timed, video_packets if video else audio_packets, audio, audio_packets, span)
@@ -191,7 +190,35 @@ def _read_packets(
         if last - first > longest or frames > longest_s * MAX_FRAMES_PER_SECOND:
             read_s = longest_s * (last - first) / longest
             raise MediaError("too_long", f"over {read_s:.1f} s or {frames} frames, the limit is {longest_s} s")
+    else:  # the file ended
+        for stream in streams.used:
+            check_end(container, stream, _end_s(packets, stream), float(span.end_s))
     return packets
+
+
+def _end_s(packets: Iterable[Packet], stream: Stream) -> float:
+    """When the last packet of a stream that is meant to be presented ends, on the container's clock."""
+    ends = [
+        packet.pts + (packet.duration or 0)
+        for packet in packets
+        if packet.stream_index == stream.index and packet.pts is not None and not packet.is_discard
+    ]
+    return float(max(ends, default=0) * (stream.time_base or Fraction(1)))
+
+
+def _from_first_key_frame(packets: list[Packet], timed: Stream) -> list[Packet]:
+    """The packets without the pictures that cannot be decoded because the file was cut between key frames.
+
+    These precede the first key frame, in the file or on the screen.
+    """
+    key = next((n for n, p in enumerate(packets) if p.stream_index == timed.index and p.is_keyframe), 0)
+    first = packets[key].pts if packets else None
+    return [
+        packet
+        for number, packet in enumerate(packets)
+        if packet.stream_index != timed.index
+        or (number >= key and (first is None or packet.pts is None or packet.pts >= first))
+    ]
 
 
 def _in_order(packets: Iterable[Packet], timed: Stream) -> Iterator[Packet]:

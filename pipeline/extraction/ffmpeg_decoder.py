@@ -64,7 +64,7 @@ def _command(clip: ClipFile, pts: list[int], settings: ClipSettings, frames_file
         is_wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
         # Two frames can have the same timestamp; the first of them is taken.
         video = source[str(clip.video.index)].filter("select", f"({is_wanted})*not(eq(pts,prev_selected_pts))")
-        for name, options in frame_filters(settings.features):
+        for name, options in frame_filters(settings.features, clip.is_hdr):
             video = video.filter(name, **options)
         raw_video = {"format": "rawvideo", "pix_fmt": "bgr24", "fps_mode": "passthrough", "frames:v": len(pts)}
         outputs.append(ffmpeg.output(video, f"pipe:{frames_file}", **raw_video))

@@ -6,9 +6,27 @@ from pipeline.extraction.timeline import Timeline
 # The name of a libavfilter filter, and its options.
 Filter = tuple[str, dict[str, str]]
 
+# From HLG or PQ to BT.709. White is at 203 cd/m2, as ITU-R BT.2408 says; brighter things are pressed together below it.
+# In RGB, because zscale refuses pictures of an odd size whose colours are stored at half of it.
+TONE_MAPPING: list[Filter] = [
+    ("format", {"pix_fmts": "gbrp16le"}),
+    ("zscale", {"transfer": "linear", "npl": "203"}),
+    ("format", {"pix_fmts": "gbrpf32le"}),
+    ("zscale", {"primaries": "bt709"}),
+    ("tonemap", {"tonemap": "mobius", "desat": "0"}),
+    ("zscale", {"transfer": "bt709", "range": "full"}),
+]
 
-def frame_filters(features: Features) -> list[Filter]:
-    """The filters that make a frame of a decoded picture: scaled, and cropped if `framing` says so."""
+
+def frame_filters(features: Features, is_hdr: bool = False) -> list[Filter]:
+    """The filters that make a frame of a decoded picture: scaled, cropped if `framing` says so, and tone-mapped.
+
+    HDR is tone-mapped last, because a frame is much smaller than the picture.
+    """
+    return [*_framing(features), *(TONE_MAPPING if is_hdr else [])]
+
+
+def _framing(features: Features) -> list[Filter]:
     size = features.frame_size_px
     if features.framing == "full_frame":
         return [("scale", {"w": f"{size}", "h": f"{size}", "flags": "area"})]

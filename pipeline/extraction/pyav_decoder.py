@@ -68,6 +68,8 @@ def _decode_pictures(
     context = stream.codec_context
     if context.name != "h264":
         raise InexactError("only H.264 is known to mark the pictures that no other picture needs")
+    if clip.is_hdr:
+        raise InexactError("PyAV lacks the filter zscale, which tone mapping needs")
     context.thread_count = 1
     context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
     missing: set[int | None] = {*wanted}

@@ -5,6 +5,7 @@ REASONS = {
     "unreadable": "it is not a media file in one of the accepted containers",
     "no_video": "it has no video stream, or one without frames or timestamps",
     "bad_timestamps": "its timestamps go backwards, as in files that were glued together, or pause for over an hour",
+    "truncated": "it ends before its container says that it does: an interrupted download or recording",
     "too_long": "it lasts longer than features.max_duration_s",
     "too_large": "it has a picture of more than extract.max_pixels",
     "too_few_frames": "it shows fewer different frames at the sampled times than features.frames",

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from helpers import run_ffmpeg
 
 from pipeline.extraction.clip_file import open_clip
 from pipeline.extraction.decoding import decode
+from pipeline.extraction.reasons import REASONS, MediaError
 from pipeline.extraction.timeline import Timeline, sample_pts
 
 BITS = 8
@@ -70,6 +72,14 @@ def sample_clip(path, settings, window=None):
         pts = sample_pts(clip.timeline, settings.features.frames) if clip.video else []
         decoded = decode(clip, pts, settings)
     return SampledClip(clip.timeline, pts, decoded.frames, decoded.waveform)
+
+
+def reason_of(path, settings):
+    """Why a clip is refused."""
+    with pytest.raises(MediaError) as error:
+        sample_clip(path, settings)
+    assert error.value.reason in REASONS
+    return error.value.reason
 
 
 def with_features(settings, **changes):

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import REPOSITORY, run_ffmpeg
-from numbered_clips import sample_clip, with_features, with_limits, write_numbered, write_picture
+from numbered_clips import reason_of, sample_clip, with_features, with_limits, write_numbered, write_picture
 
-from pipeline.extraction.clip_file import Streams, _read_packets, open_clip, read_duration_s
+from pipeline.extraction.clip_file import _read_packets, open_clip, read_duration_s
 from pipeline.extraction.reasons import REASONS, MediaError
+from pipeline.extraction.streams import Streams
 from pipeline.extraction.timeline import Window
 
 
@@ -19,13 +20,6 @@ from pipeline.extraction.timeline import Window
 def limits(request, config):
     """The limits, with either decoder."""
     return config.extract.model_copy(update={"decoder": request.param})
-
-
-def reason_of(path, settings):
-    with pytest.raises(MediaError) as error:
-        sample_clip(path, settings)
-    assert error.value.reason in REASONS
-    return error.value.reason
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "mov"])
@@ -107,13 +101,21 @@ def test_a_title_that_is_not_utf_8_is_no_reason_to_refuse_a_clip(tmp_path, clip_
     assert len(sample_clip(tmp_path / "latin.mp4", clip_settings).pts) == clip_settings.features.frames
 
 
-def test_a_cover_picture_is_not_a_video(tmp_path, clip_settings):
-    write_picture(tmp_path / "cover.png", "-frames:v", "1")
-    run_ffmpeg(
-        *("-f", "lavfi", "-i", "sine=duration=1", "-i", tmp_path / "cover.png", "-map", "0", "-map", "1"),
-        *("-c:a", "aac", "-c:v", "png", "-disposition:v", "attached_pic", tmp_path / "song.mp4"),
-    )
-    assert reason_of(tmp_path / "song.mp4", clip_settings) == "no_video"
+@pytest.mark.parametrize("suffix", ["ts", "mkv"])
+def test_a_recording_that_was_cut_between_key_frames_begins_at_the_first_one(suffix, tmp_path, clip_settings):
+    write_numbered(tmp_path / "clip.mp4", 100, "25", "-g", "50", "-bf", "3", "-sc_threshold", "0")
+    cut = tmp_path / f"cut.{suffix}"
+    run_ffmpeg("-i", tmp_path / "clip.mp4", "-ss", "1", "-c", "copy", "-copyinkf", cut)
+    clip, n = sample_clip(cut, clip_settings), clip_settings.features.frames
+    assert clip.timeline.duration_s == pytest.approx(2)
+    assert clip.numbers == [50 + int((i + 0.5) / n * 50) for i in range(n)]
+
+
+def test_a_refused_container_is_named(tmp_path, clip_settings):
+    write_picture(tmp_path / "clip.flv", "-c:v", "flv")
+    (tmp_path / "clip.mp4").write_bytes((tmp_path / "clip.flv").read_bytes())
+    with pytest.raises(MediaError, match=r"unreadable: its container, flv, is none of MP4, MOV, .* and AVI"):
+        sample_clip(tmp_path / "clip.mp4", clip_settings)
 
 
 def test_the_documentation_names_every_reason():

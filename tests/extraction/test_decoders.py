@@ -45,6 +45,35 @@ def test_pixels_that_are_not_square_are_shown_in_their_shape(tmp_path, either_de
     assert clip.numbers == [int((i + 0.5) / 6 * 100) for i in range(6)]
 
 
+@pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])  # HLG and PQ
+@pytest.mark.parametrize("size_px", [64, 97])
+def test_a_high_dynamic_range_is_tone_mapped(transfer, size_px, tmp_path, either_decoder):
+    """A gray ramp looks as it did before it was encoded with a high dynamic range, but in its brightest third."""
+    settings = with_features(either_decoder, frame_size_px=size_px)
+    to_linear = "zscale=transfer=linear,format=gbrpf32le,zscale=primaries=bt2020"
+    to_hdr = f"zscale=transfer={transfer}:npl=203:matrix=bt2020nc:range=limited,format=yuv420p10le"
+    tags = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=gbr:range=pc"
+    ramp = "gradients=size=320x180:c0=black:c1=white:x0=0:y0=0:x1=319:y1=0:duration=2:rate=25:nb_colors=2:speed=1e-5"
+    for name, codec, change in (
+        ("plain", "libx264", "format=yuv420p"),
+        ("hdr", "libx265", f"format=gbrp,{tags},{to_linear},{to_hdr}"),
+        ("hdr_264", "libx264", f"format=gbrp,{tags},{to_linear},{to_hdr}"),
+    ):
+        run_ffmpeg(
+            *("-f", "lavfi", "-i", ramp, "-vf", change, "-c:v", codec, "-preset", "ultrafast", "-crf", "5"),
+            *("-x265-params", "log-level=error") if codec == "libx265" else (),
+            tmp_path / f"{name}.mp4",
+        )
+    plain, hdr, hdr_264 = (
+        sample_clip(tmp_path / f"{name}.mp4", settings).frames[:, size_px // 2, :, 1].astype(int)
+        for name in ("plain", "hdr", "hdr_264")
+    )
+    dark = plain < 165
+    assert np.abs(hdr - plain)[dark].max() < 8
+    assert np.abs(hdr_264 - plain)[dark].max() < 8
+    assert (np.diff(hdr, axis=1) >= -1).all()
+
+
 def psnr_db(one, other):
     error = np.mean((one.astype(float) - other.astype(float)) ** 2)
     return np.inf if error == 0 else 10 * np.log10(255**2 / error)
