@@ -55,6 +55,14 @@ def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> f
     return float(-np.log(np.clip(chosen, np.finfo(np.float64).tiny, None)).mean())
 
 
+def brier_score(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Mean squared distance of the probabilities from the label's (1, and 0 elsewhere): 0 to 2 (Brier 1950).
+
+    Every clip must have been scored.
+    """
+    return float(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1).mean())
+
+
 def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """`confidence`, `accuracy` (means) and `clips`, each (bins,), by the probability of the predicted class.
 
@@ -76,7 +84,8 @@ def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -
 def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     """Expected calibration error: the mean over clips of |accuracy - confidence| of their bin.
 
-    Every clip must have been scored.
+    Chance alone makes it greater than 0, the more so the fewer clips there are, and drawing clips with replacement adds
+    to that: a bootstrap interval lies too high, so none is given. Every clip must have been scored.
     """
     bins = reliability(labels, probabilities)
     return float(np.average(np.abs(bins["accuracy"] - bins["confidence"]), weights=bins["clips"]))

@@ -139,12 +139,13 @@ def measure_rows(metrics: Metrics) -> list[MeasureRow]:
             "Log loss (nats)", metrics.log_loss, metrics.log_loss_low, metrics.log_loss_high, metrics.log_loss_sd
         ),
         MeasureRow(
-            "Expected calibration error",
-            metrics.calibration_error,
-            metrics.calibration_error_low,
-            metrics.calibration_error_high,
-            metrics.calibration_error_sd,
+            "Brier score",
+            metrics.brier_score,
+            metrics.brier_score_low,
+            metrics.brier_score_high,
+            metrics.brier_score_sd,
         ),
+        MeasureRow("Expected calibration error", metrics.calibration_error, None, None, metrics.calibration_error_sd),
         MeasureRow("Log loss, with the temperature that dev gives", metrics.log_loss_scaled, None, None),
         MeasureRow("Calibration error, with that temperature", metrics.calibration_error_scaled, None, None),
     ]

@@ -35,14 +35,16 @@ class Measures:
     """Measures over all clips of a split, with 95% intervals from `..._low` to `..._high`. Undefined values are None.
 
     The interval of `accuracy` is Wilson's, which takes clips as independent. All others, `accuracy_sources_...` among
-    them, are over sources. `scored` counts the clips that were not quarantined; a quarantined clip counts as wrong.
-    `log_loss` (nats) and `calibration_error` are over the scored clips.
+    them, are over sources; `calibration_error` has none, because it would be biased. `scored` counts the clips that
+    were not quarantined; a quarantined clip counts as wrong. `log_loss` (nats), `brier_score` and `calibration_error`
+    are over the scored clips.
     """
 
     accuracy: float
     balanced_accuracy: float
     macro_f1: float
     log_loss: float | None
+    brier_score: float | None
     calibration_error: float | None
     accuracy_low: float
     accuracy_high: float
@@ -52,8 +54,8 @@ class Measures:
     macro_f1_high: float | None
     log_loss_low: float | None
     log_loss_high: float | None
-    calibration_error_low: float | None
-    calibration_error_high: float | None
+    brier_score_low: float | None
+    brier_score_high: float | None
     accuracy_sources_low: float | None
     accuracy_sources_high: float | None
     clips: int
@@ -104,6 +106,7 @@ class Metrics(Measures):
     balanced_accuracy_sd: float | None
     macro_f1_sd: float | None
     log_loss_sd: float | None
+    brier_score_sd: float | None
     calibration_error_sd: float | None
     temperature: float | None
     log_loss_scaled: float | None

@@ -10,6 +10,7 @@ from pipeline.common.metrics import (
     accuracy,
     accuracy_interval,
     bootstrap_intervals,
+    brier_score,
     calibration_error,
     log_loss,
     per_class,
@@ -39,7 +40,7 @@ def deviations(seeds: Sequence[Predictions]) -> dict[str, float | None]:
     every = [values_of(predictions) for predictions in seeds]
     return {
         name: defined(float(np.std([values[name] for values in every], ddof=1))) if len(seeds) > 1 else None
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error")
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score", "calibration_error")
     }
 
 
@@ -87,6 +88,7 @@ def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, flo
         "balanced_accuracy": float(classes["recall"][np.isin(range(len(predictions.classes)), labels)].mean()),
         "macro_f1": float(classes["f1"].mean()),
         "log_loss": log_loss(*likelihoods) if scored.any() else math.nan,
+        "brier_score": brier_score(*likelihoods) if scored.any() else math.nan,
         "calibration_error": calibration_error(*likelihoods) if scored.any() else math.nan,
         **{
             f"{label}.{name}": float(column[number])
@@ -105,6 +107,7 @@ def _measures(predictions: Predictions, values: dict[str, float], intervals: dic
         balanced_accuracy=values["balanced_accuracy"],
         macro_f1=values["macro_f1"],
         log_loss=defined(values["log_loss"]),
+        brier_score=defined(values["brier_score"]),
         calibration_error=defined(values["calibration_error"]),
         accuracy_low=wilson_low,
         accuracy_high=wilson_high,
@@ -114,8 +117,8 @@ def _measures(predictions: Predictions, values: dict[str, float], intervals: dic
         macro_f1_high=high["macro_f1"],
         log_loss_low=low["log_loss"],
         log_loss_high=high["log_loss"],
-        calibration_error_low=low["calibration_error"],
-        calibration_error_high=high["calibration_error"],
+        brier_score_low=low["brier_score"],
+        brier_score_high=high["brier_score"],
         accuracy_sources_low=low["accuracy"],
         accuracy_sources_high=high["accuracy"],
         clips=clips,

@@ -89,6 +89,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
         balanced_accuracy_sd=spread["balanced_accuracy"],
         macro_f1_sd=spread["macro_f1"],
         log_loss_sd=spread["log_loss"],
+        brier_score_sd=spread["brier_score"],
         calibration_error_sd=spread["calibration_error"],
         temperature=mean_or_none([each.temperature for each in calibrations]),
         log_loss_scaled=mean_or_none([each.log_loss_scaled for each in calibrations]),

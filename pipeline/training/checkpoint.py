@@ -6,13 +6,14 @@ flushed to the disk, and renamed; only then are older ones removed.
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from pipeline.common.errors import UserError
 from pipeline.common.records import read_record, to_json
@@ -70,7 +71,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     if (step := latest_step(folder)) is None:
         return None
     with _errors_of(folder, step) as latest:
-        tensors = {path.stem: load_file(path) for path in latest.glob(f"*{TENSORS_SUFFIX}")}
+        # As a copy: a file that is still mapped cannot be removed from a network disk.
+        tensors = {path.stem: load(path.read_bytes()) for path in latest.glob(f"*{TENSORS_SUFFIX}")}
     return Checkpoint(_read_record(folder, step), tensors)
 
 
@@ -92,12 +94,18 @@ def _errors_of(folder: Path, step: int) -> Iterator[Path]:
 
 
 def remove_checkpoints(folder: Path, keep: str = "") -> None:
-    """Remove all checkpoints in `folder` but one, and what half-written or half-removed ones left behind."""
+    """Remove all checkpoints in `folder` but one, and what half-written or half-removed ones left behind.
+
+    What cannot be removed gives a warning, and the next call tries it again.
+    """
     for path in folder.glob("step-*"):
         if path.name != keep:  # renamed first: a half-removed one must not look like a checkpoint
             path.replace(folder / f".{path.name}.old")
     for path in folder.glob(".step-*"):
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            print(f"warning: {path} cannot be removed yet ({error.strerror})", file=sys.stderr)
 
 
 def remove_own_checkpoints(identity: Identity, folder: Path) -> None:
@@ -105,7 +113,8 @@ def remove_own_checkpoints(identity: Identity, folder: Path) -> None:
     step = latest_step(folder)
     if step is None or not differences(_read_record(folder, step).identity, identity):
         remove_checkpoints(folder)
-        folder.rmdir()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def refuse_another_training(record: CheckpointRecord, identity: Identity, folder: Path) -> None:

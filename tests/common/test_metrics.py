@@ -10,6 +10,7 @@ from pipeline.common.metrics import (
     accuracy,
     accuracy_interval,
     bootstrap_intervals,
+    brier_score,
     calibration_error,
     confusion_matrix,
     log_loss,
@@ -34,6 +35,7 @@ def test_measures_agree_with_scikit_learn(rng):
     np.testing.assert_allclose(ours["f1"], f1)
     assert accuracy(labels, predictions) == pytest.approx(sk.accuracy_score(labels, predictions))
     assert log_loss(labels, probabilities) == pytest.approx(sk.log_loss(labels, probabilities))
+    assert brier_score(labels, probabilities) == pytest.approx(sk.brier_score_loss(labels, probabilities))
     np.testing.assert_array_equal(confusion_matrix(labels, predictions, 3), sk.confusion_matrix(labels, predictions))
 
 

@@ -21,7 +21,7 @@ HEADER = "seed,fold,clip_id,source_id,label,prediction,positive,neutral,negative
 QUARANTINED = "0,,2_1,2,negative,quarantined,,,\n"
 A = HEADER + "0,,1_1,1,positive,positive,0.6,0.4,0.0\n0,,1_2,1,neutral,positive,0.5,0.4,0.1\n" + QUARANTINED
 B = HEADER + "0,,1_1,1,positive,neutral,0.4,0.5,0.1\n0,,1_2,1,neutral,neutral,0.1,0.9,0.0\n" + QUARANTINED
-MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error", "accuracy_sources")
+MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score", "accuracy_sources")
 NOT_THERE = (
     "temperature",
     "log_loss_scaled",
@@ -33,7 +33,8 @@ NOT_THERE = (
 )
 METRICS = {
     **{f"{name}{end}": 0.5 for name in MEASURES for end in ("", "_low", "_high")},
-    **{f"{name}_sd": None for name in MEASURES[:-1]},
+    "calibration_error": 0.5,
+    **{f"{name}_sd": None for name in (*MEASURES[:-1], "calibration_error")},
     **dict.fromkeys(NOT_THERE),
     "seeds": [],
     "clips": 3,

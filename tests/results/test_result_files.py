@@ -25,12 +25,12 @@ from pipeline.results.writing import write_evaluation
 
 METRICS = """{
   "accuracy": 0.9851851851851852, "balanced_accuracy": 0.9851851851851853, "macro_f1": 0.9852055333212159,
-  "log_loss": 0.08386643444622784, "calibration_error": null,
+  "log_loss": 0.08386643444622784, "brier_score": null, "calibration_error": null,
   "accuracy_low": 0.9625338542752435, "accuracy_high": 0.994224122140418,
   "balanced_accuracy_low": 0.9667874853907785, "balanced_accuracy_high": 1.0,
   "macro_f1_low": 0.9669553107222212, "macro_f1_high": 1.0,
   "log_loss_low": 0.0526815365586576, "log_loss_high": 0.12441122758614008,
-  "calibration_error_low": null, "calibration_error_high": null,
+  "brier_score_low": null, "brier_score_high": null,
   "accuracy_sources_low": 0.9666666666666667, "accuracy_sources_high": 1.0,
   "clips": 270, "scored": 270, "quarantined_share": 0.0, "reproduced": "not applicable", "seed": 0,
   "selected_on": "dev", "selection_accuracy": 0.9861111111111112, "label_sha256": "e086f74e",

@@ -22,7 +22,7 @@ def test_every_measure_lies_in_its_interval(classes):
     predictions = random_predictions(classes)
     measures, rows = measure([predictions])
     for record, names in (
-        (measures, ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error")),
+        (measures, ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score")),
         *((row, ("precision", "recall", "f1")) for row in rows),
     ):
         for name in names:
@@ -56,7 +56,7 @@ def test_undefined_values_are_none_and_not_nan(predictions):
     )
     measures, classes = measure([unscored])
     assert measures.accuracy == 0
-    assert (measures.log_loss, measures.calibration_error, measures.macro_f1_low) == (None, None, None)
+    assert (measures.log_loss, measures.brier_score, measures.calibration_error, measures.macro_f1_low) == (None,) * 4
     assert reliability_bins([unscored]) == []
     assert "NaN" not in "".join(map(to_json, (measures, *classes)))
 

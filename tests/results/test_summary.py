@@ -16,7 +16,7 @@ from pipeline.results.result_measures import measure
 from pipeline.results.summary import Calibration, SeedResult, calibrate, read_seed_result, summarize
 from pipeline.results.writing import mean_curves, write_evaluation
 
-MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error")
+MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score", "calibration_error")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_every_measure_is_the_mean_over_seeds_with_its_standard_deviation(three)
 
 def test_a_single_seed_has_no_deviation_and_nothing_to_vote_on(result_of):
     metrics = summarize({4: result_of(random_predictions(), random_predictions(seed=1))})
-    assert [getattr(metrics, f"{name}_sd") for name in MEASURES] == [None] * 5
+    assert [getattr(metrics, f"{name}_sd") for name in MEASURES] == [None] * len(MEASURES)
     assert (metrics.soft_vote, metrics.weighted_vote, metrics.soup) == (None, None, None)
 
 
@@ -144,7 +144,11 @@ def test_a_summary_reads_what_evaluate_wrote(finished, tmp_path):
     assert result.dev.clip_ids == finished[1].dev.clip_ids
     assert summarize({0: result}) == dataclasses.replace(
         metrics,
-        **{name: pytest.approx(value, abs=1e-4) for name, value in vars(metrics).items() if "log_loss" in name},
+        **{
+            name: pytest.approx(value, abs=1e-4)
+            for name, value in vars(metrics).items()
+            if "log_loss" in name or "brier_score" in name
+        },
         **{name: pytest.approx(value, abs=1e-4) for name, value in vars(metrics).items() if "calibration" in name},
         seeds=[dataclasses.replace(metrics.seeds[0], log_loss=pytest.approx(metrics.seeds[0].log_loss, abs=1e-4))],
     )

@@ -1,8 +1,17 @@
+import errno
+from pathlib import Path
+
 import torch
 
 from pipeline.models.run_record import Epoch, StreamEpoch
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, load_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import (
+    Checkpoint,
+    CheckpointRecord,
+    load_checkpoint,
+    remove_own_checkpoints,
+    save_checkpoint,
+)
 from pipeline.training.identity import differences
 from pipeline.training.state import Position, optimizer_tensors, restore_optimizer
 
@@ -34,6 +43,30 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     (tmp_path / ".step-00000003.tmp").mkdir()
     assert load_checkpoint(tmp_path) is None
     assert load_checkpoint(tmp_path / "absent") is None
+
+
+def test_a_checkpoint_is_read_into_memory(tmp_path):
+    """A file that is still mapped cannot be removed from a network disk, where its blocks would be lost."""
+    save_checkpoint(checkpoint(1), tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert torch.isfinite(loaded.tensors["model"]["a"]).all()
+
+
+def test_what_cannot_be_removed_gives_a_warning_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    def busy(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+    save_checkpoint(checkpoint(1), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "rmtree", busy)
+        save_checkpoint(checkpoint(2), tmp_path)
+        remove_own_checkpoints({"seed": 0}, tmp_path)
+    assert "step-00000001.old cannot be removed yet (Device or resource busy)" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path) is None
+    remove_own_checkpoints({"seed": 0}, tmp_path)
+    assert not tmp_path.exists()
 
 
 def test_a_checkpoint_holds_nothing_that_could_be_run(tmp_path):
