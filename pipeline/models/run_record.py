@@ -87,6 +87,7 @@ class Epoch:
 
     `step` counts the steps up to the end of the epoch. `clips_per_s` is the rate of all processes together, and
     `data_wait_share` the share of the training time in which this process waited for data; neither counts scoring.
+    `skipped_steps` had a gradient that was not finite; they changed nothing, and are not in `train_loss`.
     """
 
     epoch: int
@@ -98,6 +99,7 @@ class Epoch:
     seconds: float
     clips_per_s: float
     data_wait_share: float
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)

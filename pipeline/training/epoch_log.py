@@ -42,6 +42,8 @@ def describe_epoch(training: Training) -> str:
         parts.append(f"{split} accuracy {epoch.selection_accuracy:.3f}, loss {epoch.selection_log_loss:.3f}")
     parts += [f"rate {epoch.learning_rate:.1e}", f"{epoch.clips_per_s:.0f} clips/s"]
     parts.append(f"{epoch.data_wait_share:.0%} waiting for data")
+    if epoch.skipped_steps:
+        parts.append(f"{epoch.skipped_steps} steps skipped, their gradients were not finite")
     if best.selection_accuracy is not None:
         parts.append(f"best {best.selection_accuracy:.3f} (epoch {best.epoch})")
     seconds_left = (epochs - epoch.epoch) * sum(each.seconds for each in history) / len(history)

@@ -17,8 +17,9 @@ def selection_measures(clips: Sequence[ClipRef], probabilities: NDArray[np.float
     return accuracy(labels, probabilities.argmax(axis=1)), log_loss(labels, probabilities)
 
 
-def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor, steps: int) -> list[StreamEpoch]:
-    """What each stream alone learnt in an epoch of `steps` steps, from its row of `TrainingState.sums`."""
+def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor) -> list[StreamEpoch]:
+    """What each stream alone learnt in an epoch, from `TrainingState.sums` of all processes together."""
+    steps = sums[0, 1].item()
     return [
         StreamEpoch(
             epoch=epoch.epoch,
@@ -27,7 +28,7 @@ def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor, steps: int) 
             train_accuracy=right / clips if clips else None,
             gradient_norm=norm / steps,
         )
-        for name, (loss, right, clips, norm) in zip(streams, sums.tolist(), strict=True)
+        for name, (loss, right, clips, norm) in zip(streams, sums[1:].tolist(), strict=True)
     ]
 
 

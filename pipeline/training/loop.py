@@ -42,6 +42,8 @@ from pipeline.training.optimization import clip_gradients, learning_rate, set_le
 from pipeline.training.setup import Training, finishing_trackers, resume_training, start_trackers, start_training
 from pipeline.training.state import weights_of
 
+# A training ends after so many steps in a row without a finite gradient. fp16 begins with some, until its scale fits.
+MOST_SKIPPED = 20
 TRACKED_STEPS = 10  # trackers get the loss of every tenth step: reading it waits for the GPU
 
 
@@ -135,11 +137,14 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
 
 
 def optimization_step(training: Training, batches: Iterator[Batch], parts: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Take one step of the optimiser on the micro-batches of this process; returns their mean loss."""
+    """Take one step of the optimiser on the micro-batches of this process; returns their mean loss.
+
+    A step whose gradient is not finite changes nothing.
+    """
     config, settings, state, accelerator = training.config, training.settings, training.state, training.accelerator
     set_learning_rate(state.optimizer, learning_rate(state.step, training.total_steps, settings))
     seed_dropout(training.run.seed, state.step, accelerator.process_index)
-    fused, sums = torch.zeros((), device=accelerator.device), state.sums[accelerator.process_index]
+    sums = torch.zeros_like(state.sums[0])
     augmentation = config.recipe.augmentation_after(state.step / training.total_steps)
     training.statistics.begin()
     for number, part in enumerate(parts):
@@ -151,21 +156,40 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
             loss: StepLoss = training.wrapped(batch)
             training.statistics.collect()
             accelerator.backward(loss.total / len(parts))
-        fused += loss.fused / len(parts)
+        sums[0, 0] += loss.fused / len(parts)
         sums[1:, :MEASURES] += loss.streams
-    norm, stream_norms = clip_gradients(state.model, settings.clip_norm, accelerator)
-    if accelerator.scaler is None:  # a scaler skips a gradient that is not finite; without one, it ends the training
-        fused += 0 * norm
-    state.optimizer.step()
+    fused = sums[0, 0].clone()
+    norm, sums[1:, MEASURES] = clip_gradients(state.model, settings.clip_norm, accelerator)
+    sums[0, 1] = 1
+    sums[0] /= accelerator.num_processes
+    sums[1:, MEASURES] /= accelerator.num_processes
+    if norm.isfinite():
+        state.optimizer.step()
+        training.statistics.end(len(parts), accelerator)
+        if state.average:
+            state.average.update_parameters(state.model)
+        state.sums[accelerator.process_index] += sums
+        state.skipped_in_row = 0
+    else:
+        skip_step(training)
     state.optimizer.zero_grad()
-    training.statistics.end(len(parts), accelerator)
-    if state.average:
-        state.average.update_parameters(state.model)
-    sums[0, 0] += fused / accelerator.num_processes
-    sums[1:, MEASURES] += stream_norms / accelerator.num_processes
     state.step += 1
     training.tick()
     return fused
+
+
+def skip_step(training: Training) -> None:
+    """Leave everything as it was before the step; raises `UserError` after too many such steps in a row."""
+    state = training.state
+    if training.accelerator.scaler:
+        state.optimizer.step()  # the scaler takes no step, and scales the loss less from now on
+    training.statistics.undo()
+    state.skipped_in_row += 1
+    if state.skipped_in_row >= min(MOST_SKIPPED, training.steps_per_epoch):
+        raise UserError(
+            f"the gradient was not finite in {state.skipped_in_row} steps in a row, up to step {state.step + 1}: lower "
+            "training.learning_rate, or look for clips with damaged sound"
+        )
 
 
 def next_batch(training: Training, batches: Iterator[Batch]) -> Batch:
@@ -200,20 +224,21 @@ def finish_epoch(training: Training) -> None:
         probabilities = Scorer(training.scored_model, accelerator).score(selection, training.config)
         accuracy, log_loss = selection_measures(selection, probabilities)
     training.tick()
-    sums = epoch_sums(training)
+    sums = accelerator.reduce(state.sums, "sum").sum(dim=0).cpu()
     epoch = Epoch(
         epoch=len(state.history) + 1,
         step=state.step,
-        train_loss=sums[0, 0].item() / training.steps_per_epoch,
+        train_loss=(sums[0, 0] / sums[0, 1]).item(),
         selection_accuracy=accuracy,
         selection_log_loss=log_loss,
         learning_rate=learning_rate(state.step - 1, training.total_steps, training.settings),
         seconds=round(state.elapsed_s, 2),
         clips_per_s=round(training.steps_per_epoch * training.settings.batch_size / train_s, 1),
         data_wait_share=round(state.wait_s / train_s, 4),
+        skipped_steps=training.steps_per_epoch - round(sums[0, 1].item()),
     )
     state.history.append(epoch)
-    state.streams += stream_rows(epoch, state.model.backbones(), sums[1:], training.steps_per_epoch)
+    state.streams += stream_rows(epoch, state.model.backbones(), sums)
     state.sums.zero_()
     state.elapsed_s = state.wait_s = 0.0
     accelerator.log({key: value for key, value in vars(epoch).items() if value is not None}, state.step)
@@ -221,21 +246,9 @@ def finish_epoch(training: Training) -> None:
         state.best = weights_of(training.scored_model)
 
 
-def epoch_sums(training: Training) -> Tensor:
-    """The sums of the running epoch over all processes (`TrainingState.sums`), on the CPU.
-
-    Raises `UserError` if the training diverged.
-    """
-    sums: Tensor = training.accelerator.reduce(training.state.sums, "sum").sum(dim=0).cpu()
-    if not math.isfinite(loss := sums[0, 0].item()):
-        raise UserError(f"the loss is {loss} at step {training.state.step}: lower training.learning_rate")
-    return sums
-
-
 def save(training: Training) -> None:
     """Write a checkpoint; every process must call it."""
     accelerator, state = training.accelerator, training.state
-    epoch_sums(training)  # a training that diverged is not saved
     sums = accelerator.reduce(state.sums, "sum")
     if accelerator.is_main_process:
         record = CheckpointRecord(training.identity, training.steps_per_epoch, state.position)

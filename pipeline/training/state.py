@@ -24,7 +24,8 @@ class Position:
 
     `history` has one row for each finished epoch, and `streams` one for each of its streams. `changes` lists what was
     changed when the training was resumed.
-    `elapsed_s` and `wait_s` (for data) are those of the running epoch.
+    `elapsed_s` and `wait_s` (for data) are those of the running epoch. `skipped_in_row` counts the last steps, if their
+    gradients were not finite.
     """
 
     step: int = 0
@@ -33,6 +34,7 @@ class Position:
     changes: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     wait_s: float = 0.0
+    skipped_in_row: int = 0
 
 
 @dataclass(kw_only=True)
@@ -40,10 +42,10 @@ class TrainingState(Position):
     """The whole state of a training.
 
     `sums` (processes, 1 + streams, 4) are sums over the running epoch. A process adds to its own, the others are 0,
-    and what all processes have together is the sum over them. The first row begins with the loss of the model. Each of
-    the others is that of a stream: `StepLoss.streams`, then the norm of its network's gradient. `best` are the weights
-    of the best epoch so far. `average` is the moving average of the model, if there is one; `scaler` scales the loss in
-    fp16.
+    and what all processes have together is the sum over them. The first row begins with the loss of the model and
+    the number of steps. Each of the others is that of a stream: `StepLoss.streams`, then the norm of its network's
+    gradient. `best` are the weights of the best epoch so far. `average` is the moving average of the model, if
+    there is one; `scaler` scales the loss in fp16.
     """
 
     sums: Tensor

@@ -43,5 +43,10 @@ class StepStatistics:
         for norm in self._norms:  # PyTorch counts groups in it, so processes would differ; nothing reads it
             norm.num_batches_tracked.zero_()  # type: ignore[union-attr]
 
+    def undo(self) -> None:
+        """Set the running statistics to what they were before the step."""
+        for value, before in zip(self._running(), self._before, strict=True):
+            value.copy_(before)
+
     def _running(self) -> list[Tensor]:
         return [value for norm in self._norms for value in (norm.running_mean, norm.running_var)]  # type: ignore[misc]

@@ -1,7 +1,9 @@
 """The training loop: what it learns from, keeps and reports."""
 
 import csv
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +22,6 @@ from short_trainings import (
     terminate,
     train,
     train_and_evaluate,
-    with_checkpoint_steps,
     with_model,
     with_training,
 )
@@ -33,11 +34,10 @@ from pipeline.loading import batch as batches
 from pipeline.loading import loader
 from pipeline.loading.selection import select_clips
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.run_record import LAST_MODEL_NAME, MODEL_NAME, RUN_NAME
+from pipeline.models.run_record import LAST_MODEL_NAME, LOG_NAME, MODEL_NAME, RUN_NAME
 from pipeline.models.scoring import Scorer
 from pipeline.results.report import render_report
 from pipeline.training import loop
-from pipeline.training.checkpoint import latest_step
 from pipeline.training.loop import train_model
 from pipeline.training.state import weights_of
 
@@ -58,12 +58,33 @@ def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_pat
     assert not equal(first, train(ready.model_copy(update={"seeds": [1]}), tmp_path / "c"))
 
 
-def test_a_gradient_that_is_not_a_number_ends_the_training_before_it_is_saved(ready, tmp_path, monkeypatch):
+def test_a_training_ends_when_no_gradient_is_finite_any_more(ready, tmp_path, monkeypatch):
     clip = loop.clip_gradients
     monkeypatch.setattr(loop, "clip_gradients", lambda *a: (clip(*a)[0] * float("nan"), torch.zeros(2)))
-    with pytest.raises(UserError, match="the loss is nan at step 1"):
-        train(with_checkpoint_steps(ready, 1), tmp_path)
-    assert latest_step(tmp_path / "checkpoints") is None
+    with pytest.raises(UserError, match=r"the gradient was not finite in 3 steps in a row, up to step 3: lower train"):
+        train(ready, tmp_path)
+
+
+def poison(monkeypatch, steps):
+    """Make the sound of some steps, from 0, NaN."""
+    calls, augment = [], loop.augment
+
+    def poisoned(batch, *rest):
+        calls.append(batch)
+        nan = torch.full_like(batch.log_mel, float("nan"))
+        return augment(dataclasses.replace(batch, log_mel=nan) if len(calls) - 1 in steps else batch, *rest)
+
+    monkeypatch.setattr(loop, "augment", poisoned)
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(ready, tmp_path, monkeypatch):
+    config = with_training(ready, ema_decay=0.5)
+    poison(monkeypatch, {0, 1, 3, 4})  # of three steps per epoch; three in a row would end the training
+    weights = train(config, tmp_path)
+    assert all(value.isfinite().all() for value in weights.values())
+    assert [row["skipped_steps"] for row in history(tmp_path)] == ["2", "2"]
+    assert all(math.isfinite(float(row["train_loss"])) for row in history(tmp_path))
+    assert "2 steps skipped" in (tmp_path / "run" / LOG_NAME).read_text()
 
 
 def test_scoring_takes_no_more_clips_at_a_time_than_training(ready, tmp_path, monkeypatch):
