@@ -1,6 +1,7 @@
 """The device and the processes that the launcher was asked for, joined by Accelerate."""
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +22,19 @@ from pipeline.common.errors import UserError
 from pipeline.common.machine import launch_command
 
 TRACKER_LOGS = Path("logs")
+LAUNCH_FOLDER = Path("configs/accelerate")
 
 
 def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
     """Join the processes of this launch on the device that the launcher was asked for.
 
+    Without a launcher, that is the device of the settings' `launch`; to score, a machine without a GPU uses its CPU.
     With `trains` false, for scoring, no tracker is needed, and fp16 becomes full precision where it is not available.
     Raises `UserError` if fewer processes run than were asked for, if they did not find each other, and for a device, a
     precision or a tracker that is not available.
     """
     launch = launch_arguments()
-    use_cpu = _uses_cpu(launch)
+    use_cpu = _uses_cpu(launch, config)
     trackers = _installed_trackers(config) if trains else []
     timeout_s = config.execution.process_timeout_s
     try:
@@ -56,15 +59,30 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
     return accelerator
 
 
-def _uses_cpu(launch: Namespace | None) -> bool:
+def _uses_cpu(launch: Namespace | None, config: Config) -> bool:
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU")
-    use_cpu = bool(str_to_bool(asked_for_cpu or "false")) or bool(launch and launch.use_cpu)
+    if asked_for_cpu is None and launch is None:
+        use_cpu = _settings_use_cpu(config.launch)
+    else:
+        use_cpu = bool(str_to_bool(asked_for_cpu or "false")) or bool(launch and launch.use_cpu)
+    if use_cpu and torch.cuda.is_available():
+        print(
+            "warning: this machine has a GPU, which is not used: launch is cpu. Use it with -S launch=gpu, with "
+            f"--config_file {LAUNCH_FOLDER}/gpu.yaml, or with ACCELERATE_USE_CPU=false",
+            file=sys.stderr,
+        )
     if (asked_for_cpu or launch) and not use_cpu and not torch.cuda.is_available():
         raise UserError(
             "the launch settings ask for a GPU and this machine has none; use -S launch=cpu "
             "or configs/accelerate/cpu.yaml"
         )
     return use_cpu
+
+
+def _settings_use_cpu(launch: str) -> bool:
+    """Whether the settings of a launch are for a CPU; a model that was exported may have been far from any."""
+    path = LAUNCH_FOLDER / f"{launch}.yaml"
+    return path.is_file() and bool(load_config_from_file(str(path)).use_cpu)
 
 
 def _precision(wanted: str, use_cpu: bool, trains: bool) -> str:

@@ -1,6 +1,7 @@
 """Scoring clips with a model: every clip once, whatever the number of processes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,9 @@ class ScoredClip:
 
 
 class Scorer:
-    """A model in evaluation mode, on the device and in the precision of an accelerator.
+    """A model in evaluation mode, on the device of an accelerator and, on a GPU, in its precision.
+
+    On a CPU it is full precision: bf16 is slower there, and an exported model computes in full precision too.
 
     The model must be the bare network. The processes have different numbers of batches, so none of its calls may wait
     for another process.
@@ -47,12 +50,13 @@ class Scorer:
 
     def __init__(self, model: GroupEmotionModel, accelerator: Accelerator) -> None:
         self.model, self.accelerator = model.to(accelerator.device).eval(), accelerator
+        self.autocast = nullcontext if accelerator.device.type == "cpu" else accelerator.autocast
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> NDArray[np.float64]:
         """Class probabilities (clips, classes) of a batch on any device: their mean over the views of each clip."""
         views = self.model.sampling.views_of(batch.to(self.accelerator.device))
-        with self.accelerator.autocast():
+        with self.autocast():
             return np.mean([_softmax(self.model(view)) for view in views], axis=0)
 
     @torch.no_grad()
@@ -62,7 +66,7 @@ class Scorer:
         The first is (clips, modalities * width): the pooled modalities of the fusion side by side.
         """
         fusion, view = self.model.fusion, self.model.sampling.view_of(batch.to(self.accelerator.device), 0)
-        with self.accelerator.autocast():
+        with self.autocast():
             pooled = fusion.pool(self.model.tokens(view))
             probabilities = _softmax(fusion.classify(pooled))
         embeddings = torch.cat([modality.values for modality in pooled], dim=-1)

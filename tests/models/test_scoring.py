@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from short_trainings import count_calls, with_model
 
 from pipeline.loading import batch as batches
@@ -82,3 +83,12 @@ def test_the_embedding_of_a_clip_is_that_of_its_middle_frames_whatever_the_numbe
         embedded.append(scorer.embed(batch))
     for first, second in zip(*embedded, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+def test_on_a_cpu_a_bf16_recipe_is_scored_in_full_precision(ready, refs):
+    scorer = scorer_of(ready)
+    expected = scorer.score(refs, ready)
+    AcceleratorState._reset_state(True)
+    scorer = Scorer(scorer.model, Accelerator(cpu=True, mixed_precision="bf16"))
+    np.testing.assert_array_equal(scorer.score(refs, ready), expected)
+    AcceleratorState._reset_state(True)
