@@ -38,7 +38,7 @@ CHANGES = {
     "recipe.training.batch_size": 4,
     "recipe.training.ema_decay": 0.9,
     "recipe.training.micro_batches": 2,
-    "execution.checkpoint_steps": 3,
+    "execution.checkpoint_minutes": 0,
     "extract.clips_per_shard": 6,
 }
 # For each number of processes, the file of configs/accelerate.

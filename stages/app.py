@@ -8,7 +8,7 @@ writes:
   nothing that stays: uploads are removed after their prediction, and all others when the server ends
 
 Only this machine can open the page. `--host 0.0.0.0` offers it to every machine that reaches this one, without a
-password. Ctrl-C or SIGTERM ends the server. It needs the extra `app`: pip install 'group-emotion[app]'
+password. Ctrl-C or SIGTERM ends the server. It needs the extra `app`, which make setup installs.
 
 exit codes:
   0    ended by Ctrl-C or SIGTERM
@@ -23,7 +23,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.common.command_line import add_run, stage_parser
-from pipeline.common.errors import UserError, exits_with_one_sentence
+from pipeline.common.errors import exits_with_one_sentence, missing_extra
 
 
 @exits_with_one_sentence
@@ -50,7 +50,7 @@ def serve_page(run_folder: Path, host: str, port: int) -> None:
     try:
         from pipeline.serving.page import build_page, serve
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'group-emotion[app]'") from None
+        raise missing_extra(str(error.name), "app") from None
 
     run = open_run(run_folder)
     with closing(Predictor(run, start_accelerator(run.config, trains=False))) as predictor:

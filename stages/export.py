@@ -12,7 +12,7 @@ writes:
 private unless you add --public: weights that were trained on licensed data may fall under its licence, and what was
 public once cannot be taken back.
 
-It needs the extra `export`: pip install 'group-emotion[export]'
+It needs the extra `export`, which make setup installs.
 """
 
 import logging

@@ -14,8 +14,8 @@ writes:
 exit codes:
   0    done
   2    something must be corrected; the line that begins with "error:" says what
-  75   stopped by SIGTERM; the training is saved
-  130  interrupted by Ctrl-C
+  75   stopped by SIGTERM or Ctrl-C; the training is saved
+  130  interrupted by Ctrl-C before the training began, or by a second Ctrl-C
   `accelerate launch` itself exits with 1 whenever a process that it started does not exit with 0.
 """
 

@@ -42,9 +42,9 @@ def with_backbones(config: Config, **settings: object) -> Config:
     return with_model(config, **{name: model[name] | settings for name in ("video", "audio")})
 
 
-def with_checkpoint_steps(config: Config, steps: int) -> Config:
-    """The same settings with a checkpoint after every `steps` steps."""
-    return config.model_copy(update={"execution": config.execution.model_copy(update={"checkpoint_steps": steps})})
+def with_all_checkpoints(config: Config) -> Config:
+    """The same settings with a checkpoint after every step."""
+    return config.model_copy(update={"execution": config.execution.model_copy(update={"checkpoint_minutes": 0})})
 
 
 def train(config: Config, folder: Path, resume: str = "exact") -> dict[str, Tensor]:

@@ -147,3 +147,11 @@ def test_a_file_is_short_and_a_function_fits_on_a_screen(path):
 def test_every_test_file_lies_in_the_zone_that_it_tests():
     folders = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
     assert folders <= {"common", *ZONES, "stages", "benchmarks"}
+
+
+def test_no_text_asks_for_a_package_that_no_registry_has():
+    """`group-emotion` is not published, so its extras are installed from a clone."""
+    folders = [REPOSITORY / name for name in ("pipeline", "stages", "docs", "configs", "benchmarks")]
+    texts = [*REPOSITORY.glob("*.md"), *(path for folder in folders for path in folder.rglob("*.*"))]
+    texts = [path for path in texts if path.suffix in (".py", ".md", ".j2", ".yaml", ".sbatch")]
+    assert [path.name for path in texts if "group-emotion[" in path.read_text()] == []

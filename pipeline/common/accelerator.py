@@ -18,7 +18,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, str_to_bool
 
 from pipeline.common.config import Config
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_package
 from pipeline.common.machine import launch_command
 
 TRACKER_LOGS = Path("logs")
@@ -96,7 +96,7 @@ def _precision(wanted: str, use_cpu: bool, trains: bool) -> str:
 def _installed_trackers(config: Config) -> list[str]:
     installed = {str(name) for name in get_available_trackers()}
     if absent := [name for name in config.execution.trackers if name not in installed]:
-        raise UserError(f"execution.trackers names {absent[0]}, which is not installed; pip install {absent[0]}")
+        raise missing_package(absent[0], f"execution.trackers names {absent[0]}")
     return list(config.execution.trackers)
 
 

@@ -106,7 +106,9 @@ class ExecutionSettings(Settings):
     )
     cache: str = Field(description="folder for the shards that are fetched from `shards_url`")
     pretrained: str = Field(description="folder for published weights that are fetched; ~ is the user's home")
-    checkpoint_steps: Count = Field(description="steps between checkpoints; the end of an epoch always has one")
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
+        description="minutes between checkpoints, 0: after each step; the end of an epoch always has one"
+    )
     trackers: list[Literal["tensorboard", "dvclive", "mlflow", "wandb"]] = Field(
         description="where the curves are sent during training, besides history.csv"
     )

@@ -15,8 +15,24 @@ class UserError(Exception):
     """Something that the user can correct. The message names the thing, its value, the expected one and what to do."""
 
 
+def missing_extra(package: str, extra: str) -> UserError:
+    """The error for a package of an extra of pyproject.toml. The environment that `make setup` creates has them all."""
+    return UserError(
+        f"{package} is not installed: run make setup in the folder of this project; in an environment of your own, run "
+        f"python -m pip install '.[{extra}]' there"
+    )
+
+
+def missing_package(package: str, purpose: str) -> UserError:
+    """The error for a package that is in no extra. The environment that `make setup` creates has no pip, but uv."""
+    return UserError(
+        f"{purpose}, but {package} is not installed: run .uv/bin/uv pip install {package} in the folder of this "
+        "project; in an environment of your own, python -m pip install does it"
+    )
+
+
 class Stopped(Exception):  # noqa: N818 - it is not an error
-    """SIGTERM stopped the work, which has been saved; the message says where."""
+    """SIGTERM or Ctrl-C stopped the work, which has been saved; the message says where."""
 
 
 def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:

@@ -69,6 +69,10 @@ def launch_command() -> list[str] | None:
 
 
 def end_with_launcher() -> None:
-    """Receive SIGTERM when `accelerate launch` ends: with a single process, the launcher does not pass it on."""
+    """Receive SIGTERM when `accelerate launch` ends: with a single process, the launcher does not pass it on.
+
+    Receive Ctrl-C too, which the launcher ignores where dvc.yaml says so, and its processes after it.
+    """
     if launch_command() is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_extra
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -70,10 +70,7 @@ def run_on_dask(function: Callable[[Task], Result], tasks: list[Task], scheduler
     try:
         import distributed
     except ModuleNotFoundError:
-        raise UserError(
-            "extract.executor is dask, but dask.distributed is not installed; install the extra: "
-            "pip install 'group-emotion[dask]'"
-        ) from None
+        raise missing_extra("dask.distributed, which extract.executor names,", "dask") from None
     try:
         client = distributed.Client(scheduler)
     except OSError as error:

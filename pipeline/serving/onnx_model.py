@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_extra
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.models.model import GroupEmotionModel
@@ -46,7 +46,7 @@ def write_onnx(model: GroupEmotionModel, path: Path) -> None:
         import onnxruntime  # noqa: F401 - the check needs it
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'group-emotion[export]'") from None
+        raise missing_extra(str(error.name), "export") from None
 
     torch.onnx.export(
         TensorModel(model),

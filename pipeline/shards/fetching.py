@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_extra
 from pipeline.common.files import sha256_of, temporary_beside
 
 ATTEMPTS, FIRST_PAUSE_S = 6, 0.5
@@ -82,6 +82,4 @@ def filesystem(url: str) -> Any:
     try:
         return fsspec.filesystem(protocol)
     except ImportError:
-        raise UserError(
-            "execution.shards_url is on s3, which needs s3fs; install the extra: pip install 'group-emotion[s3]'"
-        ) from None
+        raise missing_extra("s3fs, which execution.shards_url needs,", "s3") from None

@@ -1,6 +1,7 @@
-"""What several processes share while they train: the wish to stop, and the statistics of BatchNorm."""
+"""What the processes of a training do between two steps, all after the same one: stop, or save a checkpoint."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -8,12 +9,18 @@ from datetime import timedelta
 import torch
 import torch.distributed
 
+IMPATIENT_S = 1.0  # a launcher passes Ctrl-C on, so a process can get it twice at once
 
-class StopSignal:
-    """SIGTERM, which a cluster sends before it takes a machine away. All processes act on it after the same step."""
 
-    def __init__(self, timeout_s: float) -> None:
-        self._received = False
+class Pauses:
+    """When a training stops or saves: at SIGTERM, at Ctrl-C, and so many minutes after the last checkpoint.
+
+    A cluster sends SIGTERM before it takes a machine away.
+    """
+
+    def __init__(self, timeout_s: float, checkpoint_minutes: float) -> None:
+        self._stopped_s: float | None = None
+        self._checkpoint_s, self._saved_s = 60 * checkpoint_minutes, time.monotonic()
         self._group = None
         if torch.distributed.is_initialized():
             # A group of its own on the CPU, so that asking does not wait for the GPU.
@@ -22,21 +29,33 @@ class StopSignal:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within this context, note the signal instead of ending."""
+        """Within this context, note the signals instead of ending; Ctrl-C once more ends at once."""
 
-        def note(*_: object) -> None:
-            self._received = True
+        def note(number: int, _: object) -> None:
+            now_s = time.monotonic()
+            if number == signal.SIGINT and self._stopped_s is not None and now_s - self._stopped_s > IMPATIENT_S:
+                raise KeyboardInterrupt
+            self._stopped_s = self._stopped_s or now_s
 
-        before = signal.signal(signal.SIGTERM, note)
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def received(self) -> bool:
-        """Whether any of the processes received the signal; every process must ask."""
-        if self._group is None:
-            return self._received
-        flag = torch.tensor(int(self._received))
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, self._group)
-        return bool(flag.item())
+    def due(self) -> tuple[bool, bool]:
+        """Whether to stop, and whether to save; every process must ask, and all get the same answer.
+
+        A signal that any of them received stops all.
+        """
+        save = time.monotonic() - self._saved_s >= self._checkpoint_s
+        flags = torch.tensor([self._stopped_s is not None, save], dtype=torch.uint8)
+        if self._group is not None:
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, self._group)
+        stop, save = flags.bool().tolist()
+        return stop, stop or save
+
+    def saved(self) -> None:
+        """Count the minutes from now."""
+        self._saved_s = time.monotonic()

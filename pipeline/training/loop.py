@@ -59,13 +59,13 @@ def train_model(
     """Train one run as `config` says and write it to `folder`, unless the same training was finished before.
 
     Finished runs are looked for in `folder` and in `store`, and kept in `store`. A training that `checkpoints` holds
-    unfinished is continued. Raises `Stopped` after SIGTERM, with a checkpoint saved.
+    unfinished is continued. Raises `Stopped` after SIGTERM or Ctrl-C, with a checkpoint saved.
     """
     lock = exclusive_use(checkpoints, "training") if accelerator.is_main_process else nullcontext()
     with lock, names_a_lost_process(config.execution.process_timeout_s):
         training = start_training(config, run, accelerator, folder, checkpoints)
         if not is_finished(training, resume, store):
-            with training.stop.caught(), finishing_trackers(accelerator):
+            with training.pauses.caught(), finishing_trackers(accelerator):
                 resume_training(training, resume)
                 start_trackers(training)
                 train_all_epochs(training)
@@ -110,12 +110,12 @@ def train_all_epochs(training: Training) -> None:
             save(training)
             if accelerator.is_main_process:
                 record_epoch(training, progress)
-            if state.step < training.total_steps and training.stop.received():
+            if state.step < training.total_steps and training.pauses.due()[0]:
                 raise Stopped(f"{training.run} is saved after epoch {len(state.history)}")
 
 
 def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress: Progress) -> None:
-    """Take the remaining steps of the running epoch, and save a checkpoint every so many of them."""
+    """Take the remaining steps of the running epoch, and save a checkpoint every so many minutes."""
     config, state, accelerator = training.config, training.state, training.accelerator
     epoch, done = divmod(state.step, training.steps_per_epoch)
     plan = training.plan_of_epoch(epoch)[done:]
@@ -129,11 +129,13 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
         progress.advance(note=lambda: f"epoch {epoch + 1}, loss {loss.item():.3f}")  # noqa: B023 - called at once
         if accelerator.trackers and state.step % TRACKED_STEPS == 0:
             accelerator.log({"loss": loss.item(), "learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
-        if remaining and training.stop.received():  # after the last step, the epoch is finished first
+        stop, save_now = (
+            training.pauses.due() if remaining else (False, False)
+        )  # at its end, an epoch is finished first
+        if save_now:
             save(training)
+        if stop:
             raise Stopped(f"{training.run} is saved after step {state.step}")
-        if remaining and state.step % config.execution.checkpoint_steps == 0:
-            save(training)
 
 
 def optimization_step(training: Training, batches: Iterator[Batch], parts: Sequence[NDArray[np.int64]]) -> Tensor:
@@ -254,4 +256,5 @@ def save(training: Training) -> None:
         record = CheckpointRecord(training.identity, training.steps_per_epoch, state.position)
         tensors = dataclasses.replace(state, sums=sums).tensors()
         save_checkpoint(Checkpoint(record, tensors), training.checkpoints)
+    training.pauses.saved()
     accelerator.wait_for_everyone()  # so that a process that leaves now leaves a whole checkpoint behind

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import Config, RunId, parse_config, with_changes
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, missing_extra
 from pipeline.common.schema import Settings
 from pipeline.loading.selection import select_clips
 from pipeline.models.run_record import read_run_record
@@ -96,7 +96,7 @@ def open_study(config: Config, space: Space) -> "optuna.Study":
     try:
         import optuna
     except ModuleNotFoundError:
-        raise UserError("a search needs Optuna: pip install 'group-emotion[sweeps]'") from None
+        raise missing_extra("Optuna", "sweeps") from None
     store = STUDIES / f"{config.dataset.name}.db"
     store.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

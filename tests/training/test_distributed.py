@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -36,17 +37,17 @@ class Place:
             (folder / name).symlink_to(source / name)
         self.set(epochs=2)
 
-    def set(self, checkpoint_steps=1, **training):
+    def set(self, checkpoint_minutes=0, **training):
         """Settings without dropout, whose random numbers differ from process to process."""
         values = self.config.model_dump()
         values["recipe"]["model"] |= {"dropout": 0.0, "norm_clips": 1, "frames": 2, "views": 3}
         schedules = {"stream_loss": 0.3, "freeze_epochs": 1, "class_balance": "weights", "ema_decay": 0.5}
         # At 2e-3, changing the inputs by 1e-7 of themselves changes the losses by 1e-4 in these few steps.
         values["recipe"]["training"] |= {"batch_size": 2, "learning_rate": 1e-3, **schedules, **training}
-        values["execution"] |= {"process_timeout_s": TIMEOUT_S, "checkpoint_steps": checkpoint_steps}
+        values["execution"] |= {"process_timeout_s": TIMEOUT_S, "checkpoint_minutes": checkpoint_minutes}
         (self.folder / "params.yaml").write_text(yaml.safe_dump(values))
 
-    def start(self, *command, prefix=(), **environment):
+    def start(self, *command, prefix=(), start_new_session=False, **environment):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
         process = subprocess.Popen(
             [*prefix, *command],
@@ -54,6 +55,9 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=start_new_session,
+            # In a background job of a script, Ctrl-C is ignored, and the process would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**inherited, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment},
         )
         self.started.append(process)
@@ -209,7 +213,7 @@ def test_two_machines_give_what_one_process_gives(place, alone, nodes):
 
 @pytest.mark.slow
 def test_a_killed_process_ends_both_machines_with_a_message_and_the_same_commands_continue(place, nodes):
-    place.set(epochs=60, checkpoint_steps=2)
+    place.set(epochs=60)
     launchers = on_both(place, nodes, "train")
     place.wait_for_checkpoint(after=6)
     (victim,) = [
@@ -239,7 +243,7 @@ def assert_ended(processes):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["cpu", "multi_cpu"])
 def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
-    place.set(epochs=1000, checkpoint_steps=10**6)
+    place.set(epochs=1000, checkpoint_minutes=60)
     process = place.launch(how, "train")
     place.wait_for_checkpoint()
     children = psutil.Process(process.pid).children(recursive=True)
@@ -249,6 +253,20 @@ def test_sigterm_to_the_launcher_saves_and_leaves_no_process(place, how):
     process.wait(timeout=60)
     assert_ended(children)
     assert latest_step(place.folder / "checkpoints/demo/demo/seed-0") > before
+
+
+@pytest.mark.slow
+def test_ctrl_c_under_dvc_saves_and_prints_one_sentence(place):
+    place.set(epochs=1000, checkpoint_minutes=60)
+    (seed_0,) = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]["cmd"].split(";")[:1]
+    command = f"{seed_0}; exec {shlex.join([*ACCELERATE, '--quiet', '--config_file', str(LAUNCH_FILES / 'cpu.yaml')])}"
+    process = place.start("sh", "-c", f"{command} -m stages.train", start_new_session=True)
+    place.wait_for_checkpoint()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "seed 0 is saved after" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -265,7 +283,7 @@ def test_a_launcher_that_is_stopped_at_once_takes_its_process_with_it(place):
 
 @pytest.mark.slow
 def test_sigterm_ends_the_process_with_its_own_code(place):
-    place.set(epochs=1000, checkpoint_steps=10**6)
+    place.set(epochs=1000, checkpoint_minutes=60)
     process = place.start(sys.executable, "-m", "stages.train")
     place.wait_for_checkpoint()
     process.send_signal(signal.SIGTERM)
@@ -343,7 +361,7 @@ def test_the_slurm_script_trains_on_all_tasks_and_requeues_a_stopped_job(place):
         "SLURM_CPUS_PER_TASK": "1",
         "ACCELERATE_USE_CPU": "true",
     }
-    place.set(epochs=1000, checkpoint_steps=10**6)
+    place.set(epochs=1000, checkpoint_minutes=60)
     job = place.start("bash", str(LAUNCH_FILES / "slurm.sbatch"), PATH=path, **slurm)
     place.wait_for_checkpoint()
     for child in psutil.Process(job.pid).children(recursive=True):
@@ -377,6 +395,6 @@ def test_scoring_needs_neither_fp16_nor_a_tracker(config, monkeypatch):
 def test_a_tracker_that_is_not_installed_is_an_error(config, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     with pytest.raises(
-        UserError, match=r"execution\.trackers names mlflow, which is not installed; pip install mlflow"
+        UserError, match=r"execution\.trackers names mlflow, but mlflow is not installed: run \.uv/bin/uv pip"
     ):
         start_accelerator(with_settings(config, {"trackers": ["tensorboard", "mlflow"]}))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from short_trainings import Killed, interrupt, kill, train, with_backbones, with_checkpoint_steps, with_model
+from short_trainings import Killed, interrupt, kill, train, with_all_checkpoints, with_backbones, with_model
 
 from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS, SUMMARY_NAME, Clip, read_manifest, write_manifest
@@ -123,7 +123,7 @@ def test_a_head_of_other_classes_stays_as_it_was_initialised(another, tmp_path, 
 
 
 def test_a_training_whose_start_has_changed_is_not_continued(another, tmp_path, monkeypatch):
-    config = with_checkpoint_steps(another(), 1)
+    config = with_all_checkpoints(another())
     with monkeypatch.context() as patch:
         interrupt(patch, 2, kill)
         with pytest.raises(Killed):

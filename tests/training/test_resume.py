@@ -1,9 +1,14 @@
 """A training that is interrupted and started again."""
 
 import contextlib
+import itertools
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate import Accelerator
@@ -16,7 +21,7 @@ from short_trainings import (
     kill,
     terminate,
     train,
-    with_checkpoint_steps,
+    with_all_checkpoints,
     with_model,
     with_training,
 )
@@ -25,7 +30,7 @@ from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.machine import exclusive_use
 from pipeline.models.run_record import RUN_NAME, STREAMS_NAME
-from pipeline.training import identity, loop
+from pipeline.training import distributed, identity, loop
 from pipeline.training.checkpoint import latest_step
 from pipeline.training.setup import resume_training, start_training
 
@@ -36,7 +41,7 @@ def uninterrupted(workspace, tmp_path_factory):
     average = {"ema_decay": 0.5, "ema_warmup": True}
     balance = {"stream_loss": 0.3, "class_balance": "draws", "freeze_epochs": 1, "learning_rate_floor": 0.1}
     config = with_model(with_training(workspace[1], micro_batches=2, **average, **balance), frames=2)
-    config = with_checkpoint_steps(config, 1)
+    config = with_all_checkpoints(config)
     folder = tmp_path_factory.mktemp("uninterrupted")
     with contextlib.chdir(workspace[0]):
         return config, train(config, folder), folder
@@ -61,7 +66,7 @@ def test_a_training_killed_at_any_step_and_resumed_gives_the_same_weights(
 
 
 def test_a_training_killed_while_it_saves_continues_from_the_checkpoint_before(ready, tmp_path, monkeypatch):
-    config = with_checkpoint_steps(ready, 1)
+    config = with_all_checkpoints(ready)
     whole = train(config, tmp_path / "whole")
     original = Path.replace
     saved = []
@@ -85,14 +90,45 @@ def test_a_training_killed_while_it_saves_continues_from_the_checkpoint_before(r
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_sigterm_saves_the_step_and_the_same_command_continues(ready, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_same_command_continues(ready, tmp_path, monkeypatch, number, step):
     whole = train(ready, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt(patch, step, terminate)
+        interrupt(patch, step, lambda: os.kill(os.getpid(), number))
         with pytest.raises(Stopped, match="saved after"):
             train(ready, tmp_path / "resumed")
     assert latest_step(tmp_path / "resumed/checkpoints") == step + 1
     assert equal(whole, train(ready, tmp_path / "resumed"))
+
+
+def test_a_second_ctrl_c_ends_a_training_at_once(ready, tmp_path, monkeypatch):
+    def press_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # as a launcher passes it on
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(distributed, "IMPATIENT_S", 0.05)
+    interrupt(monkeypatch, 1, press_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(ready, tmp_path)
+    assert latest_step(tmp_path / "checkpoints") is None
+
+
+def test_a_checkpoint_is_saved_so_many_minutes_after_the_last_one(ready, tmp_path, monkeypatch):
+    now_s = itertools.count(
+        0, 20
+    )  # the clock goes on whenever it is read: after a step, after an epoch, and when saving
+    saved, save = [], loop.save_checkpoint
+    monkeypatch.setattr(distributed, "time", SimpleNamespace(monotonic=lambda: next(now_s)))
+    monkeypatch.setattr(
+        loop,
+        "save_checkpoint",
+        lambda checkpoint, folder: (saved.append(checkpoint.record.position.step), save(checkpoint, folder)),
+    )
+    execution = ready.execution.model_copy(update={"checkpoint_minutes": 0.5})
+    train(ready.model_copy(update={"execution": execution}), tmp_path)
+    assert saved == [2, 3, 4, 6], "3 and 6 end their epochs"
 
 
 def test_an_unfinished_training_of_something_else_is_not_continued(ready, unfinished):

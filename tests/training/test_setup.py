@@ -12,8 +12,8 @@ from short_trainings import (
     interrupt,
     kill,
     train,
+    with_all_checkpoints,
     with_backbones,
-    with_checkpoint_steps,
     with_model,
     with_training,
 )
@@ -51,7 +51,7 @@ def test_training_starts_from_the_weights_of_a_file_and_says_so(ready, pretraine
 
 
 def test_other_pretrained_weights_make_another_training(ready, pretrained, tmp_path, monkeypatch):
-    config = with_backbones(with_checkpoint_steps(ready, 1), weights=str(pretrained))
+    config = with_backbones(with_all_checkpoints(ready), weights=str(pretrained))
     with monkeypatch.context() as patch:
         interrupt(patch, 2, kill)
         with pytest.raises(Killed):
