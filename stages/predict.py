@@ -9,6 +9,8 @@ writes:
   A file or window that cannot be used has a row with the reason.
   --output writes the rows as CSV if the file's name ends in .csv, otherwise as JSON lines. --format names one of the
   two whatever the name. --explain writes a picture of each file that has a prediction.
+  Until it is complete, FILE.partial keeps the rows of the files that are done, and the same command goes on with the
+  others.
 exit codes:
   0    every row has a prediction
   2    nothing was predicted; the line that begins with "error:" says why
@@ -16,6 +18,7 @@ exit codes:
   130  interrupted by Ctrl-C
 """
 
+import argparse
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +28,7 @@ from pipeline.common.command_line import add_run, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
+    from pipeline.serving.partial_rows import PartialRows
     from pipeline.serving.predictor import Predictor
     from pipeline.serving.rows import NoPrediction, Prediction
 
@@ -47,25 +51,49 @@ def main() -> None:
     from pipeline.serving.predictor import Predictor, list_files
     from pipeline.serving.rows import csv_table, json_line
 
-    files, run = list_files(arguments.paths), open_run(arguments.run)
+    files, run, output = list_files(arguments.paths), open_run(arguments.run), arguments.output
+    partial = open_partial_rows(arguments) if output and not is_stream(output) else None
     rows: list[Prediction | NoPrediction] = []
     with closing(Predictor(run, start_accelerator(run.config, trains=False))) as predictor:
         for number, path in enumerate(files):
+            if partial and (done := partial.rows_of(path)):
+                rows += done
+                continue
             picture = arguments.explain and arguments.explain / f"{number:04d}-{path.stem}.png"
-            rows += predict_file(predictor, path, arguments.window, picture)
-    if arguments.output:
-        kind = arguments.format or ("csv" if arguments.output.suffix.lower() == ".csv" else "jsonl")
+            rows += (new := predict_file(predictor, path, arguments.window, picture))
+            if partial:
+                partial.add(path, new)
+    if output:
+        kind = arguments.format or ("csv" if output.suffix.lower() == ".csv" else "jsonl")
         text = csv_table(rows, run.model.labels) if kind == "csv" else "".join(map(json_line, rows))
-        arguments.output.write_text(text)
+        output.write_text(text)
+    if partial:
+        partial.remove()
     if any(row.prediction is None for row in rows):
         sys.exit(EXIT_SOME_FAILED)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is something else than a file, such as /dev/stdout, beside which nothing can be kept."""
+    return path.exists() and not path.is_file()
+
+
+def open_partial_rows(arguments: argparse.Namespace) -> "PartialRows":
+    """What an earlier call with the same model, windows and pictures has done."""
+    from pipeline.common.files import sha256_of
+    from pipeline.models.run_record import MODEL_NAME
+    from pipeline.serving.partial_rows import PartialRows
+
+    explain = arguments.explain and str(arguments.explain)
+    model = sha256_of(arguments.run / MODEL_NAME)
+    return PartialRows(arguments.output, {"model": model, "window_s": arguments.window, "explain": explain})
 
 
 def predict_file(
     predictor: "Predictor", path: Path, window_s: float | None, picture: Path | None
 ) -> "list[Prediction | NoPrediction]":
     """Predict a file, print its rows and, if `picture` is given, write its picture."""
-    from pipeline.serving.rows import text_line
+    from pipeline.serving.rows import printable, text_line
 
     rows, clip = [], None
     for answer in predictor.predict_windows(path, window_s):
@@ -75,7 +103,7 @@ def predict_file(
     if picture:
         from pipeline.serving.file_picture import draw_file  # Matplotlib takes a second
 
-        if figure := draw_file(path.name, rows, clip, predictor.scorer):
+        if figure := draw_file(printable(path.name), rows, clip, predictor.scorer):
             picture.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(picture, dpi=110)
     return rows

@@ -14,7 +14,7 @@ DEMO_RUN = Path("runs/demo/demo/seed-0")
 EXIT_CODES = """exit codes:
   0    done
   2    something must be corrected; the line that begins with "error:" says what
-  130  interrupted by Ctrl-C; finished work is kept"""
+  130  interrupted by Ctrl-C; what was finished and written is kept"""
 
 
 def stage_parser(file: str, description: str | None, settings: bool = False) -> argparse.ArgumentParser:

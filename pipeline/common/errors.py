@@ -58,7 +58,10 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
             print(f"stopped: {stop}; run the same command again to continue", file=sys.stderr, flush=True)
             os._exit(EXIT_STOPPED)  # at once: a thread may still wait for a server, and little time is left
         except KeyboardInterrupt:
-            print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
+            print(
+                "interrupted: what was finished and written is kept; run the same command again to go on",
+                file=sys.stderr,
+            )
             sys.exit(EXIT_INTERRUPTED)
 
     return wrapped

@@ -19,6 +19,7 @@ from pipeline.loading.selection import locate, open_split
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import Scorer
 from pipeline.serving.predictor import Predictor
+from pipeline.serving.rows import printable
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def embed_files(files: Sequence[Path], predictor: Predictor) -> Embeddings:
         try:
             _, batch = predictor.read(path)
         except MediaError as error:
-            unusable[str(path)] = str(error)
+            unusable[printable(path)] = str(error)
             continue
         rows.append(predictor.scorer.embed(batch))
-        ids.append(str(path))
+        ids.append(printable(path))
     if not rows:
         first, reason = next(iter(unusable.items()))
         raise UserError(f"none of {len(files)} files can be used, {first} because of {reason}; name other files")

@@ -11,7 +11,7 @@ from pipeline.common.errors import UserError
 from pipeline.results.model_card import statements_of
 from pipeline.serving.file_picture import draw_file
 from pipeline.serving.predictor import Predictor
-from pipeline.serving.rows import NoPrediction, Prediction
+from pipeline.serving.rows import NoPrediction, Prediction, printable
 
 MAX_FILE_MB, MAX_DURATION_S, MAX_WAITING = 100, 60.0, 8
 KEPT_S = 600  # an upload that nobody asked about
@@ -114,7 +114,7 @@ def answer_upload(path: Path, predictor: Predictor) -> Shown:
     if failed:
         message += f" {len(failed)} more windows cannot be used."
     mean = np.mean([list(row.probabilities.values()) for row in predictions], axis=0)
-    picture = draw_file(path.name, rows, answer.clip, predictor.scorer)
+    picture = draw_file(printable(path.name), rows, answer.clip, predictor.scorer)
     return message, dict(zip(predictor.scorer.model.labels, mean.tolist(), strict=True)), picture
 
 

@@ -19,10 +19,14 @@ from pipeline.extraction.timeline import Window
 from pipeline.loading.batch import Batch, Memory, collate
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import ScoredClip, Scorer
-from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, prediction_row
+from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, prediction_row, printable
 
 # In a folder, only files with these suffixes are taken for clips. A file that is named itself may have any suffix.
-SUFFIXES = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"}
+# Those of the second line are of containers that are not accepted: such a file has a row that says so.
+SUFFIXES = {
+    *(".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"),
+    *(".asf", ".dv", ".flv", ".mpeg", ".mpg", ".mxf", ".ogv", ".vob", ".wmv"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ class Predictor:
         except MediaError as error:
             return Answer(no_prediction_row(path, window, error), None)
         probabilities = self.scorer.probabilities(batch)[0]
-        clip = ScoredClip(path.name, media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform)
+        clip = ScoredClip(
+            printable(path.name), media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform
+        )
         return Answer(prediction_row(path, window, clip), clip)
 
     def predict_windows(self, path: Path, length_s: float | None, longest_s: float = math.inf) -> Iterator[Answer]:
@@ -101,14 +107,19 @@ class Predictor:
 def list_files(paths: Iterable[Path]) -> list[Path]:
     """The files among `paths`, and all files in their folders and subfolders that look like clips, sorted by folder.
 
-    Raises `UserError` for a folder without such files.
+    Hidden files are left out: macOS puts `._clip.mp4` beside `clip.mp4` on other systems' disks. Raises `UserError` for
+    a folder without files that look like clips.
     """
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        videos = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+        )
         if not videos:
             raise UserError(f"{path} holds no video ({', '.join(sorted(SUFFIXES))}); name another folder, or files")
         files += videos

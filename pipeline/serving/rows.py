@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,17 +41,26 @@ class NoPrediction:
     detail: str
 
 
+def printable(path: Path | str) -> str:
+    """A path as text that can be printed, drawn and written anywhere.
+
+    Line breaks, bytes that are not UTF-8, and whatever else cannot be shown, are escaped.
+    """
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def prediction_row(path: Path, window: Window | None, clip: ScoredClip) -> Prediction:
     """The row of a clip that was scored."""
     start_s, end_s = _span(window)
     probabilities = {label: round(float(p), 6) for label, p in zip(clip.labels, clip.probabilities, strict=True)}
-    return Prediction(str(path), start_s, end_s, clip.label, probabilities)
+    return Prediction(printable(path), start_s, end_s, clip.label, probabilities)
 
 
 def no_prediction_row(path: Path, window: Window | None, error: MediaError) -> NoPrediction:
     """The row of a file that cannot be used."""
     start_s, end_s = _span(window)
-    return NoPrediction(str(path), start_s, end_s, reason=error.reason, detail=error.detail)
+    return NoPrediction(printable(path), start_s, end_s, reason=error.reason, detail=error.detail)
 
 
 def json_line(row: Prediction | NoPrediction) -> str:
