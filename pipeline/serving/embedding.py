@@ -127,7 +127,7 @@ def writer_for(path: Path) -> Callable[[Embeddings, Path], None]:
     try:
         import pyarrow  # noqa: F401 - `write_parquet` needs it
     except ModuleNotFoundError:
-        raise missing_package("pyarrow", f"--output is {path}") from None
+        raise missing_package("pyarrow", f"--output is {path} (a .npz needs no package)") from None
     return write_parquet
 
 
