@@ -93,6 +93,7 @@ def predict_file(
     predictor: "Predictor", path: Path, window_s: float | None, picture: Path | None
 ) -> "list[Prediction | NoPrediction]":
     """Predict a file, print its rows and, if `picture` is given, write its picture."""
+    from pipeline.common.files import written_whole
     from pipeline.serving.rows import printable, text_line
 
     rows, clip = [], None
@@ -105,7 +106,8 @@ def predict_file(
 
         if figure := draw_file(printable(path.name), rows, clip, predictor.scorer):
             picture.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(picture, dpi=110)
+            with written_whole(picture) as temporary:
+                figure.savefig(temporary, format="png", dpi=110)
     return rows
 
 

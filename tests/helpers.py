@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,17 @@ def composed(folder: Path, *overrides: str) -> dict:
     """The settings that `dvc exp run -S` with these overrides would write to params.yaml."""
     compose_and_dump(folder / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
     return yaml.safe_load((folder / "params.yaml").read_text())
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing to a file beyond `size` bytes fails, in the same way as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextlib.contextmanager

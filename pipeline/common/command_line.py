@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.caches import use_writable_caches
+
 if TYPE_CHECKING:
     from pipeline.common.config import Config
 
@@ -21,8 +23,9 @@ def stage_parser(file: str, description: str | None, settings: bool = False) -> 
     """The parser of a stage, whose help is the docstring of its module, with exit codes.
 
     With `settings`, the stage takes `--params` and `--set` (`settings_of`). A docstring that has a section
-    "exit codes:" of its own replaces the usual one.
+    "exit codes:" of its own replaces the usual one. Libraries that are imported later can write their caches.
     """
+    use_writable_caches()
     text = (description or "").strip()
     epilog = None if "exit codes:" in text else EXIT_CODES
     parser = argparse.ArgumentParser(

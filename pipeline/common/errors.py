@@ -1,5 +1,6 @@
 """Errors that a user can correct, and how a command ends: with one sentence and a documented exit code."""
 
+import errno
 import functools
 import os
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 EXIT_USER_ERROR = 2
 EXIT_SOME_FAILED = 3  # the rest was done
 EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
@@ -49,10 +51,14 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except OSError as error:  # a path that the user gave, its permissions, its disk
-            if error.filename is None:
+            if error.errno in NO_SPACE:
+                advice = "free some space, then run the same command again"
+            elif error.filename is not None:
+                advice = "check the path and its permissions"
+            else:
                 raise
-            advice = "check the path, its permissions and the free space"
-            print(f"error: {error.filename}: {error.strerror}; {advice}", file=sys.stderr)
+            place = "" if error.filename is None else f"{error.filename}: "
+            print(f"error: {place}{error.strerror}; {advice}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except Stopped as stop:
             print(f"stopped: {stop}; run the same command again to continue", file=sys.stderr, flush=True)

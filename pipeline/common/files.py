@@ -1,6 +1,9 @@
 """Files that are written whole or not at all, and what identifies their content."""
 
 import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,13 +14,34 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+UNFINISHED = ".*.tmp"  # the pattern of the names that `temporary_beside` gives
+
+
 def temporary_beside(path: Path) -> Path:
     """A new hidden name in the same folder: a worker that its scheduler gave up may still write to an earlier one."""
     return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A new name beside `path` for a file or folder that becomes `path` at the end of this context.
+
+    If writing fails, what was written is removed, so that a full disk does not get fuller; an `OSError` names `path`.
+    """
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    temporary = temporary_beside(path)
-    temporary.write_text(text)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text)

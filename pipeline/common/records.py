@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.common.errors import UserError
-from pipeline.common.files import temporary_beside, write_text
+from pipeline.common.files import write_text, written_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -65,12 +65,10 @@ def reading(path: Path, stage: str) -> Iterator[Path]:
 
 def write_table(kind: type[Kind], rows: Iterable[Kind], path: Path) -> None:
     """Write records as CSV, whole or not at all: one column per field, and an empty cell for None."""
-    temporary = temporary_beside(path)
-    with temporary.open("w", newline="") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    temporary.replace(path)
 
 
 def read_table(kind: type[Kind], path: Path) -> list[Kind]:

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.common.files import temporary_beside
+from pipeline.common.files import written_whole
 
 COPIES = Path(".dvc/tmp/exps")
 
@@ -33,7 +33,6 @@ def link_folder(source: Path, target: Path) -> None:
     Files are never changed in place, only replaced, so the two folders do not depend on each other afterwards.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(target)
-    shutil.copytree(source, temporary, copy_function=os.link)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
+    with written_whole(target) as temporary:
+        shutil.copytree(source, temporary, copy_function=os.link)
+        shutil.rmtree(target, ignore_errors=True)

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.clips.manifest import Clip
+from pipeline.common.files import UNFINISHED
 from pipeline.common.machine import exclusive_use
 from pipeline.common.progress import Progress
 from pipeline.extraction.clip_settings import ClipSettings
@@ -44,7 +46,8 @@ def extract_splits(
             shard_by_name |= _reusable_shards(tasks, folder / split)
         remaining = [task for tasks in plans.values() for task in tasks if task.name not in shard_by_name]
         total, new_clips = sum(map(len, splits.values())), sum(len(task.clips) for task in remaining)
-        with Progress("extract", total, "clips", initial=total - new_clips) as progress:
+        progress_line = Progress("extract", total, "clips", initial=total - new_clips)
+        with _no_leftovers([folder / split for split in plans]), progress_line as progress:
             for shard in _run(remaining, settings, workers):
                 shard_by_name[shard.name] = shard
                 progress.advance(len(shard.entries) + len(shard.quarantined))
@@ -53,6 +56,22 @@ def extract_splits(
             shards = [shard_by_name[task.name] for task in tasks]
             indexes[split] = _write_index(ShardIndex(folder / split, settings.features, shards), splits[split])
     return Extraction(indexes, new_clips, time.monotonic() - start)
+
+
+@contextmanager
+def _no_leftovers(folders: list[Path]) -> Iterator[None]:
+    """Remove what killed workers left unfinished: first those of an earlier run, at the end those of this one."""
+
+    def remove() -> None:
+        for folder in folders:
+            for path in folder.glob(UNFINISHED):
+                path.unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()
 
 
 def _reusable_shards(tasks: list[ShardTask], folder: Path) -> dict[str, Shard]:

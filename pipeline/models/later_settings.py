@@ -1,4 +1,4 @@
-"""The settings of a recipe that earlier versions did not have, with the values by which those versions worked."""
+"""The settings that earlier versions did not have, with the values by which those versions worked."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,5 +49,12 @@ def config_of_any_version(config: Any) -> Any:
                 "model": model_of_any_version(model, frames),
                 "training": TRAINING | training | {"augmentation": AUGMENTATION | augmentation},
             }
-            return config | {"recipe": recipe}
+            return config | {"recipe": recipe, "execution": _execution_of_any_version(config.get("execution"))}
     return config
+
+
+def _execution_of_any_version(execution: Any) -> Any:
+    """Earlier versions saved a checkpoint every so many steps."""
+    if not isinstance(execution, dict) or "checkpoint_steps" not in execution:
+        return execution
+    return {"checkpoint_minutes": 10.0} | {key: execution[key] for key in execution if key != "checkpoint_steps"}

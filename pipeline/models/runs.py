@@ -1,5 +1,7 @@
 """The folder of a finished run: writing it and opening it."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
-from pipeline.common.files import temporary_beside
+from pipeline.common.files import written_whole
 from pipeline.common.records import write_record, write_table
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import (
@@ -88,9 +90,13 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
     The library's own permissions are for the owner alone.
     """
-    temporary = temporary_beside(path)
-    temporary.touch()
-    permissions = temporary.stat().st_mode
-    save_file(tensors, temporary)
-    temporary.chmod(permissions)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # it has the operating system's error in its text alone
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+            raise
+        temporary.chmod(permissions)

@@ -26,7 +26,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.files import temporary_beside
+from pipeline.common.files import written_whole
 from pipeline.common.records import write_record
 
 FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
@@ -122,15 +122,13 @@ def write_shard(folder: Path, name: str, fingerprint: str, outcomes: Iterable[Sa
     time 0. (webdataset's own writer does this too, but importing it costs each extraction process half a gigabyte and
     seconds, for torch.)
     """
-    temporary = temporary_beside(folder / name)
-    with temporary.open("w+b") as file:
+    with written_whole(folder / name) as temporary, temporary.open("w+b") as file:
         entries, quarantined = _write_members(file, outcomes)
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
-    temporary.replace(folder / name)
     shard = Shard(name, fingerprint, size, digest.hexdigest(), entries, quarantined)
     write_record(shard, folder / f"{name}.json")
     return shard

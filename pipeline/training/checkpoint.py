@@ -16,6 +16,7 @@ from typing import Literal
 from safetensors.torch import load
 
 from pipeline.common.errors import UserError
+from pipeline.common.files import write_text
 from pipeline.common.records import read_record, to_json
 from pipeline.models.run_record import Identity
 from pipeline.models.runs import save_tensors
@@ -51,11 +52,15 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary = folder / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for part, tensors in checkpoint.tensors.items():
-        save_tensors(tensors, temporary / f"{part}{TENSORS_SUFFIX}")
-    (temporary / RECORD_NAME).write_text(to_json(checkpoint.record, indent=None))
-    for path in (*temporary.iterdir(), temporary):
-        _flush(path)
+    try:
+        for part, tensors in checkpoint.tensors.items():
+            save_tensors(tensors, temporary / f"{part}{TENSORS_SUFFIX}")
+        write_text(temporary / RECORD_NAME, to_json(checkpoint.record, indent=None))
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+    except OSError:
+        shutil.rmtree(temporary)  # so that a full disk does not get fuller
+        raise
     temporary.replace(folder / name)
     _flush(folder)
     remove_checkpoints(folder, keep=name)

@@ -72,6 +72,8 @@ def run_of_1_0_0(values):
         del values[key]
     for key in LATER_DATASET_KEYS:
         del values["dataset"][key]
+    del values["execution"]["checkpoint_minutes"]
+    values["execution"]["checkpoint_steps"] = 200
     recipe = values["recipe"]
     del recipe["init"]
     for group, settings in zip(groups_of(recipe), LATER_SETTINGS, strict=True):
@@ -106,6 +108,8 @@ def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it
     config |= {"seeds": [7], "folds": None, "split_seed": 7, "fit_on": fit_on}
     run_of_1_0_0["pretrained"]["video"]["by_order"] = False
     config["recipe"]["init"] = "none"
+    del config["execution"]["checkpoint_steps"]
+    config["execution"]["checkpoint_minutes"] = 10.0
     for group, settings in zip(groups_of(config["recipe"]), LATER_SETTINGS, strict=True):
         group |= settings
     assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}, "initial": None}

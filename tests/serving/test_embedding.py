@@ -118,7 +118,8 @@ def test_without_a_clip_that_can_be_used_nothing_is_written(stage, trained, tmp_
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(stage, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for name, named in (("e.parquet", "(a .npz needs no package), but pyarrow is not installed"), ("e.csv", "ends in .npz or .parquet")):
+    no_package = "(a .npz needs no package), but pyarrow is not installed"
+    for name, named in (("e.parquet", no_package), ("e.csv", "ends in .npz or .parquet")):
         process = stage("embed", "a.mp4", "--run", "nowhere", "--output", name)
         assert process.returncode == 2
         assert named in process.stderr

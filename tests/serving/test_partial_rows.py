@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from helpers import files_of_at_most
 
 import stages.predict
 from pipeline.serving.partial_rows import PartialRows
@@ -84,3 +85,11 @@ def test_a_name_that_is_no_text_is_predicted_like_any_other(stage, trained, one_
     assert [line.rpartition("/")[2] for line in process.stdout.splitlines()] == ["bad\\xff.mp4", "new\\nline.mp4"]
     assert len(list((tmp_path / "e").iterdir())) == 2
     assert printable("caf\u00e9 \U0001f600.mp4") == "caf\u00e9 \U0001f600.mp4"
+
+
+def test_a_picture_on_a_full_disk_ends_in_a_sentence_and_leaves_nothing(stage, trained, one_clip, tmp_path):
+    with files_of_at_most(20_000):
+        done = stage("predict", one_clip, "--run", trained, "--explain", tmp_path)
+    assert done.returncode == 2
+    assert f"error: {tmp_path}/0000-{one_clip.stem}.png: File too large; free some space" in done.stderr
+    assert list(tmp_path.iterdir()) == []

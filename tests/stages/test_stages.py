@@ -134,7 +134,7 @@ def test_a_text_file_in_place_of_a_video_is_quarantined(run, workspace, values):
 
 def test_a_path_that_cannot_be_used_is_named(stage, workspace):
     done = stage("predict", "clip.mp4", "--run", "params.yaml", folder=workspace)
-    assert "params.yaml/run.json: Not a directory; check the path, its permissions and the free space" in sentence(done)
+    assert "params.yaml/run.json: Not a directory; check the path and its permissions" in sentence(done)
 
 
 def test_drawing_over_recorded_clips_is_refused(run, workspace):
