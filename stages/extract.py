@@ -7,10 +7,19 @@ reads:
 writes:
   data/shards/<dataset>/<features>/: one folder of shards with an index.json per split; quarantine.csv, with the clips
   that cannot be used and why. Finished shards of an interrupted or earlier extraction are kept.
+
+If the recipe asks for pretrained weights, it first runs stages.fetch_weights, so that missing ones are known at once.
 """
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
+
+if TYPE_CHECKING:
+    from pipeline.common.recipe import Recipe
 
 
 @exits_with_one_sentence
@@ -25,6 +34,7 @@ def main() -> None:
     from pipeline.extraction.splits import extract_splits
 
     config = settings_of(arguments)
+    look_for_weights(config.recipe)
     clips = {split: read_manifest(config.manifests, split) for split in SPLITS}
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     # A queued experiment extracts into the workspace that it was copied from, so that the next one finds the shards.
@@ -36,6 +46,19 @@ def main() -> None:
     write_quarantine(extraction.indexes, config.shards / QUARANTINE_NAME)
     print(summary_table(extraction))
     check_failures(extraction.indexes, clips, config.extract.max_failed_fraction)
+
+
+def look_for_weights(recipe: "Recipe") -> None:
+    """End with the sentence of stages.fetch_weights if weights that the recipe asks for cannot be found.
+
+    A process of its own builds the networks: their memory is not left to the extraction, and this stage does not depend
+    on their code.
+    """
+    if all(backbone.weights == "none" for backbone in recipe.model.backbones.values()):
+        return
+    done = subprocess.run([sys.executable, "-m", "stages.fetch_weights", *sys.argv[1:]], stdout=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
