@@ -56,7 +56,30 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
             "start all of them, with the same --main_process_ip and --main_process_port"
         ) from None
     _check_number_of_processes(accelerator.num_processes, launch)
+    if accelerator.device.type == "cuda":
+        choose_gpu_arithmetic(config.recipe.training.deterministic)
     return accelerator
+
+
+def choose_gpu_arithmetic(deterministic: bool) -> None:
+    """Have a GPU compute the same bits each time, in full fp32; otherwise with the fastest algorithms, and TF32."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not deterministic
+
+
+@contextmanager
+def names_full_memory() -> Iterator[None]:
+    """Turn what PyTorch raises when a GPU has no memory left into one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU has no memory left ({str(error).splitlines()[0]}); set recipe.training.micro_batches higher, "
+            "recipe.model.gradient_checkpointing to true, or recipe.training.mixed_precision to bf16"
+        ) from None
 
 
 def _uses_cpu(launch: Namespace | None, config: Config) -> bool:

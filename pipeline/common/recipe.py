@@ -201,6 +201,9 @@ class TrainingSettings(Settings):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(description="fp16 needs a GPU")
     channels_last: bool = Field(description="convolutions use the channels-last memory layout")
     compile: bool = Field(description="torch.compile: minutes at the start, faster steps on a GPU")
+    deterministic: bool = Field(
+        description="on a GPU. true: the same bits each time, and full fp32; false: the fastest algorithms, and TF32"
+    )
     select_on: Literal["dev", "val", "none"] = Field(
         description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself; "
         "none: the last epoch is taken; with fit_on train_and_dev, all of train is then trained on"

@@ -9,6 +9,7 @@ TRAINING: dict[str, Any] = {
     "freeze_epochs": 0,
     "learning_rate_floor": 0.0,
     "ema_warmup": False,
+    "deterministic": False,
 }
 AUGMENTATION: dict[str, Any] = {
     "max_crop": 1.0,

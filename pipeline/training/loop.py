@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.common.accelerator import names_a_lost_process
+from pipeline.common.accelerator import names_a_lost_process, names_full_memory
 from pipeline.common.config import Config, RunId
 from pipeline.common.errors import Stopped, UserError
 from pipeline.common.machine import exclusive_use
@@ -62,7 +62,7 @@ def train_model(
     unfinished is continued. Raises `Stopped` after SIGTERM or Ctrl-C, with a checkpoint saved.
     """
     lock = exclusive_use(checkpoints, "training") if accelerator.is_main_process else nullcontext()
-    with lock, names_a_lost_process(config.execution.process_timeout_s):
+    with lock, names_a_lost_process(config.execution.process_timeout_s), names_full_memory():
         training = start_training(config, run, accelerator, folder, checkpoints)
         if not is_finished(training, resume, store):
             with training.pauses.caught(), finishing_trackers(accelerator):

@@ -67,3 +67,25 @@ def test_without_a_gpu_a_command_that_scores_uses_the_cpu_and_one_that_asks_for_
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
     with pytest.raises(UserError, match="ask for a GPU and this machine has none"):
         start_accelerator(config, trains=False)
+
+
+def test_a_full_gpu_ends_in_a_sentence_that_names_what_saves_memory():
+    message = r"no memory left \(CUDA out of memory\. Tried.*\); set .*micro_batches higher, .*gradient_checkpointing"
+    with pytest.raises(UserError, match=message), accelerator.names_full_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_gpu_computes_the_same_bits_or_as_fast_as_it_can(deterministic, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    settings = [(torch.backends.cudnn, name) for name in ("benchmark", "allow_tf32")]
+    settings.append((torch.backends.cuda.matmul, "allow_tf32"))
+    before = [getattr(owner, name) for owner, name in settings]
+    try:
+        accelerator.choose_gpu_arithmetic(deterministic)
+        assert [getattr(owner, name) for owner, name in settings] == [not deterministic] * 3
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
+        for (owner, name), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)
