@@ -109,8 +109,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
     initial = load_initial_weights(model, config, clips.digests[ROLES_KEY], folder)
     if initial:
         accelerator.print(f"init: {initial.weights}")
-    else:
-        require_norm_statistics(model, pretrained)
+    require_norm_statistics(model, pretrained, initial)
     identity = training_identity(config, run, clips, pretrained, initial, accelerator)
     for rank, other in enumerate(gather_object([identity])):
         if changes := differences(identity, other):
@@ -167,13 +166,17 @@ def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accel
     return loaded
 
 
-def require_norm_statistics(model: GroupEmotionModel, pretrained: Mapping[str, LoadedWeights]) -> None:
-    """Raise `UserError` if BatchNorm shall keep loaded statistics in a network that nothing was loaded into."""
+def require_norm_statistics(
+    model: GroupEmotionModel, pretrained: Mapping[str, LoadedWeights], initial: InitialWeights | None
+) -> None:
+    """Raise `UserError` if BatchNorm shall keep loaded statistics in a network that none were loaded into."""
+    filled = initial.weights.matched if initial else []
     for name, network in model.backbones().items():
-        if not model.norm_clips and name not in pretrained and batch_norms(network):
+        is_loaded = name in pretrained or any(key.startswith(f"networks.{name}.") for key in filled)
+        if not model.norm_clips and not is_loaded and batch_norms(network):
             raise UserError(
-                "recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that were loaded, but "
-                f"recipe.model.{name}.weights is none: set norm_clips to 8, or load weights"
+                "recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that were loaded, but nothing was "
+                f"loaded into the network for {name}: set norm_clips to 8, recipe.model.{name}.weights, or another init"
             )
 
 

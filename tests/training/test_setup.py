@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -77,11 +78,17 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
 
 def test_batch_norm_cannot_keep_statistics_that_were_not_loaded(ready, pretrained, tmp_path):
     nothing_loaded = with_model(ready, norm_clips=0)
-    with pytest.raises(UserError, match=r"norm_clips is 0, .* recipe.model.video.weights is none"):
+    with pytest.raises(UserError, match=r"norm_clips is 0, .* nothing was loaded into the network for video: "):
         train(nothing_loaded, tmp_path)
     train(with_backbones(nothing_loaded, weights=str(pretrained)), tmp_path / "pretrained")
     initial = nothing_loaded.recipe.model_copy(update={"init": str(pretrained.parent)})
     train(nothing_loaded.model_copy(update={"recipe": initial}), tmp_path / "initial")
+    shutil.copytree(pretrained.parent, tmp_path / "sound")
+    sound = {name: value for name, value in load_file(pretrained).items() if ".video." not in name}
+    save_file(sound, tmp_path / "sound" / MODEL_NAME)
+    initial = nothing_loaded.recipe.model_copy(update={"init": str(tmp_path / "sound")})
+    with pytest.raises(UserError, match="nothing was loaded into the network for video"):
+        train(nothing_loaded.model_copy(update={"recipe": initial}), tmp_path / "without")
 
 
 @pytest.mark.parametrize("balance", ["none", "weights", "draws"])
