@@ -1,10 +1,12 @@
 """The names of the classes, and VGAF's label files.
 
 A label file has the header `Vid_name Label` and one line per clip: the clip's id, and the clip's class by its name or
-by its place from 1. As spreadsheets save such files, any line endings, tabs, repeated and trailing blanks, a byte-order
-mark, empty lines and `.mp4` after an id are accepted. Anything else is an error that names the line.
+by its place from 1. As spreadsheets save such files, any line endings, tabs, commas and semicolons, repeated and
+trailing blanks, UTF-16, a byte-order mark, empty lines and `.mp4` after an id are accepted. Anything else is an error
+that names the line.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from pipeline.common.errors import UserError
 CLASSES = ("positive", "neutral", "negative")
 
 HEADER = ("Vid_name", "Label")
+SEPARATOR = re.compile(r"\s*[\s,;]\s*")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 CLIP_SUFFIX = ".mp4"
 # An id is a file name and the key of tar members. WebDataset ends the key at the first dot, so an id has no dot.
 CLIP_ID = re.compile(r"(?=.{3,64}$)[A-Za-z0-9_-]*[A-Za-z0-9-]_[A-Za-z0-9-]+")
@@ -52,14 +56,17 @@ def check_classes(classes: Sequence[str], labels: set[str], source: str) -> None
 def read_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
     """Class name by clip id, in the file's order; raises `UserError` for a file that breaks the format."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes()
+        lines = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(
             f"label file {path} is missing; unpack it from VGAF, or write one: the header 'Vid_name Label', "
             "then one line per clip"
         ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"label file {path} is not UTF-8 text (byte {error.start}); is it the right file?") from None
+        raise UserError(
+            f"label file {path} is neither UTF-8 nor UTF-16 text (byte {error.start}); is it the right file?"
+        ) from None
     return parse_labels(lines, classes, str(path))
 
 
@@ -68,10 +75,10 @@ def parse_labels(lines: list[str], classes: Sequence[str], source: str) -> dict[
 
     Raises `UserError` for the first line that breaks the format, or if there are no classes.
     """
-    if not lines or tuple(lines[0].split()) != HEADER:
+    if not lines or tuple(_fields(lines[0])) != HEADER:
         first_line = repr(lines[0][:60]) if lines else "missing"
         raise UserError(f"{source}: the first line is {first_line}, expected the header 'Vid_name Label'")
-    rows = {number: line.split(maxsplit=1) for number, line in enumerate(lines[1:], start=2) if line.strip()}
+    rows = {number: _fields(line) for number, line in enumerate(lines[1:], start=2) if line.strip()}
     check_classes(classes, {fields[1].strip() for fields in rows.values() if len(fields) == 2}, source)
     labels: dict[str, str] = {}
     for number, fields in rows.items():
@@ -92,6 +99,11 @@ def parse_labels(lines: list[str], classes: Sequence[str], source: str) -> dict[
             raise UserError(f"{where}: clip {clip_id} is labelled a second time; keep only one of its lines")
         labels[clip_id] = name
     return labels
+
+
+def _fields(line: str) -> list[str]:
+    """The parts of a line before and after the first separator: a class may have blanks and commas in its name."""
+    return SEPARATOR.split(line.strip(), maxsplit=1)
 
 
 def _without_suffix(clip_id: str) -> str:

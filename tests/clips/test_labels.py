@@ -36,6 +36,15 @@ def test_the_exact_name_comes_before_one_in_another_case():
     assert [class_of(label, ("Sad", "sad")) for label in ("Sad", "sad")] == ["Sad", "sad"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", " ; ", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_label_files_may_have_the_separators_and_encodings_of_spreadsheets(separator, encoding, tmp_path):
+    rows = [("Vid_name", "Label"), ("2_2", "Very happy, or calm"), ("2_3", "2")]
+    (tmp_path / "labels.txt").write_text("\r\n".join(map(separator.join, rows)), encoding=encoding)
+    classes = ("very happy, or calm", "sad")
+    assert read_labels(tmp_path / "labels.txt", classes) == {"2_2": "very happy, or calm", "2_3": "sad"}
+
+
 def test_what_spreadsheets_add_to_a_label_file_is_tolerated(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufeffVid_name\tLabel \r\n2_2.mp4   1\r\n289_55.MP4\t3\t \r\n7_1\tNeutral  \r\n\r\n".encode())
@@ -79,7 +88,7 @@ def test_without_classes_the_labels_are_listed_with_the_setting_to_add(labels, t
 
 def test_a_file_that_is_not_text_is_named(tmp_path):
     (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"labels\.txt is not UTF-8"):
+    with pytest.raises(UserError, match=r"labels\.txt is neither UTF-8 nor UTF-16"):
         read_labels(tmp_path / "labels.txt", CLASSES)
 
 
