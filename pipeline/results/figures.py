@@ -34,7 +34,7 @@ def draw_curves(axes: Axes, points: Sequence[CurvePoint], selected_on: str, chos
     style: dict[str, Any] = {"linewidth": 1.5 if len(runs) == 1 else 0.8, "alpha": 1.0 if len(runs) == 1 else 0.7}
     for run_id, run in runs.items():
         epochs, best = [point.epoch for point in run], chosen[run_id] - 1
-        axes.plot(epochs, [point.train_loss for point in run], color=SERIES_COLORS[0], **style)
+        axes.plot(epochs, [point.train_loss for point in run], color=SERIES_COLORS[0], marker=_dot(run), **style)
         if accuracy_axes:
             accuracies = np.array([point.selection_accuracy for point in run], float)  # None becomes NaN, a gap
             accuracy_axes.plot(epochs, accuracies, color=SERIES_COLORS[1], marker="o", markevery=[best], **style)
@@ -44,6 +44,11 @@ def draw_curves(axes: Axes, points: Sequence[CurvePoint], selected_on: str, chos
     if accuracy_axes:
         accuracy_axes.set_ylabel(f"accuracy on {selected_on}", color=SERIES_COLORS[1])
         accuracy_axes.set_ylim(0, 1.02)
+
+
+def _dot(points: Sequence[object]) -> str | None:
+    """The marker of a line: a single point has no line that could be seen."""
+    return "o" if len(points) == 1 else None
 
 
 def draw_streams(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -> None:
@@ -57,7 +62,9 @@ def draw_streams(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -
     for (name, _), line in lines.items():
         accuracies = np.array([point.train_accuracy for point in line], float)  # None becomes NaN, a gap
         color = SERIES_COLORS[names.index(name) % len(SERIES_COLORS)]
-        (drawn[name],) = axes.plot([point.epoch for point in line], accuracies, color=color, linewidth=width)
+        (drawn[name],) = axes.plot(
+            [point.epoch for point in line], accuracies, color=color, linewidth=width, marker=_dot(line)
+        )
     axes.axhline(1 / classes, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.results.figures import draw_confusion, svg
+from pipeline.common.config import RunId
+from pipeline.results.figures import draw_confusion, draw_curves, draw_streams, svg
 from pipeline.results.pictures import class_colors, draw_legend, draw_predictions
+from pipeline.results.result_files import CurvePoint, StreamCurvePoint
 
 CLASSES = {
     "three": ["positive", "neutral", "negative"],
@@ -56,3 +58,15 @@ def test_the_confusion_matrix_names_every_class_twice_and_leaves_room_for_itself
         warnings.simplefilter("error")
         page = svg(lambda axes: draw_confusion(axes, matrix, classes))
     assert all(page.count(f">{name[:19]}") >= 2 for name in classes)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_curves_of_a_single_epoch_can_be_seen(epochs):
+    """A line needs two points, so a single one gets a dot."""
+    figure = Figure()
+    axes = figure.subplots(2)
+    numbers = range(1, epochs + 1)
+    draw_curves(axes[0], [CurvePoint(0, None, number, 1.0, None) for number in numbers], "none", {RunId(0): 1})
+    draw_streams(axes[1], [StreamCurvePoint(0, None, number, "video", 1.0, 0.5, 0.1) for number in numbers], 3)
+    markers = {axes[0].lines[0].get_marker(), axes[1].lines[0].get_marker()}
+    assert markers == ({"o"} if epochs == 1 else {"None"})
