@@ -1,0 +1,99 @@
+"""The training step of each recipe on a GPU that is not there: PyTorch checks all devices, types and shapes.
+
+Tensors have no content, so nothing is computed. The backward pass would ask the driver for a stream, so gradients are
+filled in.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipeline.common.recipe import load_recipe, recipe_names
+from pipeline.loading import draws
+from pipeline.loading.augmentation import augment
+from pipeline.loading.batch import Batch
+from pipeline.loading.draws import Draws
+from pipeline.models.model import GroupEmotionModel
+from pipeline.training.objective import Objective
+from pipeline.training.optimization import build_optimizer, clip_gradients, moving_average
+from pipeline.training.setup import to_channels_last
+from pipeline.training.state import optimizer_tensors, weights_of
+
+GPU = torch.device("cuda")
+CLASSES = ("positive", "neutral", "negative")
+CLIPS = 4
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def empty_batch(recipe):
+    """A batch on the GPU, as the loader gives it."""
+    features, frames = recipe.features, recipe.model.frames
+    size, bins = features.frame_size_px, features.mel_bins
+    return Batch(
+        clip_ids=["a"] * CLIPS,
+        frames=torch.empty((CLIPS, frames, 3, size, size), dtype=torch.uint8, device=GPU),
+        frame_times_s=torch.empty((CLIPS, frames), device=GPU),
+        has_video=torch.empty(CLIPS, dtype=torch.bool, device=GPU),
+        log_mel=torch.empty((CLIPS, bins, features.max_mel_frames), dtype=torch.float16, device=GPU),
+        mel_frames=torch.empty(CLIPS, dtype=torch.int64, device=GPU),
+        labels=torch.empty(CLIPS, dtype=torch.int64, device=GPU),
+    )
+
+
+def put_on_gpu(network):
+    """Replace all tensors of a network by empty ones on the GPU."""
+    for module in network.modules():
+        for name, value in module._parameters.items():
+            module._parameters[name] = None if value is None else nn.Parameter(empty_on_gpu(value), value.requires_grad)
+        for name, value in module._buffers.items():
+            module._buffers[name] = None if value is None else empty_on_gpu(value)
+
+
+def empty_on_gpu(tensor):
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=GPU)
+
+
+@pytest.mark.parametrize("precision", [None, "fp16"], ids=["its own precision", "fp16"])
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_step_puts_everything_on_the_gpu_in_types_that_fit(name, precision, monkeypatch):
+    recipe = load_recipe(name)
+    precision = AUTOCAST[precision or recipe.training.mixed_precision]
+    augmentation = recipe.training.augmentation.model_copy(update={"mixup_alpha": 0.0})  # NumPy draws its numbers
+    monkeypatch.setattr(draws, "to_device", lambda tensor, device: tensor.to(device))  # pinning needs the driver
+    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda self, memo: self, raising=False)  # of the average
+    accelerator = SimpleNamespace(device=GPU, unscale_gradients=lambda: None)
+    with torch.device("meta"):
+        model = GroupEmotionModel(recipe.model, recipe.features, CLASSES)
+        objective = Objective(model, recipe.training, torch.ones(3)).train()
+    with FakeTensorMode():
+        put_on_gpu(objective)
+        if recipe.training.channels_last:
+            to_channels_last(model)
+        average, optimizer = moving_average(model, recipe.training), build_optimizer(objective, recipe.training)
+        drawn = Draws(torch.Generator().manual_seed(0), CLIPS, np.arange(CLIPS), GPU)
+        batch = augment(empty_batch(recipe), augmentation, recipe.features, len(CLASSES), drawn)
+        with torch.autocast("cuda", precision, enabled=precision is not None):
+            loss = objective(batch)
+        assert {loss.total.dtype, loss.fused.dtype, loss.streams.dtype} == {torch.float32}
+        for parameter in objective.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        norm, norms = clip_gradients(model, recipe.training.clip_norm, accelerator)
+        optimizer.step()
+        if average:
+            average.update_parameters(model)
+        used = [
+            loss.total,
+            loss.streams,
+            norm,
+            norms,
+            *objective.state_dict().values(),
+            *batch.to(GPU).__dict__.values(),
+        ]
+        assert {value.device.type for value in used if isinstance(value, torch.Tensor)} == {"cuda"}
+        assert all(group["fused"] for group in optimizer.param_groups)
+        saved = [*weights_of(model).values(), *optimizer_tensors(optimizer, objective).values()]
+        assert {value.device.type for value in saved} == {"cpu"}
