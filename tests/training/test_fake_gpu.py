@@ -65,6 +65,8 @@ def test_a_step_puts_everything_on_the_gpu_in_types_that_fit(name, precision, mo
     augmentation = recipe.training.augmentation.model_copy(update={"mixup_alpha": 0.0})  # NumPy draws its numbers
     monkeypatch.setattr(draws, "to_device", lambda tensor, device: tensor.to(device))  # pinning needs the driver
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda self, memo: self, raising=False)  # of the average
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)  # or autocast is off
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     accelerator = SimpleNamespace(device=GPU, unscale_gradients=lambda: None)
     with torch.device("meta"):
         model = GroupEmotionModel(recipe.model, recipe.features, CLASSES)
@@ -77,6 +79,7 @@ def test_a_step_puts_everything_on_the_gpu_in_types_that_fit(name, precision, mo
         drawn = Draws(torch.Generator().manual_seed(0), CLIPS, np.arange(CLIPS), GPU)
         batch = augment(empty_batch(recipe), augmentation, recipe.features, len(CLASSES), drawn)
         with torch.autocast("cuda", precision, enabled=precision is not None):
+            assert torch.is_autocast_enabled("cuda") == (precision is not None)
             loss = objective(batch)
         assert {loss.total.dtype, loss.fused.dtype, loss.streams.dtype} == {torch.float32}
         for parameter in objective.parameters():
