@@ -3,12 +3,10 @@
 Everything that varies is drawn from random generators that are seeded by the settings, the source and the clip.
 """
 
-import multiprocessing
+import functools
 import shutil
 import subprocess
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.clips.demo_set import DemoClip, plan_clips, prepare_root, write_label_files
 from pipeline.common.config import DemoSettings
 from pipeline.common.machine import available_cores, ffmpeg_path
+from pipeline.common.processes import run_on_this_machine
 from pipeline.common.progress import track
 
 FRAME_RATES = ("24000/1001", "25", "30000/1001", "30")  # those of VGAF
@@ -35,11 +34,10 @@ def draw_set(name: str, settings: DemoSettings, root: Path) -> None:
     clips = plan_clips(settings)
     prepare_root(root)
     write_label_files(clips, root)
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:
-        drawn = pool.map(draw_clip, clips, repeat(settings), repeat(root), chunksize=4)
-        for _ in track(drawn, f"synthesize {name}", len(clips), "clips"):
-            pass
+    draw = functools.partial(draw_clip, settings=settings, root=root)
+    drawn = run_on_this_machine(draw, clips, available_cores(), preload=__name__)
+    for _ in track(drawn, f"synthesize {name}", len(clips), "clips"):
+        pass
 
 
 def draw_clip(clip: DemoClip, settings: DemoSettings, root: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from pipeline.clips.manifest import Clip
 from pipeline.common.files import UNFINISHED
 from pipeline.common.machine import exclusive_use
+from pipeline.common.processes import run_on_this_machine
 from pipeline.common.progress import Progress
 from pipeline.extraction.clip_settings import ClipSettings
-from pipeline.extraction.executors import run_on_dask, run_on_this_machine
+from pipeline.extraction.executors import run_on_dask
 from pipeline.extraction.reasons import RETRIED_REASONS
 from pipeline.extraction.tasks import ShardTask, extract_shard, plan_tasks
 from pipeline.shards.format import Shard

@@ -1,11 +1,17 @@
 """Drawing the clips of the demo set."""
 
+import os
 import re
+import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
-from helpers import dataset_at
+from helpers import REPOSITORY, dataset_at
 
 from pipeline.clips.demo_drawing import draw_clip, draw_set, draw_sound
 from pipeline.clips.demo_set import plan_clips
@@ -49,3 +55,33 @@ def test_a_sound_stays_within_its_clip():
         sound = draw_sound(np.random.default_rng(seed), np.random.default_rng(seed), 1, 3.0)
         assert len(sound) == 3 * 44_100
         assert np.abs(sound).max() <= 1
+
+
+def test_ctrl_c_ends_the_drawing_at_once_and_leaves_no_process(tmp_path):
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.synthesize"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # In a background job of a script, Ctrl-C is ignored, and the process would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not list(tmp_path.glob("data/demo/Train/*.mp4")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted: what was finished and written is kept" in errors
+    assert "Traceback" not in errors
+    assert not [each for each in psutil.process_iter() if each.status() != "zombie" and _session(each) == process.pid]
+
+
+def _session(process):
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None

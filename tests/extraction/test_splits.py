@@ -201,7 +201,7 @@ def test_a_killed_worker_stops_the_run_with_a_sentence_and_the_next_run_finishes
     worker.kill()
     _, errors = process.communicate()
     assert process.returncode == 2
-    assert "error: an extraction worker was killed" in errors
+    assert "error: a worker process was killed" in errors
     assert "Traceback" not in errors
     assert_all_ended(processes)
     assert start().wait() == 0
