@@ -93,5 +93,5 @@ def test_a_scheduler_that_does_not_answer_is_named():
 
 def test_dask_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"group-emotion\[dask\]"):
+    with pytest.raises(UserError, match=r"dask\.distributed, which .* is not installed: run make setup"):
         list(run_on_dask(str, [1], "tcp://127.0.0.1:9"))
