@@ -27,6 +27,7 @@ class PartialRows:
         self._done: dict[str, list[Row]] = {}
         if before[:1] == [first]:
             self._done = dict(filter(None, map(_parse, before[1:])))
+            self._append("")  # ends a line that was not written to its end
         else:
             self.path.write_text(first + "\n")
 
@@ -40,8 +41,11 @@ class PartialRows:
 
     def add(self, path: Path, rows: Sequence[Row]) -> None:
         """Keep the rows of a file."""
+        self._append(json.dumps({"file": _state_of(path), "rows": [asdict(row) for row in rows]}))
+
+    def _append(self, line: str) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({"file": _state_of(path), "rows": [asdict(row) for row in rows]}) + "\n")
+            file.write(line + "\n")
 
     def remove(self) -> None:
         """Remove the file, because the output has all rows."""

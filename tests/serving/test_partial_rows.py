@@ -50,7 +50,8 @@ def test_a_second_call_predicts_what_the_first_one_left(predict, tmp_path):
     with (tmp_path / "p.jsonl.partial").open("a") as partial:
         partial.write('{"file": "torn')
     os.utime(tmp_path / "b.mp4", (0, 0))
-    assert predict() == (["b.mp4", "d.mp4"], 3)
+    assert predict(stops_at="d.mp4") == (["b.mp4"], 130)
+    assert predict() == (["d.mp4"], 3)
     assert output.read_text() == expected
     assert not (tmp_path / "p.jsonl.partial").exists()
 
