@@ -3,7 +3,7 @@
 example:
   python -m stages.predict clip.mp4 folder/ --output p.jsonl --explain pictures/
 reads:
-  the videos, and a finished run or an exported folder
+  the videos, and finished runs or exported folders
 writes:
   Prints one row per file or, with --window, one row per window of a file. Windows overlap by half.
   A file or window that cannot be used has a row with the reason.
@@ -24,7 +24,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import add_run, stage_parser
+from pipeline.common.command_line import add_runs, runs_of, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("paths", type=Path, nargs="+", metavar="path", help="files, or folders of files")
-    add_run(parser)
+    add_runs(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="file for the rows")
     parser.add_argument("--format", choices=("jsonl", "csv"), help="that of the file (by its name)")
     parser.add_argument("--explain", type=Path, metavar="FOLDER", help="folder for the pictures")
@@ -45,16 +45,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.format and not arguments.output:
         raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
+    if arguments.explain and len(runs_of(arguments)) > 1:
+        raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
 
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.predictor import Predictor, list_files
     from pipeline.serving.rows import csv_table, json_line
 
-    files, run, output = list_files(arguments.paths), open_run(arguments.run), arguments.output
+    files, output = list_files(arguments.paths), arguments.output
+    run, *voters = map(open_run, runs_of(arguments))
     partial = open_partial_rows(arguments) if output and not is_stream(output) else None
     rows: list[Prediction | NoPrediction] = []
-    with closing(Predictor(run, start_accelerator(run.config, trains=False))) as predictor:
+    with closing(Predictor(run, start_accelerator(run.config, trains=False), voters)) as predictor:
         for number, path in enumerate(files):
             if partial and (done := partial.rows_of(path)):
                 rows += done
@@ -79,14 +82,14 @@ def is_stream(path: Path) -> bool:
 
 
 def open_partial_rows(arguments: argparse.Namespace) -> "PartialRows":
-    """What an earlier call with the same model, windows and pictures has done."""
+    """What an earlier call with the same models, windows and pictures has done."""
     from pipeline.common.files import sha256_of
     from pipeline.models.run_record import MODEL_NAME
     from pipeline.serving.partial_rows import PartialRows
 
     explain = arguments.explain and str(arguments.explain)
-    model = sha256_of(arguments.run / MODEL_NAME)
-    return PartialRows(arguments.output, {"model": model, "window_s": arguments.window, "explain": explain})
+    models = [sha256_of(run / MODEL_NAME) for run in runs_of(arguments)]
+    return PartialRows(arguments.output, {"models": models, "window_s": arguments.window, "explain": explain})
 
 
 def predict_file(

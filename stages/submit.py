@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import stage_parser
+from pipeline.common.command_line import add_runs, stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("folder", type=Path, help="folder with the clips of the test split, Test_<n>.mp4")
-    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="model: a run or an exported folder")
+    add_runs(parser, required=True)
+    parser.add_argument("--gaps", action="store_true", help="the numbers of the clips may have gaps")
     parser.add_argument("--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="(submission.zip)")
     parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()
@@ -36,11 +37,11 @@ def main() -> None:
     from pipeline.serving.predictor import Predictor
     from pipeline.serving.submission import check_submission, list_test_clips, write_submission
 
-    files, run = list_test_clips(arguments.folder), open_run(arguments.run)
+    files, (run, *voters) = list_test_clips(arguments.folder, arguments.gaps), map(open_run, arguments.runs)
     classes = run.model.labels
     if arguments.unreadable not in (None, *classes):
         raise UserError(f"--unreadable is {arguments.unreadable}, expected one of {', '.join(classes)}")
-    with closing(Predictor(run, start_accelerator(run.config, trains=False))) as predictor:
+    with closing(Predictor(run, start_accelerator(run.config, trains=False), voters)) as predictor:
         labels = {path.stem: predict_label(predictor, path, arguments.unreadable) for path in files}
     write_submission(labels, arguments.output)
     check_submission(arguments.output, list(labels), classes)

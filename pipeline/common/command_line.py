@@ -57,6 +57,25 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=DEMO_RUN, metavar="FOLDER", help=help_text)
 
 
+def add_runs(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add `--run`, which may be repeated: `runs` are the folders of the models that a command uses (`runs_of`)."""
+    unless_given = "" if required else f" ({DEMO_RUN})"
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        type=Path,
+        action="append",
+        required=required,
+        metavar="FOLDER",
+        help=f"model: a run or an exported folder; may be repeated, then the probabilities are averaged{unless_given}",
+    )
+
+
+def runs_of(arguments: argparse.Namespace) -> list[Path]:
+    """The folders that were given as `--run`, or the demo's."""
+    return arguments.runs or [DEMO_RUN]
+
+
 def settings_of(arguments: argparse.Namespace) -> "Config":
     """The settings that a stage was given; raises `UserError` for the first one that is wrong."""
     from pipeline.common.config import load_config

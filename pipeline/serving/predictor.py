@@ -1,10 +1,11 @@
 """Predicting any video file with a run's model, by the code that extraction and evaluation use."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from threadpoolctl import threadpool_limits
 
@@ -40,11 +41,13 @@ class Answer:
 class Predictor:
     """Predicts files with the model of a run, with the features and within the limits that the run was made with.
 
-    A child process reads the files; `close` ends it.
+    With `voters`, the probabilities are the mean over the models of all runs. A child process reads the files; `close`
+    ends it. Raises `UserError` for a voter that takes something else of a clip, or has other classes.
     """
 
-    def __init__(self, run: FinishedRun, accelerator: Accelerator) -> None:
+    def __init__(self, run: FinishedRun, accelerator: Accelerator, voters: Sequence[FinishedRun] = ()) -> None:
         self.scorer = Scorer(run.model, accelerator)
+        self._voters = [Scorer(_like(voter, run).model, accelerator) for voter in voters]
         self._settings = ClipSettings(features=run.config.recipe.features, limits=run.config.extract)
         self._sandbox, self._memory = Sandbox(), Memory()
 
@@ -69,7 +72,7 @@ class Predictor:
             media, batch = self.read(path, window)
         except MediaError as error:
             return Answer(no_prediction_row(path, window, error), None)
-        probabilities = self.scorer.probabilities(batch)[0]
+        probabilities = np.mean([scorer.probabilities(batch)[0] for scorer in (self.scorer, *self._voters)], axis=0)
         clip = ScoredClip(
             printable(path.name), media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform
         )
@@ -102,6 +105,19 @@ class Predictor:
     def close(self) -> None:
         """End the process that reads files."""
         self._sandbox.close()
+
+
+def _like(voter: FinishedRun, run: FinishedRun) -> FinishedRun:
+    """The voter, which is given the batches of the run."""
+    for what, theirs, ours in (
+        ("recipe.features", voter.config.recipe.features, run.config.recipe.features),
+        ("recipe.model.frames", voter.config.recipe.model.frames, run.config.recipe.model.frames),
+        ("recipe.model.views", voter.config.recipe.model.views, run.config.recipe.model.views),
+        ("classes", list(voter.model.labels), list(run.model.labels)),
+    ):
+        if theirs != ours:
+            raise UserError(f"the runs cannot vote: {what} is {theirs} in one and {ours} in another; leave one out")
+    return voter
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:

@@ -11,8 +11,11 @@ TEST_CLIP = re.compile(r"Test_([1-9][0-9]*)")
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal predictions give an equal file
 
 
-def list_test_clips(folder: Path) -> list[Path]:
-    """The clips of a test split, `Test_<n>.mp4`, by number; raises `UserError` for a gap or a file of another name."""
+def list_test_clips(folder: Path, gaps: bool = False) -> list[Path]:
+    """The clips of a test split, `Test_<n>.mp4`, by number.
+
+    Raises `UserError` for a file of another name and, unless `gaps` may be there, for a missing number.
+    """
     numbers: dict[int, Path] = {}
     for path in sorted(folder.glob("*.mp4")):
         if not (name := TEST_CLIP.fullmatch(path.stem)):
@@ -22,10 +25,10 @@ def list_test_clips(folder: Path) -> list[Path]:
         numbers[int(name[1])] = path
     if not numbers:
         raise UserError(f"{folder} holds no Test_<n>.mp4; name the folder with the clips of the test split")
-    if missing := set(range(1, max(numbers) + 1)) - numbers.keys():
+    if not gaps and (missing := set(range(1, max(numbers) + 1)) - numbers.keys()):
         raise UserError(
             f"{folder} lacks Test_{min(missing)}.mp4 ({len(missing)} missing below Test_{max(numbers)}.mp4); "
-            "add the missing clips"
+            "add the missing clips, or add --gaps if the challenge's own numbers have gaps"
         )
     return [numbers[number] for number in sorted(numbers)]
 

@@ -171,3 +171,33 @@ def test_a_prediction_does_not_wait_for_libraries_that_it_does_not_need():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert {"torchvision", "timm", "matplotlib.figure", "torch._dynamo"} & set(process.stdout.split()) == set()
+
+
+def test_several_runs_vote_with_the_mean_of_their_probabilities(stage, finished, one_clip, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(finished[0], other)
+    weights = {
+        name: value * 1.1 if value.is_floating_point() else value
+        for name, value in load_file(other / MODEL_NAME).items()
+    }
+    save_file(weights, other / MODEL_NAME)
+
+    def probabilities(*runs):
+        words = [word for run in runs for word in ("--run", run)]
+        done = stage("predict", *words, one_clip, "--output", tmp_path / "p.jsonl")
+        assert done.returncode == 0, done.stderr
+        return np.array(list(json.loads((tmp_path / "p.jsonl").read_text())["probabilities"].values()))
+
+    one, two = probabilities(finished[0]), probabilities(other)
+    assert np.abs(one - two).max() > 0.001
+    np.testing.assert_allclose(probabilities(finished[0], other), (one + two) / 2, atol=2e-6)
+
+
+def test_runs_that_take_something_else_of_a_clip_cannot_vote(stage, finished, one_clip, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "other")
+    record = json.loads((tmp_path / "other" / RUN_NAME).read_text())
+    record["config"]["recipe"]["features"]["jpeg_quality"] = 50
+    (tmp_path / "other" / RUN_NAME).write_text(json.dumps(record))
+    done = stage("predict", one_clip, "--run", finished[0], "--run", tmp_path / "other")
+    assert done.returncode == 2
+    assert "error: the runs cannot vote: recipe.features is" in done.stderr

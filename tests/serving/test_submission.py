@@ -48,6 +48,7 @@ def test_clips_are_listed_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "Test_4.mp4").unlink()
     with pytest.raises(UserError, match=r"lacks Test_4\.mp4 \(1 missing below Test_10"):
         list_test_clips(tmp_path)
+    assert len(list_test_clips(tmp_path, gaps=True)) == 9
     (tmp_path / "2_2.mp4").touch()
     with pytest.raises(UserError, match=r"2_2\.mp4 is not named Test_<n>\.mp4"):
         list_test_clips(tmp_path)
