@@ -17,9 +17,8 @@ def use_writable_caches() -> None:
     """
     at_home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     if NUMBA not in os.environ and not any(map(_can_write_to, (Path(sysconfig.get_path("purelib")), at_home))):
-        folder = tempfile.mkdtemp(
-            prefix="group-emotion-"
-        )  # for this user alone, because numba runs what it finds there
+        # For this user alone, because numba runs what it finds there.
+        folder = tempfile.mkdtemp(prefix="group-emotion-")
         os.environ[NUMBA] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 

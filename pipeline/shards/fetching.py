@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 
 from pipeline.common.errors import UserError, missing_extra
-from pipeline.common.files import sha256_of, temporary_beside
+from pipeline.common.files import sha256_of, written_whole
 
 ATTEMPTS, FIRST_PAUSE_S = 6, 0.5
 # A connection that is silent for this long is given up. A slow connection is not.
@@ -22,19 +22,15 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
     Raises `UserError` if the file is missing, may not be read, or still has another SHA-256 after `ATTEMPTS` attempts.
     """
     make_folder(path.parent)
-    temporary = temporary_beside(path)
     problem = ""
-    try:
+    with written_whole(path) as temporary:
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
             problem = _try_once(url, temporary, sha256)
             if not problem:
-                temporary.replace(path)
                 return
         raise UserError(f"{url} could not be fetched in {ATTEMPTS} attempts; the last one: {problem}")
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _try_once(url: str, temporary: Path, sha256: str | None) -> str:

@@ -129,13 +129,12 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
         progress.advance(note=lambda: f"epoch {epoch + 1}, loss {loss.item():.3f}")  # noqa: B023 - called at once
         if accelerator.trackers and state.step % TRACKED_STEPS == 0:
             accelerator.log({"loss": loss.item(), "learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
-        stop, save_now = (
-            training.pauses.due() if remaining else (False, False)
-        )  # at its end, an epoch is finished first
-        if save_now:
-            save(training)
-        if stop:
-            raise Stopped(f"{training.run} is saved after step {state.step}")
+        if remaining:  # after the last step, the epoch is finished first
+            stop, save_now = training.pauses.due()
+            if save_now:
+                save(training)
+            if stop:
+                raise Stopped(f"{training.run} is saved after step {state.step}")
 
 
 def optimization_step(training: Training, batches: Iterator[Batch], parts: Sequence[NDArray[np.int64]]) -> Tensor:
