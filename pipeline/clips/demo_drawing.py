@@ -1,6 +1,9 @@
 """Drawing and encoding the clips of the demo set: real mp4 files, H.264 and AAC.
 
-Everything that varies is drawn from random generators that are seeded by the settings, the source and the clip.
+Everything that varies is drawn from random generators that are seeded by the settings, the source and the clip. The
+files have the same bytes on every x86-64 processor: pixels and samples of sound are whole numbers, so the last bit of a
+float is never seen; functions that round by processor (sines, powers, OpenCV's interpolation) are not used where whole
+arrays are computed; and the encoders are told to be exact.
 """
 
 import functools
@@ -23,7 +26,11 @@ from pipeline.common.progress import track
 FRAME_RATES = ("24000/1001", "25", "30000/1001", "30")  # those of VGAF
 ASPECT_RATIOS = (4 / 3, 16 / 9)
 AUDIO_RATE_HZ = 44_100
+FULL_SCALE = 32_767  # the loudest sample of 16 bits
 MOST_FACES = 3
+# One period in 65,536 steps. Its values are rounded to whole parts of FULL_SCALE, because np.sin's last bit differs
+# between processors.
+SINE = np.round(FULL_SCALE * np.sin(2 * np.pi * np.arange(65_536) / 65_536)) / FULL_SCALE
 
 
 def draw_set(name: str, settings: DemoSettings, root: Path) -> None:
@@ -59,8 +66,9 @@ class _Scene:
     def __init__(self, rng: np.random.Generator, height: int) -> None:
         self.height = height
         self.width = 2 * round(height * rng.choice(ASPECT_RATIOS) / 2)
-        corners = rng.uniform(30, 225, (2, 2, 3)).astype(np.float32)
-        background = cv2.resize(corners, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        corners = rng.uniform(30, 225, (2, 2, 3))
+        top, bottom = (_between(left, right, self.width) for left, right in corners)
+        background = _between(top, bottom, self.height)
         grain = rng.normal(0, 4, background.shape)
         self.background = np.asarray(np.clip(background + grain, 0, 255), np.uint8)
         self.noise = [np.asarray(rng.normal(0, 2, background.shape), np.int16) for _ in range(3)]
@@ -77,23 +85,34 @@ class _Scene:
         faces = len(self.x)
         curvature = 0.8 * valence + rng.normal(0, 0.12, faces)
         sway = rng.uniform(0.01, 0.03, (faces, 2)) * self.height
-        frequency_hz, phase = rng.uniform(0.2, 0.8, (faces, 2)), rng.uniform(0, 2 * np.pi, (faces, 2))
+        frequency_hz, phase_turns = rng.uniform(0.2, 0.8, (faces, 2)), rng.uniform(0, 1, (faces, 2))
         blink_s = rng.uniform(0, duration_s, faces)
         light = rng.uniform(0.75, 1.15)
-        background = cv2.convertScaleAbs(self.background, alpha=light)
+        background = np.asarray(np.clip(np.round(light * np.arange(256)), 0, 255), np.uint8)[self.background]
         skin = np.clip(light * self.skin, 0, 255)
         x, y = self.x + rng.normal(0, 0.01, faces) * self.width, self.y + rng.normal(0, 0.03, faces) * self.height
         frames = np.empty((count, self.height, self.width, 3), np.uint8)
         for t in range(count):
             seconds = t / frames_per_s
             frames[t] = background
-            shift = sway * np.sin(2 * np.pi * frequency_hz * seconds + phase)
+            shift = sway * _sine(frequency_hz * seconds + phase_turns)
             for i in range(faces):
                 centre = (x[i] + shift[i, 0], y[i] + shift[i, 1])
                 eyes_open = abs(seconds - blink_s[i]) > 0.12
                 _draw_face(frames[t], centre, self.radius[i], skin[i], curvature[i], eyes_open)
             cv2.add(frames[t], self.noise[t % len(self.noise)], dst=frames[t], dtype=cv2.CV_8U)
         return frames
+
+
+def _between(first: NDArray[np.float64], last: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    """Colours (steps, ...) that change evenly from the first to the last."""
+    share = np.linspace(0, 1, steps).reshape(-1, *[1] * first.ndim)
+    return (1 - share) * first + share * last
+
+
+def _sine(turns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sine of an angle that is given in full turns."""
+    return SINE[np.asarray(np.floor(turns * len(SINE)), np.int64) % len(SINE)]
 
 
 def _draw_face(
@@ -121,46 +140,49 @@ def _draw_face(
 
 def draw_sound(
     source: np.random.Generator, rng: np.random.Generator, valence: int, duration_s: float
-) -> NDArray[np.float32]:
+) -> NDArray[np.int16]:
     """A mono soundtrack (samples,) at `AUDIO_RATE_HZ`: tones that glide up, stay level or glide down, over noise.
 
     `source` gives the timbre, which all clips of a source share, and `rng` everything else.
     """
     samples = round(duration_s * AUDIO_RATE_HZ)
-    harmonics = source.uniform(0.2, 0.9) ** np.arange(4)
-    noise = np.convolve(rng.normal(0, 1, samples + 15), np.full(16, 0.25), "valid")
-    sound = np.asarray(noise * source.uniform(0.002, 0.01))
+    harmonics = np.cumprod([1, *[source.uniform(0.2, 0.9)] * 3])
+    # Each sample of the noise is a sum of 16 neighbours: uniform numbers of deviation 577, so a sum of deviation 2,309.
+    sums = np.cumsum(rng.integers(-1000, 1001, samples + 16))
+    sound = (sums[16:] - sums[:-16]) / 2309 * source.uniform(0.002, 0.01)
     events = int(rng.integers(4, 8))
     starts_s = (np.arange(events) + rng.uniform(0.05, 0.4, events)) * duration_s / events
     for start_s in starts_s:
         length = round(rng.uniform(0.3, 0.5) * duration_s / events * AUDIO_RATE_HZ)
-        glide_octaves = valence * rng.uniform(0.5, 0.9) + rng.normal(0, 0.05)
-        ramp = np.linspace(-0.5, 0.5, length)
-        pitch_hz = rng.uniform(250, 500) * 2 ** (glide_octaves * ramp)
-        phase = 2 * np.pi * np.cumsum(pitch_hz) / AUDIO_RATE_HZ
-        tone = sum(level * np.sin((k + 1) * phase) for k, level in enumerate(harmonics))
-        loudness = 10 ** rng.uniform(-1.5, -0.7)
+        ramp = np.linspace(0, 1, length)
+        glide = valence * rng.uniform(0.35, 0.6) + rng.normal(0, 0.035)  # as a share of the pitch in the middle
+        pitch_hz = rng.uniform(250, 500) * (1 + glide * (ramp - 0.5))
+        turns = np.cumsum(pitch_hz) / AUDIO_RATE_HZ
+        tone = sum(level * _sine((k + 1) * turns) for k, level in enumerate(harmonics))
+        loudness, envelope = np.square(rng.uniform(0.18, 0.45)), np.square(_sine(ramp / 2))
         start = round(start_s * AUDIO_RATE_HZ)
-        sound[start : start + length] += loudness * (tone * np.hanning(length))[: samples - start]
-    return np.clip(sound, -1, 1).astype(np.float32)
+        sound[start : start + length] += loudness * (tone * envelope)[: samples - start]
+    return np.asarray(np.round(FULL_SCALE * np.clip(sound, -1, 1)), np.int16)
 
 
-def _encode(frames: NDArray[np.uint8], frame_rate: str, sound: NDArray[np.float32] | None, target: Path) -> None:
+def _encode(frames: NDArray[np.uint8], frame_rate: str, sound: NDArray[np.int16] | None, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="draw-") as folder:
         height, width = frames.shape[1:3]
         streams = [
             ffmpeg.input("pipe:", format="rawvideo", pix_fmt="bgr24", s=f"{width}x{height}", framerate=frame_rate)
         ]
         if sound is not None:
-            audio_file = Path(folder, "sound.f32le")
+            audio_file = Path(folder, "sound.s16le")
             sound.tofile(audio_file)
-            streams.append(ffmpeg.input(str(audio_file), format="f32le", ar=AUDIO_RATE_HZ, ac=1))
+            streams.append(ffmpeg.input(str(audio_file), format="s16le", ar=AUDIO_RATE_HZ, ac=1))
         encoded = Path(folder, "clip.mp4")
         codecs = {"vcodec": "libx264", "preset": "veryfast", "crf": 28, "pix_fmt": "yuv420p", "threads": 1}
+        codecs |= {"x264-params": "cpu-independent=1", "sws_flags": "+accurate_rnd+bitexact"}
         if sound is not None:
             codecs |= {"acodec": "aac", "audio_bitrate": "96k", "aac_coder": "fast"}
         # Bit-exact: without encoder version and time in the file, a set that is drawn again has the same bytes.
         output = ffmpeg.output(*streams, str(encoded), **codecs, fflags="+bitexact", flags="+bitexact")
-        command = output.global_args("-loglevel", "error").compile(cmd=ffmpeg_path())
+        # AAC is computed in floats: without code for single processors (cpuflags 0) it rounds the same everywhere.
+        command = output.global_args("-loglevel", "error", "-cpuflags", "0").compile(cmd=ffmpeg_path())
         subprocess.run(command, input=frames.tobytes(), check=True)
         shutil.move(encoded, target)

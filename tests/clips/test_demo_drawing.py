@@ -50,11 +50,52 @@ def test_the_same_settings_draw_the_same_file(settings, tmp_path):
     assert drawn[0] == drawn[1]
 
 
+DRAW = """
+import sys
+from pathlib import Path
+from pipeline.clips.demo_drawing import draw_clip
+from pipeline.clips.demo_set import plan_clips
+from pipeline.common.config import load_config
+settings = load_config(Path("params.yaml")).dataset.synthesize["demo"]
+for clip in plan_clips(settings)[:3]:
+    draw_clip(clip, settings, Path(sys.argv[1]))
+"""
+# Calls ffmpeg without the instructions that only some processors have: those of its own code, and those of x264.
+OLD_FFMPEG = """#!{python}
+import os, sys
+arguments = [argument.replace("cpu-independent=1", "cpu-independent=1:asm=0") for argument in sys.argv[1:]]
+os.execv({ffmpeg!r}, [{ffmpeg!r}, "-cpuflags", "sse2", *arguments])
+"""
+
+
+def test_the_files_are_the_same_on_a_processor_without_extensions(tmp_path):
+    from numpy._core._multiarray_umath import __cpu_dispatch__
+
+    old_ffmpeg = tmp_path / "ffmpeg"
+    old_ffmpeg.write_text(OLD_FFMPEG.format(python=sys.executable, ffmpeg=ffmpeg_path()))
+    old_ffmpeg.chmod(0o755)
+    old_processor = {
+        "NPY_DISABLE_CPU_FEATURES": " ".join(__cpu_dispatch__),
+        "OPENCV_CPU_DISABLE": "AVX2,FMA3,AVX",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "IMAGEIO_FFMPEG_EXE": str(old_ffmpeg),
+    }
+    for name, environment in {"here": {}, "old": old_processor}.items():
+        (tmp_path / name / "Train").mkdir(parents=True)
+        command = [sys.executable, "-c", DRAW, tmp_path / name]
+        subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, check=True, capture_output=True)
+    drawn = sorted((tmp_path / "here").rglob("*.mp4"))
+    assert len(drawn) == 3
+    for path in drawn:
+        assert path.read_bytes() == (tmp_path / "old/Train" / path.name).read_bytes()
+
+
 def test_a_sound_stays_within_its_clip():
     for seed in range(20):
         sound = draw_sound(np.random.default_rng(seed), np.random.default_rng(seed), 1, 3.0)
         assert len(sound) == 3 * 44_100
-        assert np.abs(sound).max() <= 1
+        assert sound.dtype == np.int16
+        assert 1000 < np.abs(sound).max() < 32_767
 
 
 def test_ctrl_c_ends_the_drawing_at_once_and_leaves_no_process(tmp_path):

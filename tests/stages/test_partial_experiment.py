@@ -10,7 +10,7 @@ import yaml
 from helpers import REPOSITORY
 
 DVC = str(Path(sys.executable).parent / "dvc")
-COMMITTED = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--all", "-m", "test")
+COMMIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--all", "-m", "test")
 
 
 def test_the_stage_that_forgets_the_figure_runs_after_a_change_of_any_setting_that_a_result_follows_from():
@@ -28,7 +28,7 @@ def test_a_partial_experiment_shows_no_figure(tmp_path, monkeypatch):
     subprocess.run(["git", "clone", "--quiet", REPOSITORY, tmp_path / "clone"], check=True)
     monkeypatch.chdir(tmp_path / "clone")
     Path("dvc.yaml").write_bytes((REPOSITORY / "dvc.yaml").read_bytes())
-    subprocess.run([*COMMITTED, "--allow-empty"], check=True)
+    subprocess.run([*COMMIT, "--allow-empty"], check=True)
     Path("data/demo").mkdir(parents=True)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 
