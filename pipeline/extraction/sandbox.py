@@ -1,7 +1,8 @@
 """Reading a clip in a child process that may hang, grow or crash without harm.
 
 A clip is untrusted input to megabytes of native code. So a child process in its own session reads it, under limits of
-the operating system (`pipeline.extraction.sandbox_child`). The asking process waits no longer than the time limit, or
+the operating system (`pipeline.extraction.sandbox_child`), and without the tokens and keys that are in the environment
+of the asking process. The asking process waits no longer than the time limit, or
 twice that if the child died, and then kills the child's whole process group.
 """
 
@@ -26,6 +27,8 @@ from pipeline.extraction.timeline import Window
 PACKAGE_ROOT = Path(__file__).parents[2]
 # Started by name, not imported: it reads untrusted files, so it starts with as little as possible.
 CHILD_MODULE = "pipeline.extraction.sandbox_child"
+# What the child gets of the environment: where programs and libraries are, how file names are encoded.
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "IMAGEIO_FFMPEG_EXE")
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 Answer = TypeVar("Answer")
@@ -106,6 +109,9 @@ class Sandbox:
             with child_end:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", CHILD_MODULE, str(child_end.fileno())],
+                    # NumPy starts no threads, because only a process with a single one can be isolated.
+                    env={name: os.environ[name] for name in PASSED_ON if name in os.environ}
+                    | {"OPENBLAS_NUM_THREADS": "1"},
                     cwd=PACKAGE_ROOT,  # so that the child runs this code, whatever the current folder is
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

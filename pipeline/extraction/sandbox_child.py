@@ -1,4 +1,5 @@
-"""The child process of a sandbox: it reads one clip after the other, under limits of the operating system.
+"""The child process of a sandbox: it reads one clip after the other, under limits of the operating system, and where
+the kernel permits it without network and with read-only disks.
 
 `python -m pipeline.extraction.sandbox_child DESCRIPTOR`, started by `pipeline.extraction.sandbox` with its end of a
 pipe. It imports no more than decoding needs, so that it starts fast and small.
@@ -19,6 +20,7 @@ import cv2
 from pipeline.extraction.clip_file import read_duration_s
 from pipeline.extraction.clip_reader import read_clip
 from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.isolation import isolate_this_process
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sandbox_messages import SAMPLE_TYPE, Request, pack_duration, pack_error, pack_media
 
@@ -76,4 +78,5 @@ def _limit_this_process(settings: ClipSettings, initial_bytes: int) -> None:
 
 
 if __name__ == "__main__":
+    isolate_this_process()
     serve(Connection(int(sys.argv[1])))

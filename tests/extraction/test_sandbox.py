@@ -217,6 +217,56 @@ def test_a_child_cannot_fill_the_disk(child, sandbox, one_clip, clip_settings, t
     assert (tmp_path / "large").stat().st_size < 2**22
 
 
+def test_the_child_gets_no_tokens_and_keys(sandbox, one_clip, clip_settings, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    sandbox.read_clip(one_clip, clip_settings)
+    names = {line.partition("=")[0] for line in proc_of(sandbox, "environ").split("\0")}
+    assert "PATH" in names
+    assert "AWS_SECRET_ACCESS_KEY" not in names
+
+
+def proc_of(sandbox, name):
+    return Path(f"/proc/{sandbox._process.pid}", name).read_text()
+
+
+needs_namespaces = pytest.mark.skipif(
+    subprocess.run(["unshare", "--user", "--net", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="this machine forbids user namespaces",
+)
+
+
+@needs_namespaces
+def test_the_child_has_a_network_of_its_own_and_read_only_disks(sandbox, one_clip, clip_settings):
+    sandbox.read_clip(one_clip, clip_settings)
+    assert len(proc_of(sandbox, "net/dev").splitlines()) == 3  # two lines of headings, and the loopback device
+    assert "\t0000" not in proc_of(sandbox, "net/route")
+    options = [line.split()[5].split(",") for line in proc_of(sandbox, "mountinfo").splitlines()]
+    assert options
+    assert all("ro" in each for each in options)
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    ("attempt", "refusal"),
+    [
+        ("open('{file}', 'w')", "Read-only file system"),
+        ("__import__('socket').create_connection(('127.0.0.1', 9), 1)", "Network is unreachable"),
+        ("subprocess.run(['touch', '{file}'], check=True, stderr=subprocess.DEVNULL)", "returned non-zero exit status 1"),
+    ],
+)
+def test_a_child_that_was_taken_over_can_neither_write_nor_connect(
+    attempt, refusal, child, sandbox, one_clip, clip_settings, tmp_path
+):
+    child(
+        "import subprocess\n"
+        f"def attack(*_):\n    {attempt.format(file=tmp_path / 'written')}\n"
+        "sandbox_child.read_clip = attack\n"
+        "sandbox_child.isolate_this_process()"
+    )
+    with pytest.raises(MediaError, match=refusal):
+        sandbox.read_clip(one_clip, clip_settings)
+
+
 def test_a_child_that_hangs_is_killed_with_every_process_that_it_started(child, sandbox, one_clip, clip_settings):
     sleep = ["sleep", f"{30_000 + os.getpid()}"]  # no other run of the tests has it
     child(
