@@ -34,6 +34,7 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
     precision or a tracker that is not available.
     """
     launch = launch_arguments()
+    _check_launch(launch)
     use_cpu = _uses_cpu(launch, config)
     trackers = _installed_trackers(config) if trains else []
     timeout_s = config.execution.process_timeout_s
@@ -51,6 +52,11 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
         )
     except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
         reason = str(error).splitlines()[0]
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {os.environ.get('MASTER_PORT')} is taken on this machine, maybe by another training; choose "
+                "another one for all processes, with --main_process_port or MASTER_PORT"
+            ) from None
         raise UserError(
             f"the processes did not find each other within {timeout_s:.0f} s ({reason}); "
             "start all of them, with the same --main_process_ip and --main_process_port"
@@ -123,6 +129,14 @@ def _installed_trackers(config: Config) -> list[str]:
     return list(config.execution.trackers)
 
 
+def _check_launch(launch: Namespace | None) -> None:
+    if launch and launch.num_processes % launch.num_machines:
+        raise UserError(
+            f"num_processes is {launch.num_processes} for {launch.num_machines} machines, expected a multiple of "
+            f"{launch.num_machines}: it counts the processes of all machines, which have equally many"
+        )
+
+
 def _check_number_of_processes(running: int, launch: Namespace | None) -> None:
     if launch and running < launch.num_processes:
         raise UserError(
@@ -137,7 +151,9 @@ def _check_number_of_processes(running: int, launch: Namespace | None) -> None:
 
 
 def launch_arguments() -> Namespace | None:
-    """What `accelerate launch` was asked for (`num_processes`, `use_cpu`); None if it did not start this process.
+    """What `accelerate launch` was asked for (`num_processes`, `num_machines`, `use_cpu`).
+
+    None if it did not start this process.
 
     Only its command line tells: asked for several processes on a CPU, it starts one and says nothing.
     """
@@ -149,6 +165,7 @@ def launch_arguments() -> Namespace | None:
         settings = vars(load_config_from_file(given["config_file"]))
     return Namespace(
         num_processes=given["num_processes"] or settings.get("num_processes") or 1,
+        num_machines=given["num_machines"] or settings.get("num_machines") or 1,
         use_cpu=given["cpu"] or settings.get("use_cpu", False),
     )
 

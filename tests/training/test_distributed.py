@@ -183,13 +183,13 @@ def nodes():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def on_both(place, nodes, stage):
+def on_both(place, nodes, stage, processes=2):
     """The launchers of both machines, as a user starts them, on the CPU."""
     return [
         place.launch(
             "multi_node",
             stage,
-            *("--num_processes", "2", "--machine_rank", str(rank), "--main_process_ip", ADDRESSES["a"]),
+            *("--num_processes", str(processes), "--machine_rank", str(rank), "--main_process_ip", ADDRESSES["a"]),
             prefix=nodes[node],
             ACCELERATE_USE_CPU="true",
             GLOO_SOCKET_IFNAME="ge0",
@@ -299,6 +299,49 @@ def test_fewer_processes_than_asked_for_is_an_error(place):
     output, _ = process.communicate(timeout=60)
     assert f"exit status {EXIT_USER_ERROR}" in output
     assert "accelerate launch was asked for 2 processes and 1 run" in output
+
+
+@pytest.mark.slow
+def test_processes_that_two_machines_cannot_share_evenly_are_an_error(place, nodes):
+    output, codes = finish(on_both(place, nodes, "train", processes=3))
+    assert 0 not in codes
+    assert "num_processes is 3 for 2 machines, expected a multiple of 2: it counts the processes of all" in output[0]
+
+
+@pytest.mark.slow
+def test_two_trainings_run_beside_each_other_and_a_second_one_in_the_same_folder_is_refused(
+    place, workspace, tmp_path_factory
+):
+    other = Place(tmp_path_factory.mktemp("other"), *workspace)
+    place.set(epochs=1000, checkpoint_minutes=60)
+    running = place.launch("multi_cpu", "train")
+    place.wait_for_checkpoint()
+    for process in [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]:
+        process.suspend()  # it keeps its port and its folder, and leaves the cores to the others
+    assert "in use" not in other.run("multi_cpu", "train")
+    end(other)
+    refused = place.launch("multi_cpu", "train").communicate(timeout=60)[0]
+    assert "another training is writing to checkpoints/demo/demo/seed-0; wait for it, or stop it" in refused
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_named(place):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        process = place.start(
+            *(sys.executable, "-m", "stages.train"),
+            RANK="0",
+            LOCAL_RANK="0",
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            ACCELERATE_USE_CPU="true",
+        )
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_USER_ERROR
+    assert f"port {port} is taken on this machine" in output
 
 
 SILENT_SECOND = """
