@@ -16,6 +16,7 @@ from pipeline.clips.manifest import Clip
 from pipeline.common.config import DatasetSettings, load_config
 from pipeline.common.machine import ffmpeg_path
 from pipeline.extraction import splits
+from pipeline.models.run_record import LoadedWeights, RunRecord
 from pipeline.results.evaluation import Evaluation
 from pipeline.results.result_files import SEEDS_NAME, Metrics
 from pipeline.results.summary import read_seed_result, summarize
@@ -42,6 +43,14 @@ def composed(folder: Path, *overrides: str) -> dict:
     """The settings that `dvc exp run -S` with these overrides would write to params.yaml."""
     compose_and_dump(folder / "params.yaml", str(REPOSITORY / "configs"), None, "config", "", list(overrides))
     return yaml.safe_load((folder / "params.yaml").read_text())
+
+
+def in_folders(record: RunRecord, folder: Path) -> RunRecord:
+    """The record of the same run, had its clips and its pretrained weights been in a folder with an absolute path."""
+    settings = record.config.dataset.model_copy(update={"root": str(folder / "clips")})
+    weights = LoadedWeights(str(folder / "pretrained.pth"), "ab12", ["a"], {}, [], [])
+    config = record.config.model_copy(update={"dataset": settings})
+    return dataclasses.replace(record, config=config, pretrained={"video": weights})
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The base of all settings: what their types are, and the sentence that refuses a wrong one."""
 
+import difflib
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,15 +31,17 @@ def parse_settings(group: type[Group], values: Any, source: str) -> Group:
     try:
         return group.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error)}") from None
+        raise UserError(f"{source}: {_sentence(error, group)}") from None
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, group: type[Settings]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "the file"
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown key {key}; remove it or correct its name (pipeline/common/ declares the keys)"
+            similar = difflib.get_close_matches(str(first["loc"][-1]), _keys_beside(first["loc"], group), 1)
+            advice = f"is it {similar[0]}?" if similar else "remove it or correct its name"
+            return f"unknown key {key}; {advice} (pipeline/common/ declares the keys)"
         case "missing":
             return f"{key} is missing; add it (pipeline/common/ declares the keys)"
         case "float_type" if isinstance(first["input"], str):
@@ -47,3 +50,13 @@ def _sentence(error: ValidationError) -> str:
             return f"{key}: {first['ctx']['error']}"
         case _:
             return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _keys_beside(place: tuple[int | str, ...], group: type[Settings]) -> list[str]:
+    """The keys of the group in which the last part of the place is, none where the place does not lead to a group."""
+    for part in place[:-1]:
+        inner = group.model_fields[part].annotation if part in group.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, Settings)):
+            return []
+        group = inner
+    return list(group.model_fields)

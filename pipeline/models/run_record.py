@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, JsonValue
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.config import Config, RunId
-from pipeline.common.records import parse_record, read_table, reading
+from pipeline.common.records import parse_record, read_table, reading, to_json
 from pipeline.models.later_settings import config_of_any_version
 
 MODEL_NAME, LAST_MODEL_NAME = "model.safetensors", "last.safetensors"
@@ -154,6 +154,23 @@ class RunRecord:
     libraries: dict[str, str]
     machine: str
     initial: InitialWeights | None = None
+
+
+def without_folders(record: RunRecord) -> RunRecord:
+    """The record as it may leave this machine: of each absolute path in it, only the last part is kept."""
+    return parse_record(RunRecord, json.dumps(_last_parts(json.loads(to_json(record)))))
+
+
+def _last_parts(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _last_parts(each) for key, each in value.items()}
+        case list():
+            return [_last_parts(each) for each in value]
+        case str() if Path(value).is_absolute():
+            return Path(value).name
+        case _:
+            return value
 
 
 def read_run_record(folder: Path) -> RunRecord:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.clips.manifest import TRAIN, VAL
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
+from pipeline.models.run_record import without_folders
 from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, draw_streams, svg
 from pipeline.results.literature import PAPER_ACCURACY, PUBLISHED_RESULTS
 from pipeline.results.model_card import statements_of
@@ -65,23 +66,26 @@ class MistakePicture:
 def render_report(results: Path, seeds: Sequence[int]) -> str:
     """The page, from what `summarize` wrote to `results`, and `evaluate` to the folder of each seed in it.
 
+    It names no folder of this machine (`without_folders`), so it can be given away.
+
     Raises `UserError` if a file is missing or damaged.
     """
     metrics, bins = read_metrics(results), read_reliability(results)
     folders = {seed: results / SEEDS_NAME / str(seed) for seed in seeds}
     provenances = {seed: read_provenance(folder) for seed, folder in folders.items()}
+    runs = [without_folders(run) for each in provenances.values() for run in each.runs]
     provenance, mistakes = provenances[seeds[0]], read_mistakes(folders[seeds[0]])
     points = [point for folder in folders.values() for point in read_curves(folder)]
     streams = [point for folder in folders.values() for point in read_stream_curves(folder)]
-    chosen = {run.run: run.selected_epoch for each in provenances.values() for run in each.runs}
+    chosen = {run.run: run.selected_epoch for run in runs}
     every = list(read_predictions(results / PREDICTIONS_NAME).values())
     classes = every[0].classes
     matrix = np.sum([confusion_matrix(each.labels, each.predicted, len(classes)) for each in every], axis=0)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
         metrics=metrics,
-        run=provenance.runs[0],
-        runs=[run for each in provenances.values() for run in each.runs],
+        run=runs[0],
+        runs=runs,
         provenance=provenance,
         summaries={TRAIN: provenance.data.train, VAL: provenance.data.val},
         statements=statements_of(classes),

@@ -12,8 +12,8 @@ from pathlib import Path
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_text
 from pipeline.common.recipe import Features, ModelSettings
-from pipeline.common.records import to_json
-from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord
+from pipeline.common.records import to_json, write_record
+from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord, without_folders
 from pipeline.models.runs import open_run
 from pipeline.results.model_card import render_card
 from pipeline.results.result_files import (
@@ -42,8 +42,9 @@ class ExportedConfig:
 def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     """Write the exported folder of a finished run; returns the largest difference of a logit between ONNX and PyTorch.
 
-    The card states the accuracy in `results` if it is of this run. Raises `UserError` if ONNX differs from PyTorch by
-    more than `onnx_model.TOLERANCE`, and for a folder that cannot be written to.
+    The folder names no other folder of this machine (`without_folders`). The card states the accuracy in `results` if
+    it is of this run. Raises `UserError` if ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, and for a
+    folder that cannot be written to.
     """
     if folder.resolve() == run_folder.resolve() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is the run itself or a file; name another folder to export to")
@@ -53,13 +54,14 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
         (folder / name).unlink(missing_ok=True)
     write_onnx(run.model, folder / ONNX_NAME)
     difference = check_onnx(run.model, folder / ONNX_NAME)
-    recipe = run.config.recipe
+    record = without_folders(run.record)
+    recipe = record.config.recipe
     config = ExportedConfig(settings=recipe.model, features=recipe.features, labels=list(run.model.labels))
     run.model.save_pretrained(folder, config=json.loads(to_json(config)))
-    shutil.copyfile(run_folder / RUN_NAME, folder / RUN_NAME)
+    write_record(record, folder / RUN_NAME)
     shutil.copymode(folder / RUN_NAME, folder / MODEL_NAME)  # safetensors makes a file that only its owner can read
     frames = run.model.sampling.of_view(0).tolist()
-    write_text(folder / CARD_NAME, render_card(run.record, metrics_of(run.record, results), frames))
+    write_text(folder / CARD_NAME, render_card(record, metrics_of(run.record, results), frames))
     return difference
 
 

@@ -14,9 +14,22 @@ def refused(values) -> str:
     return str(error.value)
 
 
-def test_an_unknown_key_is_named(values):
-    values["recipe"]["training"]["learning_rat"] = 1.0e-3
-    assert "unknown key recipe.training.learning_rat" in refused(values)
+@pytest.mark.parametrize(
+    ("place", "key", "advice"),
+    [
+        (("recipe", "training"), "learning_rat", "is it learning_rate? "),
+        (("recipe", "training", "augmentation"), "mixpu", "is it mixup? "),
+        ((), "sedes", "is it seeds? "),
+        (("recipe",), "colour", "remove it or correct its name "),
+        (("dataset", "synthesize", "demo"), "sede", "remove it or correct its name "),
+    ],
+)
+def test_an_unknown_key_is_named_and_the_key_that_it_resembles(values, place, key, advice):
+    group = values
+    for part in place:
+        group = group[part]
+    group[key] = 1
+    assert refused(values).startswith(f"params.yaml: unknown key {'.'.join((*place, key))}; {advice}")
 
 
 def test_a_missing_key_is_named(values):

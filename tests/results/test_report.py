@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import REPOSITORY, write_whole_result
+from helpers import REPOSITORY, in_folders, write_whole_result
 
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
@@ -67,6 +67,16 @@ def test_the_report_says_from_which_run_a_training_started(reported, tmp_path):
     page = render_report(tmp_path, [0])
     assert "then 2 of 3 tensors from runs/acted/small/seed-0/model.safetensors; 1 missing: c, SHA-256" in page
     assert "<code>ab12</code>, trained on spoken, acted" in page
+
+
+def test_the_report_names_no_folder_of_this_machine(reported, tmp_path):
+    evaluation, _, _ = reported
+    runs = [in_folders(run, tmp_path) for run in evaluation.provenance.runs]
+    provenance = dataclasses.replace(evaluation.provenance, runs=runs)
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance))
+    page = render_report(tmp_path, [0])
+    assert str(tmp_path) not in page
+    assert "from pretrained.pth, SHA-256 <code>ab12</code>" in page
 
 
 def test_the_report_lists_the_first_suspect_clips_of_each_kind(reported, tmp_path):

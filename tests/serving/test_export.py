@@ -8,13 +8,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from helpers import write_whole_result
+from helpers import in_folders, write_whole_result
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 from pipeline.common.records import read_record, write_record
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.run_record import MODEL_NAME, read_run_record
+from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
 from pipeline.models.runs import open_run
 from pipeline.models.scoring import Scorer
 from pipeline.results.model_card import render_card
@@ -57,6 +57,19 @@ def test_the_folder_holds_all_that_makes_the_model(exported):
     config, record = read_record(ExportedConfig, exported / "config.json"), read_run_record(exported)
     assert config == ExportedConfig(record.config.recipe.model, record.config.recipe.features, list(CLASSES))
     assert list(json.loads((exported / "config.json").read_text())) == ["features", "labels", "settings"]
+
+
+def test_the_folder_names_no_other_folder_of_this_machine(finished, without_onnx, tmp_path):
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished[0], run_folder)
+    record = in_folders(read_run_record(run_folder), tmp_path)
+    write_record(record, run_folder / RUN_NAME)
+    export_run(run_folder, tmp_path / "results", tmp_path / "model")
+    for name in ("README.md", "config.json", RUN_NAME):
+        assert str(tmp_path) not in (tmp_path / "model" / name).read_text()
+    exported = read_run_record(tmp_path / "model")
+    assert (exported.config.dataset.root, exported.pretrained["video"].file) == ("clips", "pretrained.pth")
+    assert exported.identity == record.identity
 
 
 def test_the_folder_predicts_what_the_run_predicts(exported, finished, one_clip):
