@@ -18,7 +18,7 @@ def refused(values) -> str:
     ("place", "key", "advice"),
     [
         (("recipe", "training"), "learning_rat", "is it learning_rate? "),
-        (("recipe", "training", "augmentation"), "mixpu", "is it mixup? "),
+        (("recipe", "training", "augmentation"), "mixup_alhpa", "is it mixup_alpha? "),
         ((), "sedes", "is it seeds? "),
         (("recipe",), "colour", "remove it or correct its name "),
         (("dataset", "synthesize", "demo"), "sede", "remove it or correct its name "),
