@@ -1,7 +1,8 @@
 """Checkpoints: whole or absent, read without running code, and refused by default if the training changed.
 
 A checkpoint is a folder with tensors as safetensors and everything else as JSON. It is written under another name,
-flushed to the disk, and renamed; only then are older ones removed.
+flushed to the disk, and renamed; only then are older ones removed. The best weights are not written again where the
+checkpoint before has the same.
 """
 
 import os
@@ -20,6 +21,7 @@ from pipeline.common.files import write_text
 from pipeline.common.records import read_record, to_json
 from pipeline.models.run_record import Identity
 from pipeline.models.runs import save_tensors
+from pipeline.training.history import best_epoch
 from pipeline.training.identity import differences
 from pipeline.training.state import Position, StateTensors
 
@@ -52,9 +54,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary = folder / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    same_best = _file_of_same_best(checkpoint.record, folder)
     try:
         for part, tensors in checkpoint.tensors.items():
-            save_tensors(tensors, temporary / f"{part}{TENSORS_SUFFIX}")
+            target = temporary / f"{part}{TENSORS_SUFFIX}"
+            if part != "best" or same_best is None or not _linked(target, same_best):
+                save_tensors(tensors, target)
         write_text(temporary / RECORD_NAME, to_json(checkpoint.record, indent=None))
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
@@ -64,6 +69,27 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary.replace(folder / name)
     _flush(folder)
     remove_checkpoints(folder, keep=name)
+
+
+def _file_of_same_best(record: CheckpointRecord, folder: Path) -> Path | None:
+    """The best weights in the latest checkpoint, if that training has had no better epoch since, else None."""
+    step, history = latest_step(folder), record.position.history
+    if step is None or not history:
+        return None
+    before = _read_record(folder, step)
+    if before.identity != record.identity or not before.position.history:
+        return None
+    same = best_epoch(before.position.history) == best_epoch(history)
+    return folder / f"step-{step:08d}" / f"best{TENSORS_SUFFIX}" if same else None
+
+
+def _linked(path: Path, existing: Path) -> bool:
+    """Give a file a second name, which takes no room and no time; False where the disk knows no links."""
+    try:
+        path.hardlink_to(existing)
+    except OSError:
+        return False
+    return True
 
 
 def latest_step(folder: Path) -> int | None:

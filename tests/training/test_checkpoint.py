@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,6 +38,40 @@ def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):
     assert loaded.record == saved.record
     assert torch.equal(loaded.tensors["model"]["a"], saved.tensors["model"]["a"])
     assert loaded.tensors["average"] == {}
+
+
+def with_best(step, epochs, weights):
+    """A checkpoint after epochs with these accuracies, with these best weights."""
+    history = [Epoch(1 + i, 4, 0.5, accuracy, 0.7, 1e-3, 1.5, 8.0, 0.25) for i, accuracy in enumerate(epochs)]
+    record = CheckpointRecord({"seed": 0}, 4, Position(step, history))
+    return Checkpoint(record, {"model": {"a": torch.randn(3)}, "best": {"a": torch.tensor(weights)}})
+
+
+def test_the_best_weights_are_written_again_only_after_a_better_epoch(tmp_path):
+    files, best = [], []
+    for step, (epochs, weights) in enumerate([([0.5], 1.0), ([0.5, 0.4], 1.0), ([0.5, 0.4, 0.6], 2.0)]):
+        save_checkpoint(with_best(step, epochs, weights), tmp_path)
+        files.append((tmp_path / f"step-{step:08d}/best.safetensors").stat().st_ino)
+        best.append(load_checkpoint(tmp_path).tensors["best"]["a"].item())
+    assert files[0] == files[1] != files[2]
+    assert best == [1.0, 1.0, 2.0]
+
+
+def test_another_training_takes_no_weights_over(tmp_path):
+    save_checkpoint(with_best(1, [0.5], 1.0), tmp_path)
+    other = with_best(2, [0.5], 3.0)
+    save_checkpoint(Checkpoint(replace(other.record, identity={"seed": 1}), other.tensors), tmp_path)
+    assert load_checkpoint(tmp_path).tensors["best"]["a"] == 3.0
+
+
+def test_the_best_weights_are_written_on_a_disk_without_links(tmp_path, monkeypatch):
+    def without_links(path, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", without_links)
+    for step in (1, 2):
+        save_checkpoint(with_best(step, [0.5], 1.0), tmp_path)
+    assert load_checkpoint(tmp_path).tensors["best"]["a"] == 1.0
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):
