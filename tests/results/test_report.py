@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from helpers import REPOSITORY, in_folders, write_whole_result
 
 from pipeline.common.config import RunId
@@ -174,6 +175,15 @@ def test_a_browser_shows_the_report_without_network_errors_or_sideways_scrolling
     messages, hosts, fits = look_at(page.replace("<h1>", f"{bad}<h1>"), width_px, browser, tmp_path)  # the check works
     assert '"no"' in messages[0]
     assert (hosts, fits) == ({"images.test"}, False)
+
+
+def test_dvc_draws_the_curves_of_a_single_epoch_as_dots():
+    (curves,) = [
+        each["curves"] for each in yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["plots"] if "curves" in each
+    ]
+    template = json.loads((REPOSITORY / f".dvc/plots/{curves['template']}.json").read_text())
+    assert template["mark"]["point"] is True
+    assert template["encoding"]["y"]["scale"]["zero"] is True
 
 
 def test_plots_are_drawn_without_a_network(tmp_path):
