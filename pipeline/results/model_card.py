@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.models.run_record import RunRecord
 from pipeline.results.result_files import Metrics
+from pipeline.shards.log_mel_units import LEVELS
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 STATEMENTS = {
@@ -81,5 +82,6 @@ def render_card(run: RunRecord, metrics: Metrics | None, frames: Sequence[int]) 
         frames=frames,
         metrics=metrics,
         labels=labels,
+        levels=LEVELS[run.config.recipe.features.front_end],
         statements=statements_of(labels),
     )

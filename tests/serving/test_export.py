@@ -2,16 +2,22 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
 from contextlib import closing
 
+import cv2
+import librosa
 import numpy as np
 import pytest
 from accelerate import Accelerator
 from helpers import in_folders, write_whole_result
+from scipy.special import softmax
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
+from pipeline.common.machine import ffmpeg_path
 from pipeline.common.records import read_record, write_record
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
@@ -78,6 +84,54 @@ def test_the_folder_predicts_what_the_run_predicts(exported, finished, one_clip)
         with closing(Predictor(open_run(folder), Accelerator(cpu=True))) as predictor:
             clips.append(predictor.predict(one_clip).clip)
     np.testing.assert_array_equal(clips[0].probabilities, clips[1].probabilities)
+
+
+def read_as_the_card_says(path, features, numbers):
+    """The inputs of `model.onnx` for a clip, by someone who has the card, OpenCV, ffmpeg and librosa."""
+    video, pictures, times = cv2.VideoCapture(str(path)), [], []
+    rate = video.get(cv2.CAP_PROP_FPS)
+    while (read := video.read())[0]:
+        times.append(len(pictures) / rate)
+        pictures.append(read[1])
+    duration_s = len(pictures) / rate
+    moments = [(i + 0.5) / features["frames"] * duration_s for i in numbers]
+    shown = [max(k for k, time in enumerate(times) if time <= moment) for moment in moments]
+    frames, size = [], features["frame_size_px"]
+    for k in shown:
+        small = cv2.resize(pictures[k], (size, size), interpolation=cv2.INTER_AREA)
+        jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, features["jpeg_quality"]])[1]
+        frames.append(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[:, :, ::-1].transpose(2, 0, 1))
+    hz, hop, bins = features["sample_rate_hz"], features["hop_length"], features["mel_bins"]
+    command = [ffmpeg_path(), "-loglevel", "error", "-i", path, "-t", str(duration_s), "-ac", "1", "-ar", str(hz)]
+    sound = subprocess.run([*command, "-f", "f32le", "-"], stdout=subprocess.PIPE, check=False).stdout
+    bank, hops = np.full((bins, 1 + int(features["max_duration_s"] * hz) // hop), -100, np.float16), 0
+    if sound:
+        windows = {"n_fft": features["fft_size"], "win_length": features["window_length"], "hop_length": hop}
+        mel = librosa.feature.melspectrogram(
+            y=np.frombuffer(sound, np.float32), sr=hz, n_mels=bins, pad_mode="constant", **windows
+        )
+        hops = mel.shape[1]
+        bank[:, :hops] = 10 * np.log10(np.maximum(mel, 1e-10))
+    inputs = {"frames": np.stack(frames), "frame_times_s": np.float32([times[k] for k in shown]), "has_video": True}
+    inputs |= {"log_mel": bank, "mel_frames": hops}
+    return {name: np.asarray(value)[None] for name, value in inputs.items()}
+
+
+def test_who_reads_clips_as_the_card_says_gets_the_same_probabilities(exported, drawn_root):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    features = json.loads((exported / "config.json").read_text())["features"]
+    (numbers,) = re.findall(r"with i = ([\d, ]+)", (exported / "README.md").read_text()) or [range(features["frames"])]
+    numbers = [int(number) for number in (numbers.split(", ") if isinstance(numbers, str) else numbers)]
+    differences = []
+    with closing(Predictor(open_run(exported), Accelerator(cpu=True))) as predictor:
+        for path in sorted(drawn_root.rglob("*.mp4")):
+            (logits,) = session.run(None, read_as_the_card_says(path, features, numbers))
+            expected = predictor.predict(path).clip.probabilities
+            differences.append(np.abs(softmax(logits[0]) - expected).max())
+    assert len(differences) == 18
+    assert max(differences) <= 0.005, differences
 
 
 def test_the_folder_is_a_model_for_the_hub(exported, batch):
