@@ -5,16 +5,21 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 from matplotlib.figure import Figure
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.common.errors import UserError
 from pipeline.results.model_card import statements_of
 from pipeline.serving.file_picture import draw_file
+from pipeline.serving.page_guard import PageGuard
 from pipeline.serving.predictor import Predictor
 from pipeline.serving.rows import NoPrediction, Prediction, printable
 
-MAX_FILE_MB, MAX_DURATION_S, MAX_WAITING = 100, 60.0, 8
+MAX_FILE_MB, MAX_DURATION_S, MAX_WAITING, MAX_UPLOADS = 100, 60.0, 8, 16
 KEPT_S = 600  # an upload that nobody asked about
+LOOPBACK_NAMES = ["127.0.0.1", "localhost"]
 # The browser's own fonts: the page must not ask another server for any.
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
@@ -76,8 +81,14 @@ def only_uploads(component: gr.Video) -> gr.Video:
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Gradio's reporting and sharing are off.
 
-    Raises `UserError` for a port that is taken or does not exist.
+    On an address of this machine alone, the server answers to that name alone: else another site's page could reach it
+    by a name of its own that leads here. Raises `UserError` for a port that is taken or does not exist.
     """
+    own_names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else ["*"]
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=own_names),
+        Middleware(PageGuard, folder=Path(get_upload_folder()), most=MAX_UPLOADS),
+    ]
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -90,6 +101,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             ssr_mode=False,
             footer_links=[],
             quiet=True,
+            app_kwargs={"middleware": guards},
             prevent_thread_lock=True,
         )
     except (OSError, OverflowError) as error:

@@ -1,0 +1,83 @@
+"""What the page's server answers to requests that its own page would not send."""
+
+import json
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("gradio")
+pytestmark = pytest.mark.slow  # importing Gradio takes seconds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the server keeps uploads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder := tmp_path_factory.mktemp("uploads")))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """The address of the page of a model that is asked for nothing here."""
+    from pipeline.serving.page import build_page, serve
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    predictor = SimpleNamespace(scorer=SimpleNamespace(model=SimpleNamespace(labels=["a", "b"])))
+    yield serve(page := build_page(predictor), "127.0.0.1", port).rstrip("/")
+    page.close()
+
+
+def upload(address, **headers):
+    return httpx.post(f"{address}/gradio_api/upload", files={"files": ("clip.mp4", b"a clip")}, headers=headers)
+
+
+def test_an_address_in_place_of_a_clip_is_refused_and_not_asked(address):
+    with socket.socket() as elsewhere:
+        elsewhere.bind(("127.0.0.1", 0))
+        elsewhere.listen()
+        elsewhere.setblocking(False)
+        url = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/clip.mp4"
+        (click,) = httpx.get(f"{address}/config").json()["dependencies"]
+        clip = {"path": url, "url": url, "orig_name": "clip.mp4", "meta": {"_type": "gradio.FileData"}}
+        request = {"data": [clip], "fn_index": click["id"], "session_hash": "test"}
+        assert httpx.post(f"{address}/gradio_api/queue/join", json=request).status_code == 200
+        events = httpx.get(f"{address}/gradio_api/queue/data", params={"session_hash": "test"}, timeout=60).text
+        answers = [json.loads(line.removeprefix("data:")) for line in events.splitlines() if line.startswith("data:")]
+        (answer,) = [answer for answer in answers if answer["msg"] == "process_completed"]
+        assert not answer["success"]
+        assert "expected an uploaded clip, not an address" in json.dumps(answer)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+
+
+def test_the_page_of_another_site_is_refused(address):
+    assert httpx.get(address, headers={"Origin": address}).status_code == 200
+    refused = upload(address, Origin="https://elsewhere.test")
+    assert (refused.status_code, refused.text) == (403, "a page of https://elsewhere.test may not use this server")
+    assert upload(address, Origin="null").status_code == 403
+
+
+def test_a_name_of_another_site_that_leads_here_is_refused(address):
+    port = address.rpartition(":")[2]
+    assert httpx.get(address, headers={"Host": f"localhost:{port}"}).status_code == 200
+    rebound = {"Host": f"elsewhere.test:{port}", "Origin": f"http://elsewhere.test:{port}"}
+    assert httpx.get(address, headers=rebound).status_code == 400
+
+
+def test_more_clips_than_are_kept_are_refused_until_one_is_gone(address, folder):
+    from pipeline.serving.page import MAX_UPLOADS
+
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    clips = [folder / f"{number}.mp4" for number in range(MAX_UPLOADS - 1)]
+    for clip in clips:
+        clip.touch()
+    assert upload(address).status_code == 200
+    refused = upload(address)
+    assert (refused.status_code, refused.text) == (429, "too many clips are waiting; try again in some minutes")
+    clips[0].unlink()
+    assert upload(address).status_code == 200
