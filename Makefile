@@ -10,7 +10,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow test-all lint format lock clean
+.PHONY: help setup repro test test-slow test-gpu test-all lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,7 +27,10 @@ test: $(VENV) ## run the fast tests
 test-slow: $(VENV) ## run the slow tests
 	@$(ACTIVATE) python -m pytest $(PARALLEL) -m slow
 
-test-all: test test-slow ## run all tests
+test-gpu: $(VENV) ## run the tests that need a GPU; without one they are skipped
+	@$(ACTIVATE) python -m pytest -m gpu -rs
+
+test-all: test test-slow test-gpu ## run all tests
 
 lint: $(VENV) ## run the linter, the formatter check and the type checker
 	@$(ACTIVATE) ruff check . && ruff format --check . && mypy

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,12 @@ from pipeline.shards.log_mel_units import LEVELS
 
 # The networks of the tests are too small for several threads to pay; a busy machine makes them wait for each other.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those that are for one: once used in a process, a GPU is what Accelerate uses."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture
