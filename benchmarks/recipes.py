@@ -8,9 +8,9 @@ writes:
 Everything is calculated on tensors without values, so it needs neither weights nor data nor a GPU. A multiplication and
 an addition are two FLOPs.
 
-Memory is that of weights, gradients, Adam's two moments and the moving average in fp32, plus the activations that a
-step's forward pass stores for the gradient, at the recipe's precision. If a recipe recomputes activations, the largest
-share of them that is recomputed at once comes on top.
+Memory is the peak of a simulated step: weights, gradients, Adam's two moments, the moving average, and what is alive at
+any one moment of the forward and the backward pass, at the recipe's precision. Kernels and the allocator need more: add
+a fifth.
 
 Time is that of three forward passes per training clip, or four with recomputed activations, on VGAF's training clips
 without the tenth that is held out, at a sustained rate that you give. It covers nothing but the arithmetic of the
@@ -19,20 +19,24 @@ networks, and training does not stop early.
 
 import argparse
 import json
+import weakref
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.recipe import Features, Recipe, load_recipe, recipe_names
 from pipeline.loading.batch import Batch
 from pipeline.models.model import GroupEmotionModel
+from pipeline.training.objective import Objective
 
 VGAF_TRAIN_CLIPS = 2661
-BYTES_PER_VALUE = 4  # fp32
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,13 @@ def cost_of_recipe(recipe: Recipe, tflops: float) -> Cost:
         model(clip)
     gflops = counter.get_total_flops() / 1e9
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    copies = 5 if settings.ema_decay else 4  # weights, gradients, two moments, moving average
-    memory = parameters * BYTES_PER_VALUE * copies + activation_bytes(recipe)
     clips = settings.epochs * VGAF_TRAIN_CLIPS * (1.0 if settings.select_on == "none" else 0.9)
     passes = 4 if recipe.model.gradient_checkpointing else 3
     return Cost(
         parameters=parameters,
         gflops=round(gflops, 2),
         batch_size=settings.batch_size,
-        memory_gb=round(memory / 1e9, 2),
+        memory_gb=round(peak_bytes(recipe) / 1e9, 2),
         minutes=round(clips * passes * gflops / (tflops * 1e3) / 60, 1),
     )
 
@@ -100,47 +102,72 @@ def empty_clips(features: Features, count: int) -> Batch:
     )
 
 
-def activation_bytes(recipe: Recipe) -> float:
-    """Bytes of the activations that a step's forward pass stores, plus those that are recomputed at once."""
-    model = GroupEmotionModel(recipe.model, recipe.features, CLASSES).train()
-    stored = stored_bytes_per_step(model, recipe)
-    if not recipe.model.gradient_checkpointing:
-        return stored
-    settings = recipe.model.model_copy(update={"gradient_checkpointing": False})
-    without_recomputing = GroupEmotionModel(settings, recipe.features, CLASSES).train()
-    layers = sum(len(network.layers()) for network in model.backbones().values())
-    return stored + (stored_bytes_per_step(without_recomputing, recipe) - stored) / layers
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch has no types here
+    """Counts the bytes of all tensors that are alive, and keeps the highest number. Works with fake tensors too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = self.peak_bytes = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        """Do an operation, and count the memory of its results."""
+        results = operation(*arguments, **(options or {}))
+        for each in tree_leaves(results):
+            if isinstance(each, Tensor):
+                self._count(each.untyped_storage())
+        return results
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def free(_: object) -> None:
+            del self._alive[key]
+            self.bytes -= size
+
+        self._alive[key] = weakref.ref(storage, free)
+        self.bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.bytes)
 
 
-def stored_bytes_per_step(model: GroupEmotionModel, recipe: Recipe) -> int:
-    """Bytes that the forward pass of a micro-batch stores for the gradient.
+def peak_bytes(recipe: Recipe) -> int:
+    """The most memory that a step takes, from its first micro-batch to its last gradient.
 
-    It follows from one clip and from two, because what all clips share, such as weights in lower precision, does not
-    grow with the batch.
+    The step is simulated: PyTorch follows all operations, forwards and backwards, with tensors that have no content.
+    What kernels need for themselves, and what the allocator keeps in reserve, is not in it.
     """
     settings = recipe.training
-    one, two = (stored_bytes(model, recipe, clips) for clips in (1, 2))
-    return one + (settings.batch_size // settings.micro_batches - 1) * (two - one)
+    with torch.device("meta"):
+        model = GroupEmotionModel(recipe.model, recipe.features, CLASSES)
+        objective = Objective(model, settings, torch.ones(len(CLASSES))).train()
+    copies = 3 if settings.ema_decay else 2  # two moments of AdamW, and the moving average
+    with FakeTensorMode(), LiveMemory() as memory:
+        give_memory(objective)
+        kept = [torch.empty_like(weight) for weight in objective.parameters() for _ in range(copies)]
+        for _ in range(settings.micro_batches):
+            batch = empty_clips(model.inputs, settings.batch_size // settings.micro_batches)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision != "no"):
+                loss = objective(batch).total
+            loss.backward()
+            del loss
+        del kept  # only now: it is there during the whole step
+    return memory.peak_bytes
 
 
-def stored_bytes(model: GroupEmotionModel, recipe: Recipe, clips: int) -> int:
-    """Bytes that a forward pass stores for the gradient; memory that several tensors share counts once."""
-    has_low_precision = recipe.training.mixed_precision != "no"
-    stored: dict[int, Tensor] = {}
-
-    def store(tensor: Tensor) -> Tensor:
-        stored[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other tensor gets the same address
-        return tensor
-
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        torch.autocast("cpu", torch.bfloat16, enabled=has_low_precision),
-        torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor),
-    ):
-        logits = model(empty_clips(model.inputs, clips))
-    size = sum(tensor.untyped_storage().nbytes() for tensor in stored.values())
-    del logits  # only now: it holds the stored tensors
-    return size
+def give_memory(network: nn.Module) -> None:
+    """Replace all tensors of a network, which have none, by uninitialised ones in memory."""
+    for module in network.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                empty = torch.empty(value.shape, dtype=value.dtype)
+                module._parameters[name] = nn.Parameter(empty, value.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 if __name__ == "__main__":
