@@ -18,15 +18,19 @@ MOUNT_ATTR_RDONLY, MS_PRIVATE = 0x1, 1 << 18  # linux/mount.h
 def isolate_this_process() -> bool:
     """Take the network from this process and those that it starts, and make all disks read-only for them.
 
-    Returns False where the kernel refuses, as it does for a process with more than one thread; then nothing changes.
+    Returns False where the kernel refuses it, wholly or in part, as it does for a process with more than one thread.
     """
     libc = ctypes.CDLL(None)
     user, group = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET):
         return False
     # The process stays the user that it was. The kernel wants setgroups forbidden before it takes a map of groups.
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-        Path("/proc/self", name).write_text(text)
+    maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
+    try:
+        for name, text in maps.items():
+            Path("/proc/self", name).write_text(text)
+    except OSError:  # files can be read all the same
+        return False
     read_only = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, MS_PRIVATE, 0)
     return not libc.syscall(
         MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, ctypes.c_char_p(read_only), ctypes.c_size_t(len(read_only))

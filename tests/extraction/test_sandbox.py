@@ -346,3 +346,15 @@ def test_the_child_opens_no_port(sandbox, one_clip, clip_settings):
     sandbox.read_clip(one_clip, clip_settings)
     process = psutil.Process(sandbox._process.pid)
     assert [c for c in process.net_connections() if c.family in (socket.AF_INET, socket.AF_INET6)] == []
+
+
+def test_a_kernel_that_takes_no_map_of_users_does_not_keep_clips_from_being_read(
+    child, sandbox, one_clip, clip_settings
+):
+    child(
+        "from pathlib import Path\n"
+        "def refused(*_):\n    raise PermissionError\n"
+        "Path.write_text = refused\n"
+        "assert not sandbox_child.isolate_this_process()"
+    )
+    assert len(sandbox.read_clip(one_clip, clip_settings).jpegs) == clip_settings.features.frames
