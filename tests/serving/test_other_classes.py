@@ -75,4 +75,4 @@ def test_the_exported_model_has_the_classes(evaluated, monkeypatch, tmp_path):
     export_run(evaluated[0] / "run", evaluated[0] / "results", tmp_path)
     assert GroupEmotionModel.from_pretrained(tmp_path, strict=True).labels == CLASSES
     assert open_run(tmp_path).model.labels == CLASSES
-    assert "output logits (B, 6)" in (tmp_path / "README.md").read_text()
+    assert "logits (B, 6)" in (tmp_path / "README.md").read_text()
