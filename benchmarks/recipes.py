@@ -146,7 +146,7 @@ def peak_bytes(recipe: Recipe) -> int:
         objective = Objective(model, settings, torch.ones(len(CLASSES))).train()
     copies = 3 if settings.ema_decay else 2  # two moments of AdamW, and the moving average
     with FakeTensorMode(), LiveMemory() as memory:
-        give_memory(objective)
+        put_on_device(objective, torch.device("cpu"))
         kept = [torch.empty_like(weight) for weight in objective.parameters() for _ in range(copies)]
         for _ in range(settings.micro_batches):
             batch = empty_clips(model.inputs, settings.batch_size // settings.micro_batches)
@@ -154,20 +154,20 @@ def peak_bytes(recipe: Recipe) -> int:
                 loss = objective(batch).total
             loss.backward()
             del loss
-        del kept  # only now: it is there during the whole step
+        del kept  # it must exist during the whole step
     return memory.peak_bytes
 
 
-def give_memory(network: nn.Module) -> None:
-    """Replace all tensors of a network, which have none, by uninitialised ones in memory."""
+def put_on_device(network: nn.Module, device: torch.device) -> None:
+    """Replace all parameters and buffers of a network by uninitialised ones on a device."""
     for module in network.modules():
         for name, value in module._parameters.items():
             if value is not None:
-                empty = torch.empty(value.shape, dtype=value.dtype)
+                empty = torch.empty(value.shape, dtype=value.dtype, device=device)
                 module._parameters[name] = nn.Parameter(empty, value.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
 if __name__ == "__main__":

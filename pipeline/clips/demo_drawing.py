@@ -1,9 +1,9 @@
 """Drawing and encoding the clips of the demo set: real mp4 files, H.264 and AAC.
 
 Everything that varies is drawn from random generators that are seeded by the settings, the source and the clip. The
-files have the same bytes on every x86-64 processor: pixels and samples of sound are whole numbers, so the last bit of a
-float is never seen; functions that round by processor (sines, powers, OpenCV's interpolation) are not used where whole
-arrays are computed; and the encoders are told to be exact.
+files have the same bytes on every x86-64 processor. Pixels and sound samples are rounded to integers, so differences in
+the last bit of a float disappear. Functions whose rounding depends on the processor (sines, powers, OpenCV's
+interpolation) are not applied to whole arrays. The encoders run in bit-exact modes.
 """
 
 import functools
@@ -26,7 +26,7 @@ from pipeline.common.progress import track
 FRAME_RATES = ("24000/1001", "25", "30000/1001", "30")  # those of VGAF
 ASPECT_RATIOS = (4 / 3, 16 / 9)
 AUDIO_RATE_HZ = 44_100
-FULL_SCALE = 32_767  # the loudest sample of 16 bits
+FULL_SCALE = 32_767  # the largest 16-bit sample
 MOST_FACES = 3
 # One period in 65,536 steps. Its values are rounded to whole parts of FULL_SCALE, because np.sin's last bit differs
 # between processors.
@@ -67,8 +67,8 @@ class _Scene:
         self.height = height
         self.width = 2 * round(height * rng.choice(ASPECT_RATIOS) / 2)
         corners = rng.uniform(30, 225, (2, 2, 3))
-        top, bottom = (_between(left, right, self.width) for left, right in corners)
-        background = _between(top, bottom, self.height)
+        top, bottom = (_blend(left, right, self.width) for left, right in corners)
+        background = _blend(top, bottom, self.height)
         grain = rng.normal(0, 4, background.shape)
         self.background = np.asarray(np.clip(background + grain, 0, 255), np.uint8)
         self.noise = [np.asarray(rng.normal(0, 2, background.shape), np.int16) for _ in range(3)]
@@ -104,7 +104,7 @@ class _Scene:
         return frames
 
 
-def _between(first: NDArray[np.float64], last: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+def _blend(first: NDArray[np.float64], last: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
     """Colours (steps, ...) that change evenly from the first to the last."""
     share = np.linspace(0, 1, steps).reshape(-1, *[1] * first.ndim)
     return (1 - share) * first + share * last

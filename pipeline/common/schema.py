@@ -40,7 +40,7 @@ def _sentence(error: ValidationError, group: type[Settings]) -> str:
     match first["type"]:
         case "extra_forbidden":
             similar = difflib.get_close_matches(str(first["loc"][-1]), _keys_beside(first["loc"], group), 1)
-            advice = f"is it {similar[0]}?" if similar else "remove it or correct its name"
+            advice = f"did you mean {similar[0]}?" if similar else "remove it or correct its name"
             return f"unknown key {key}; {advice} (pipeline/common/ declares the keys)"
         case "missing":
             return f"{key} is missing; add it (pipeline/common/ declares the keys)"
@@ -53,7 +53,7 @@ def _sentence(error: ValidationError, group: type[Settings]) -> str:
 
 
 def _keys_beside(place: tuple[int | str, ...], group: type[Settings]) -> list[str]:
-    """The keys of the group in which the last part of the place is, none where the place does not lead to a group."""
+    """The keys of the group that contains the last part of `place`; none if `place` leads through something else."""
     for part in place[:-1]:
         inner = group.model_fields[part].annotation if part in group.model_fields else None
         if not (isinstance(inner, type) and issubclass(inner, Settings)):

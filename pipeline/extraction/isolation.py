@@ -1,7 +1,7 @@
-"""Taking the network and the right to write from a process, where the kernel lets a user do that.
+"""Removing a process's access to the network, and its right to write to disks, where the kernel permits it.
 
-Linux gives every process its view of the network and of the disks, and since 5.12 a user may take a poorer one without
-being root, unless the administrator forbids user namespaces (as in many containers).
+This uses Linux namespaces. A process needs no root rights for it since Linux 5.12, but an administrator can forbid user
+namespaces, and many containers do.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ MOUNT_ATTR_RDONLY, MS_PRIVATE = 0x1, 1 << 18  # linux/mount.h
 
 
 def isolate_this_process() -> bool:
-    """Take the network from this process and those that it starts, and make all disks read-only for them.
+    """Remove the network from this process and those that it starts, and make all disks read-only for them.
 
-    Returns False where the kernel refuses it, wholly or in part, as it does for a process with more than one thread.
+    Returns False if the kernel refuses any part of it. It refuses all of it for a process with more than one thread.
     """
     libc = ctypes.CDLL(None)
     user, group = os.getuid(), os.getgid()
@@ -29,7 +29,7 @@ def isolate_this_process() -> bool:
     try:
         for name, text in maps.items():
             Path("/proc/self", name).write_text(text)
-    except OSError:  # files can be read all the same
+    except OSError:  # reading files works without these maps
         return False
     read_only = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, MS_PRIVATE, 0)
     return not libc.syscall(

@@ -27,8 +27,17 @@ from pipeline.extraction.timeline import Window
 PACKAGE_ROOT = Path(__file__).parents[2]
 # Started by name, not imported: it reads untrusted files, so it starts with as little as possible.
 CHILD_MODULE = "pipeline.extraction.sandbox_child"
-# What the child gets of the environment: where programs and libraries are, how file names are encoded.
-PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "IMAGEIO_FFMPEG_EXE")
+# The environment variables that the child gets: where programs and libraries are, and how file names are encoded.
+PASSED_VARIABLES = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TMPDIR",
+    "IMAGEIO_FFMPEG_EXE",
+)
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 Answer = TypeVar("Answer")
@@ -110,7 +119,7 @@ class Sandbox:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", CHILD_MODULE, str(child_end.fileno())],
                     # NumPy starts no threads, because only a process with a single one can be isolated.
-                    env={name: os.environ[name] for name in PASSED_ON if name in os.environ}
+                    env={name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
                     | {"OPENBLAS_NUM_THREADS": "1"},
                     cwd=PACKAGE_ROOT,  # so that the child runs this code, whatever the current folder is
                     stdin=subprocess.DEVNULL,

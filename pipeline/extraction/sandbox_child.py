@@ -1,5 +1,6 @@
-"""The child process of a sandbox: it reads one clip after the other, under limits of the operating system, and where
-the kernel permits it without network and with read-only disks.
+"""The child process of a sandbox: it reads one clip after the other, under limits of the operating system.
+
+Where the kernel permits it, this process has no network, and all disks are read-only for it.
 
 `python -m pipeline.extraction.sandbox_child DESCRIPTOR`, started by `pipeline.extraction.sandbox` with its end of a
 pipe. It imports no more than decoding needs, so that it starts fast and small.

@@ -157,7 +157,7 @@ class RunRecord:
 
 
 def without_folders(record: RunRecord) -> RunRecord:
-    """The record as it may leave this machine: of each absolute path in it, only the last part is kept."""
+    """The record without the folders of this machine: each absolute path in it is replaced by its last part."""
     return parse_record(RunRecord, json.dumps(_last_parts(json.loads(to_json(record)))))
 
 

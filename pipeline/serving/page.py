@@ -81,13 +81,15 @@ def only_uploads(component: gr.Video) -> gr.Video:
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Gradio's reporting and sharing are off.
 
-    On an address of this machine alone, the server answers to that name alone: else another site's page could reach it
-    by a name of its own that leads here. Raises `UserError` for a port that is taken or does not exist.
+    On a loopback address, the server accepts no other host name, which prevents DNS rebinding: another site's page
+    could otherwise reach it through a domain name that resolves to this machine.
+
+    Raises `UserError` for a port that is taken or does not exist.
     """
-    own_names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else ["*"]
+    host_names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else ["*"]
     guards = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=own_names),
-        Middleware(PageGuard, folder=Path(get_upload_folder()), most=MAX_UPLOADS),
+        Middleware(TrustedHostMiddleware, allowed_hosts=host_names),
+        Middleware(PageGuard, folder=Path(get_upload_folder()), max_clips=MAX_UPLOADS),
     ]
     try:
         _, address, _ = page.launch(

@@ -1,4 +1,4 @@
-"""What the page's server refuses before it reads a request: pages of other sites, and more clips than it keeps."""
+"""Refusing requests to the page's server before they are read: those of other sites' pages, and too many uploads."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,14 +11,14 @@ UPLOAD_PATH = "/upload"
 
 
 class PageGuard:
-    """ASGI middleware: 403 for a request that another site's page sends, 429 for an upload while `most` clips lie here.
+    """ASGI middleware that answers 403 to a request from another site's page, and 429 to an upload beyond `max_clips`.
 
-    `folder` is where uploads are kept until they are predicted. An upload that is still running counts too.
+    `folder` holds the uploads until they are predicted. An upload that is still in progress counts too.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, most: int) -> None:
-        self.app, self.folder, self.most = app, folder, most
-        self.running = 0
+    def __init__(self, app: ASGIApp, folder: Path, max_clips: int) -> None:
+        self.app, self.folder, self.max_clips = app, folder, max_clips
+        self.uploads_in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -36,11 +36,11 @@ class PageGuard:
             await self.app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.running + sum(path.is_file() for path in self.folder.rglob("*")) >= self.most:
+        if self.uploads_in_progress + sum(path.is_file() for path in self.folder.rglob("*")) >= self.max_clips:
             await PlainTextResponse("too many clips are waiting; try again in some minutes", 429)(scope, receive, send)
             return
-        self.running += 1
+        self.uploads_in_progress += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self.running -= 1
+            self.uploads_in_progress -= 1

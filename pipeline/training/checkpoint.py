@@ -1,8 +1,8 @@
 """Checkpoints: whole or absent, read without running code, and refused by default if the training changed.
 
 A checkpoint is a folder with tensors as safetensors and everything else as JSON. It is written under another name,
-flushed to the disk, and renamed; only then are older ones removed. The best weights are not written again where the
-checkpoint before has the same.
+flushed to the disk, and renamed; only then are older ones removed. If the best weights have not changed since the
+previous checkpoint, the new one has a hard link to them.
 """
 
 import os
@@ -54,11 +54,11 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary = folder / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    same_best = _file_of_same_best(checkpoint.record, folder)
+    unchanged_best = _unchanged_best_file(checkpoint.record, folder)
     try:
         for part, tensors in checkpoint.tensors.items():
             target = temporary / f"{part}{TENSORS_SUFFIX}"
-            if part != "best" or same_best is None or not _linked(target, same_best):
+            if part != "best" or unchanged_best is None or not _hard_link(target, unchanged_best):
                 save_tensors(tensors, target)
         write_text(temporary / RECORD_NAME, to_json(checkpoint.record, indent=None))
         for path in (*temporary.iterdir(), temporary):
@@ -71,20 +71,21 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     remove_checkpoints(folder, keep=name)
 
 
-def _file_of_same_best(record: CheckpointRecord, folder: Path) -> Path | None:
-    """The best weights in the latest checkpoint, if that training has had no better epoch since, else None."""
+def _unchanged_best_file(record: CheckpointRecord, folder: Path) -> Path | None:
+    """The file of the best weights in the latest checkpoint, or None if a better epoch has followed it."""
     step, history = latest_step(folder), record.position.history
     if step is None or not history:
         return None
     before = _read_record(folder, step)
     if before.identity != record.identity or not before.position.history:
         return None
-    same = best_epoch(before.position.history) == best_epoch(history)
-    return folder / f"step-{step:08d}" / f"best{TENSORS_SUFFIX}" if same else None
+    if best_epoch(before.position.history) != best_epoch(history):
+        return None
+    return folder / f"step-{step:08d}" / f"best{TENSORS_SUFFIX}"
 
 
-def _linked(path: Path, existing: Path) -> bool:
-    """Give a file a second name, which takes no room and no time; False where the disk knows no links."""
+def _hard_link(path: Path, existing: Path) -> bool:
+    """Make `path` a hard link to an existing file; returns False if the file system has no hard links."""
     try:
         path.hardlink_to(existing)
     except OSError:

@@ -17,9 +17,9 @@ def refused(values) -> str:
 @pytest.mark.parametrize(
     ("place", "key", "advice"),
     [
-        (("recipe", "training"), "learning_rat", "is it learning_rate? "),
-        (("recipe", "training", "augmentation"), "mixup_alhpa", "is it mixup_alpha? "),
-        ((), "sedes", "is it seeds? "),
+        (("recipe", "training"), "learning_rat", "did you mean learning_rate? "),
+        (("recipe", "training", "augmentation"), "mixup_alhpa", "did you mean mixup_alpha? "),
+        ((), "sedes", "did you mean seeds? "),
         (("recipe",), "colour", "remove it or correct its name "),
         (("dataset", "synthesize", "demo"), "sede", "remove it or correct its name "),
     ],

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from recipes import put_on_device
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.common.recipe import load_recipe, recipe_names
@@ -44,19 +44,6 @@ def empty_batch(recipe):
     )
 
 
-def put_on_gpu(network):
-    """Replace all tensors of a network by empty ones on the GPU."""
-    for module in network.modules():
-        for name, value in module._parameters.items():
-            module._parameters[name] = None if value is None else nn.Parameter(empty_on_gpu(value), value.requires_grad)
-        for name, value in module._buffers.items():
-            module._buffers[name] = None if value is None else empty_on_gpu(value)
-
-
-def empty_on_gpu(tensor):
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=GPU)
-
-
 @pytest.mark.parametrize("precision", [None, "fp16"], ids=["its own precision", "fp16"])
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_step_puts_everything_on_the_gpu_in_types_that_fit(name, precision, monkeypatch):
@@ -72,7 +59,7 @@ def test_a_step_puts_everything_on_the_gpu_in_types_that_fit(name, precision, mo
         model = GroupEmotionModel(recipe.model, recipe.features, CLASSES)
         objective = Objective(model, recipe.training, torch.ones(3)).train()
     with FakeTensorMode():
-        put_on_gpu(objective)
+        put_on_device(objective, GPU)
         if recipe.training.channels_last:
             to_channels_last(model)
         average, optimizer = moving_average(model, recipe.training), build_optimizer(objective, recipe.training)
