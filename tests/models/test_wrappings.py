@@ -5,10 +5,14 @@ GPUs would train another network than the one that is evaluated. Nothing here us
 """
 
 import copy
+import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.models.batch_norm import batch_norms
 from pipeline.training.optimization import moving_average
@@ -29,6 +33,14 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def process_group() -> Iterator[None]:
+    """A group of this process alone, for DistributedDataParallel."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
 def in_channels_last(network, training):
     to_channels_last(network)
     return network
@@ -44,13 +56,42 @@ def prepared(network, training):
     return Accelerator(cpu=True).prepare_model(network)
 
 
+def distributed_data_parallel(network, training):
+    return DistributedDataParallel(network)
+
+
 def recomputed(network, training):
     network.recompute()
     return network
 
 
-@pytest.mark.parametrize("wrap", [in_channels_last, as_average, prepared, recomputed])
-@pytest.mark.parametrize("name", FAMILIES)
+def captured(network, training):
+    """As `torch.compile` captures it, without the code that it would generate."""
+    torch.compiler.reset()  # what other tests compiled slows the capture down
+    network.compile(backend="eager")
+    return network
+
+
+def compiled(network, training):
+    torch.compiler.reset()
+    network.compile()
+    return network
+
+
+WRAPPINGS = [in_channels_last, as_average, prepared, distributed_data_parallel, recomputed]
+SLOW_WRAPPINGS = [
+    *((name, captured) for name in FAMILIES),
+    *((name, compiled) for name in ("small", "tf_efficientnet_lite0", "resnet18")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        *itertools.product(FAMILIES, WRAPPINGS),
+        *(pytest.param(*slow, marks=pytest.mark.slow) for slow in SLOW_WRAPPINGS),
+    ],
+)
 def test_a_wrapped_network_computes_what_the_network_computes(name, wrap, build, config):
     network = build("video", name, **FAMILIES[name])
     for norm in batch_norms(network):  # as after some training
