@@ -50,7 +50,6 @@ from trainings import (
 from pipeline.clips.demo_set import plan_clips, write_label_files
 from pipeline.common.config import DatasetSettings, load_config
 from pipeline.common.recipe import Recipe
-from pipeline.models.fusion import AUDIO, VIDEO
 from pipeline.results.comparison import Result, compare, mean_interval
 from pipeline.results.summary import SeedResult, summarize
 
@@ -61,8 +60,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen": {"freeze_backbones": True},
     "concat": {"fusion": "concat"},
     "late": {"fusion": "late"},
-    "video": {"fusion": "video"},
-    "audio": {"fusion": "audio"},
+    "scene": {"use": ["scene"]},
+    "sound": {"use": ["sound"]},
     FROM_SCRATCH: {},
 }
 NORM_CLIPS_FROM_SCRATCH = 8  # where the recipe keeps the statistics that were loaded
@@ -118,11 +117,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def start_from(recipe: Recipe, weights: str) -> Recipe:
-    """The recipe with both backbones starting from the same weights: a file, or `none`."""
+    """The recipe with all backbones starting from the same weights: a file, or `none`."""
     start = {"weights": weights, "sha256": None}
-    return change_recipe(
-        recipe, model={name: getattr(recipe.model, name).model_dump() | start for name in (VIDEO, AUDIO)}
-    )
+    streams = {name: stream.model_dump() | start for name, stream in recipe.model.streams.items()}
+    return change_recipe(recipe, model={"streams": streams})
 
 
 def recipe_of_variant(variant: str, pretrained: Recipe) -> Recipe:
@@ -146,7 +144,7 @@ def recipes_to_start_from(
 
     If the recipe has no weights, they are learnt first, on drawn clips with another label.
     """
-    if recipe.model.video.weights != "none":
+    if all(stream.weights != "none" for stream in recipe.model.used.values()):
         return dict.fromkeys(seeds, recipe)
     workspace = folder / PRETRAINING_NAME
     without_choice = change_recipe(recipe, training={"select_on": "none", "patience": 0})

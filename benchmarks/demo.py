@@ -1,7 +1,7 @@
-"""What each modality reaches alone on the demo with the same recipe: validation accuracy of both, of video, of audio.
+"""What each stream reaches alone on the demo with the same recipe: validation accuracy of both, of scene, of sound.
 
 Run `.venv/bin/python benchmarks/demo.py` after `dvc repro` has made the demo's shards. It takes some six minutes on two
-cores. By construction, neither modality alone can exceed 5/9 = 55.6% (`pipeline/clips/demo_set.py`).
+cores. By construction, neither stream alone can exceed 5/9 = 55.6% (`pipeline/clips/demo_set.py`).
 """
 
 import json
@@ -12,14 +12,14 @@ from trainings import SeedTask, train_and_evaluate
 from pipeline.common.config import load_config
 from pipeline.results.summary import summarize
 
-FUSIONS = {"fused": "cross_attention", "video": "video", "audio": "audio"}
+STREAMS = {"fused": ["scene", "sound"], "scene": ["scene"], "sound": ["sound"]}
 
 
 def main() -> None:
     print(f"{'variant':8}  {'accuracy':>8}  95% interval    clips  log loss")
     accuracies = {}
-    for variant, fusion in FUSIONS.items():
-        config = load_config(changes={"recipe.model.fusion": fusion})
+    for variant, use in STREAMS.items():
+        config = load_config(changes={"recipe.model.use": use})
         seed = config.seeds[0]
         metrics = summarize({seed: train_and_evaluate(SeedTask(Path.cwd(), config, seed, keep_runs=False))})
         accuracies[variant] = round(metrics.accuracy, 4)

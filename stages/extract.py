@@ -54,7 +54,7 @@ def look_for_weights(recipe: "Recipe") -> None:
     A process of its own builds the networks: their memory is not left to the extraction, and this stage does not depend
     on their code.
     """
-    if all(backbone.weights == "none" for backbone in recipe.model.backbones.values()):
+    if all(stream.weights == "none" for stream in recipe.model.used.values()):
         return
     done = subprocess.run([sys.executable, "-m", "stages.fetch_weights", *sys.argv[1:]], stdout=subprocess.DEVNULL)
     if done.returncode:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from pipeline.clips.indexing import index_dataset
 from pipeline.clips.manifest import Clip
 from pipeline.common.config import DatasetSettings, load_config
 from pipeline.common.machine import ffmpeg_path
+from pipeline.common.recipe import FusionKind
 from pipeline.extraction import splits
 from pipeline.models.run_record import LoadedWeights, RunRecord
 from pipeline.results.evaluation import Evaluation
@@ -23,6 +25,10 @@ from pipeline.results.summary import read_seed_result, summarize
 from pipeline.results.writing import write_evaluation, write_tables
 
 REPOSITORY = Path(__file__).parent.parent
+# Every way to fuse streams, and each stream alone: the settings of recipe.model by which they differ.
+FUSIONS = {kind: {"fusion": kind} for kind in get_args(FusionKind)} | {
+    name: {"use": [name]} for name in ("scene", "sound")
+}
 
 
 def run_ffmpeg(*arguments: str | Path) -> None:
@@ -50,7 +56,7 @@ def in_folders(record: RunRecord, folder: Path) -> RunRecord:
     settings = record.config.dataset.model_copy(update={"root": str(folder / "clips")})
     weights = LoadedWeights(str(folder / "pretrained.pth"), "ab12", ["a"], {}, [], [])
     config = record.config.model_copy(update={"dataset": settings})
-    return dataclasses.replace(record, config=config, pretrained={"video": weights})
+    return dataclasses.replace(record, config=config, pretrained={"scene": weights})
 
 
 @contextlib.contextmanager

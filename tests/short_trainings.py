@@ -37,9 +37,16 @@ def with_model(config: Config, **settings: object) -> Config:
 
 
 def with_backbones(config: Config, **settings: object) -> Config:
-    """The same settings with others of both backbones."""
-    model = config.recipe.model.model_dump()
-    return with_model(config, **{name: model[name] | settings for name in ("video", "audio")})
+    """The same settings with others of all backbones."""
+    for name in config.recipe.model.streams:
+        config = with_stream(config, name, **settings)
+    return config
+
+
+def with_stream(config: Config, name: str, **settings: object) -> Config:
+    """The same settings with others of one stream."""
+    streams = config.recipe.model.model_dump()["streams"]
+    return with_model(config, streams=streams | {name: streams[name] | settings})
 
 
 def with_all_checkpoints(config: Config) -> Config:

@@ -43,11 +43,12 @@ class AugmentationSettings(Settings):
     )
     mask_mel_bins: Annotated[int, Field(ge=0)] = Field(description="SpecAugment: widest frequency mask, in mel bins")
     mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
-    drop_video: Fraction = Field(description="share of the clips with sound that are trained on without their video")
-    drop_audio: Fraction = Field(description="share of the clips with video that are trained on without their sound")
+    drop: dict[str, Fraction] = Field(
+        description="for each stream, the share of the clips that are trained on without it, of those that have "
+        "another one; a clip loses one at most"
+    )
     drop_final: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="share of drop_video and drop_audio that is left at the end of the training; they fall linearly; "
-        "1: they stay"
+        description="share of drop that is left at the end of the training; it falls linearly; 1: it stays"
     )
     mixup_alpha: Annotated[float, Field(ge=0)] = Field(
         description="mixup: neighbouring clips of a step and their labels are mixed, in shares drawn from "
@@ -55,12 +56,12 @@ class AugmentationSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _no_clip_loses_both(self) -> "AugmentationSettings":
-        if self.drop_video + self.drop_audio > 1:
-            raise ValueError(f"drop_video ({self.drop_video}) and drop_audio ({self.drop_audio}) exceed 1 together")
+    def _no_clip_loses_two(self) -> "AugmentationSettings":
+        if sum(self.drop.values()) > 1:
+            raise ValueError(f"the shares of drop exceed 1 together: {self.drop}")
         return self
 
     def after(self, share: float) -> "AugmentationSettings":
         """The settings of a step before which a share of the training is done, in 0..1."""
         left = 1 - share * (1 - self.drop_final)
-        return self.model_copy(update={"drop_video": left * self.drop_video, "drop_audio": left * self.drop_audio})
+        return self.model_copy(update={"drop": {name: left * share for name, share in self.drop.items()}})

@@ -67,10 +67,11 @@ class Features(Settings):
         return self.mel_frames(round(self.max_duration_s * self.sample_rate_hz))
 
 
-class BackboneSettings(Settings):
-    """The network of one modality (`pipeline.models.backbone`) and its weights (`pipeline.models.weights`)."""
+class StreamSettings(Settings):
+    """What a stream takes of a clip, its network (`pipeline.models.backbone`), its weights (`pipeline.models.weights`)."""
 
-    name: str = Field(description="small; a network of torchvision.models.video, for video; or a network of timm")
+    input: Literal["frames", "log_mel"] = Field(description="what the network takes of a clip")
+    network: str = Field(description="small; a network of torchvision.models.video, for frames; or a network of timm")
     weights: str = Field(
         description="none: random; pretrained: the published ones; package:NAME/PATH: a file of the installed package "
         "NAME, by the end of its path; or the path of a local file"
@@ -87,20 +88,24 @@ class BackboneSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _sha256_needs_a_file(self) -> "BackboneSettings":
+    def _sha256_needs_a_file(self) -> "StreamSettings":
         if self.weights == "none" and self.sha256 is not None:
             raise ValueError("weights is none, so no file can have this sha256; set sha256: null")
         return self
 
 
-FusionKind = Literal["cross_attention", "self_attention", "concat", "late", "video", "audio"]
+FusionKind = Literal["cross_attention", "self_attention", "concat", "late"]
+# A name of a stream is a part of the names of tensors, in which a dot divides the parts.
+StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class ModelSettings(Settings):
     """The network (`pipeline.models.model`)."""
 
-    video: BackboneSettings
-    audio: BackboneSettings
+    streams: dict[StreamName, StreamSettings] = Field(description="the streams that the model can have, by name")
+    use: Annotated[list[StreamName], Field(min_length=1)] = Field(
+        description="names of the streams that it has, in this order; with one of them there is nothing to fuse"
+    )
     frames: Count = Field(
         description="frames of a clip that the network takes, of those that are stored (`pipeline.loading.sampling`)"
     )
@@ -116,29 +121,34 @@ class ModelSettings(Settings):
         description="BatchNorm's statistics in training are those of groups of this many clips, whatever the number of "
         "processes; 0: they stay as they were loaded, as is usual for pretrained networks"
     )
-    fusion: FusionKind = Field(
-        description="how the modalities meet (`pipeline.models.fusion`); video, audio: one modality alone"
-    )
+    fusion: FusionKind = Field(description="how the streams meet (`pipeline.models.fusion`)")
     width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens in the fusion")
     heads: Count
     layers: Count = Field(description="attention blocks of the fusion, one after the other")
-    pooling: Literal["mean", "learned"] = Field(description="of a modality's tokens; learned: a weighted mean")
+    pooling: Literal["mean", "learned"] = Field(description="of a stream's tokens; learned: a weighted mean")
     dropout: Fraction
     stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
 
     @property
-    def backbones(self) -> dict[str, BackboneSettings]:
-        """The backbones of the modalities that the fusion uses, by modality."""
-        both = {"video": self.video, "audio": self.audio}
-        return {self.fusion: both[self.fusion]} if self.fusion in both else both
+    def used(self) -> dict[str, StreamSettings]:
+        """The streams that the model has, by name, in the order of `use`."""
+        return {name: self.streams[name] for name in self.use}
 
     def inputs(self, features: Features) -> Features:
         """The features of a clip as the networks take it: of the stored frames, only as many as they use."""
         return features.model_copy(update={"frames": self.frames})
 
     @model_validator(mode="after")
+    def _used_streams_are_there_once(self) -> "ModelSettings":
+        if unknown := [name for name in self.use if name not in self.streams]:
+            raise ValueError(f"use names {', '.join(unknown)}, but the streams are {', '.join(self.streams)}")
+        if len(set(self.use)) < len(self.use):
+            raise ValueError(f"use names a stream twice: {', '.join(self.use)}")
+        return self
+
+    @model_validator(mode="after")
     def _frozen_backbones_have_weights(self) -> "ModelSettings":
-        if self.freeze_backbones and any(backbone.weights == "none" for backbone in self.backbones.values()):
+        if self.freeze_backbones and any(stream.weights == "none" for stream in self.used.values()):
             raise ValueError("freeze_backbones is true and weights is none: random networks would never learn")
         return self
 
@@ -173,8 +183,8 @@ class TrainingSettings(Settings):
         "drawn equally often, so clips of rare classes occur more than once in an epoch"
     )
     stream_loss: Annotated[float, Field(ge=0)] = Field(
-        description="weight of the loss of each modality's own head (`pipeline.training.objective`) beside that of the "
-        "model; 0: the heads learn, to show what their modality knows, and nothing else learns from them"
+        description="weight of the loss of each stream's own head (`pipeline.training.objective`) beside that of the "
+        "model; 0: the heads learn, to show what their stream knows, and nothing else learns from them"
     )
     freeze_epochs: Annotated[int, Field(ge=0)] = Field(
         description="the backbones stay as they were loaded for this many epochs, in which the rest learns"
@@ -233,6 +243,16 @@ class Recipe(Settings):
     training: TrainingSettings
 
     @model_validator(mode="after")
+    def _drop_names_the_streams(self) -> "Recipe":
+        names, dropped = list(self.model.streams), list(self.training.augmentation.drop)
+        if set(names) != set(dropped):
+            raise ValueError(
+                f"training.augmentation.drop names {', '.join(dropped) or 'none'}, expected each stream of "
+                f"model.streams: {', '.join(names)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frames_are_stored(self) -> "Recipe":
         if self.model.frames > self.features.frames:
             raise ValueError(
@@ -244,12 +264,10 @@ class Recipe(Settings):
     def augmentation_after(self, share: float) -> AugmentationSettings:
         """The augmentation of a step before which `share` of the training is done, in 0..1.
 
-        A model of one modality is never trained without it: `drop_video` and `drop_audio` are 0.
+        Only streams that the model has are dropped, and none if it has a single one.
         """
-        settings = self.training.augmentation.after(share)
-        if len(self.model.backbones) > 1:
-            return settings
-        return settings.model_copy(update={"drop_video": 0.0, "drop_audio": 0.0})
+        settings, use = self.training.augmentation.after(share), self.model.use
+        return settings.model_copy(update={"drop": {name: settings.drop[name] for name in use} if len(use) > 1 else {}})
 
 
 def load_recipe(name: str, folder: Path = Path("configs/recipe")) -> Recipe:

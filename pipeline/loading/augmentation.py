@@ -28,22 +28,18 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, cl
     batch = change_tempo(batch, settings, features, draws)
     frames = change_pictures(batch.frames, settings, draws)
     log_mel = change_sound(batch.log_mel, batch.mel_frames, settings, features, draws)
-    batch = _drop_modality(replace(batch, frames=frames, log_mel=log_mel), settings, chosen)
+    batch = replace(batch, frames=frames, log_mel=log_mel, hidden=_dropped_streams(settings, chosen))
     return mix_pairs(batch, settings, classes, draws)
 
 
-def _drop_modality(batch: Batch, settings: AugmentationSettings, chosen: Tensor) -> Batch:
-    """Hide the video of some clips and the sound of others, by the numbers `chosen` (B,) in 0..1.
+def _dropped_streams(settings: AugmentationSettings, chosen: Tensor) -> dict[str, Tensor]:
+    """For each stream, which clips are trained on without it (B,), by the numbers `chosen` (B,) in 0..1; {} if none is.
 
-    No clip loses both, nor the only modality it has. The model takes a hidden modality for one that is missing: its
-    tokens are masked. Frames and log-mels stay as they are, because BatchNorm's statistics are over all clips of a
-    group, and in evaluation no sound is hidden: clips of silence would give the training other statistics.
+    No clip loses two. Frames and log-mels stay as they are, because BatchNorm's statistics are over all clips of a
+    group, and in evaluation no stream is hidden: clips of silence would give the training other statistics.
     """
-    has_audio = batch.mel_frames > 0
-    drop_video = (chosen < settings.drop_video) & has_audio
-    drop_audio = (chosen >= 1 - settings.drop_audio) & batch.has_video
-    return replace(
-        batch,
-        has_video=batch.has_video & ~drop_video,
-        mel_frames=batch.mel_frames.masked_fill(drop_audio, 0),
-    )
+    hidden, end = {}, 0.0
+    for name, share in settings.drop.items():
+        start, end = end, end + share
+        hidden[name] = (chosen >= start) & (chosen < end)
+    return hidden if end else {}

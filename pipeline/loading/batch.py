@@ -1,8 +1,8 @@
 """Batches: what they hold, the memory they use, and decoding clips into them."""
 
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import simplejpeg
@@ -23,7 +23,8 @@ class Batch:
     frames (B, N, 3, H, W) uint8, or float32 after augmentation; frame_times_s (B, N) float32; has_video (B,) bool;
     log_mel (B, mel_bins, T) float16, or float32 after augmentation; mel_frames (B,) int64, the hops that are not
     padding, 0 for a clip without audio; labels (B,) int64, indices of classes, or after mixup (B, classes) float32,
-    probabilities.
+    probabilities; hidden, by stream, (B,) bool: from which clips the model hides the stream
+    (`GroupEmotionModel.tokens`).
     """
 
     clip_ids: list[str]
@@ -33,12 +34,19 @@ class Batch:
     log_mel: Tensor
     mel_frames: Tensor
     labels: Tensor
+    hidden: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def available(self) -> dict[str, Tensor]:
+        """For each input of streams, which clips have it: (B,) bool."""
+        return {"frames": self.has_video, "log_mel": self.mel_frames > 0}
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         moved = {name: to_device(value, device) for name, value in tensors.items()}
-        return Batch(clip_ids=self.clip_ids, **moved)
+        hidden = {name: to_device(value, device) for name, value in self.hidden.items()}
+        return Batch(clip_ids=self.clip_ids, **moved, hidden=hidden)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

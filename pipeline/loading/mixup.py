@@ -19,9 +19,10 @@ def mix_pairs(batch: Batch, settings: AugmentationSettings, classes: int, draws:
     if not settings.mixup_alpha:
         return batch
     partner = torch.arange(len(batch.clip_ids), device=draws.device) ^ 1
-    has_audio = batch.mel_frames > 0
-    # A clip without sound has nothing to mix with another's, so a pair stays unmixed if a modality is missing in one.
-    is_mixed = (batch.has_video == batch.has_video[partner]) & (has_audio == has_audio[partner])
+    # A clip without sound has nothing to mix with another's, so a pair stays unmixed if something is missing in one.
+    is_mixed = torch.ones_like(batch.has_video)
+    for has_it in (*batch.available.values(), *batch.hidden.values()):
+        is_mixed &= has_it == has_it[partner]
     drawn = draws.apart("mixup").beta(settings.mixup_alpha)[::2].repeat_interleave(2)
     share = torch.where(is_mixed, torch.maximum(drawn, 1 - drawn), 1.0)
 

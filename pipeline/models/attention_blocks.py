@@ -1,4 +1,6 @@
-"""Attention within and between the tokens of two modalities."""
+"""Attention within and between the tokens of several streams."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,31 +66,37 @@ class AttentionBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Video attends to audio, and audio to video. Each attends to the other's tokens as they were before this layer."""
+    """Each stream attends to the tokens of all others, as they were before this layer.
 
-    def __init__(self, settings: ModelSettings) -> None:
+    `names` are those of two streams or more; `maps` gets the attention of each, in this order.
+    """
+
+    def __init__(self, settings: ModelSettings, names: Sequence[str]) -> None:
         super().__init__()
-        self.video_to_audio, self.audio_to_video = AttentionBlock(settings), AttentionBlock(settings)
+        self.blocks = nn.ModuleDict({name: AttentionBlock(settings) for name in names})
 
     def forward(self, tokens: list[Tensor], padding: list[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
-        """The tokens of video and audio and their padding -> new tokens of the same shapes."""
-        video, audio = tokens
-        video_padding, audio_padding = padding
+        """The tokens of the streams and their padding -> new tokens of the same shapes."""
         return [
-            self.video_to_audio(video, audio, audio_padding, maps),
-            self.audio_to_video(audio, video, video_padding, maps),
+            block(tokens[number], cat_others(tokens, number), cat_others(padding, number), maps)
+            for number, block in enumerate(self.blocks.values())
         ]
 
 
 class SelfAttention(nn.Module):
-    """All tokens of both modalities attend to all tokens of both."""
+    """All tokens of all streams attend to all tokens."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, names: Sequence[str]) -> None:
         super().__init__()
         self.block = AttentionBlock(settings)
 
     def forward(self, tokens: list[Tensor], padding: list[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
-        """The tokens of video and audio and their padding -> new tokens of the same shapes."""
-        both = torch.cat(tokens, dim=1)
-        attended: Tensor = self.block(both, both, torch.cat(padding, dim=1), maps)
+        """The tokens of the streams and their padding -> new tokens of the same shapes."""
+        everything = torch.cat(tokens, dim=1)
+        attended: Tensor = self.block(everything, everything, torch.cat(padding, dim=1), maps)
         return list(torch.split(attended, [part.shape[1] for part in tokens], dim=1))
+
+
+def cat_others(parts: Sequence[Tensor], number: int) -> Tensor:
+    """All of the parts (B, T, ...) but one, one after the other: (B, sum of their T, ...)."""
+    return torch.cat([*parts[:number], *parts[number + 1 :]], dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import BackboneSettings, Features
+from pipeline.common.recipe import Features, StreamSettings
 from pipeline.models.backbone import HUB, Published, grid_means, next_multiple, require, require_multiple
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface
@@ -27,23 +27,23 @@ class SpectrogramNetwork(TimmBackbone):
 
     def __init__(
         self,
-        settings: BackboneSettings,
+        settings: StreamSettings,
         features: Features,
         architecture: str,
         hops_multiple: int,
         deviation: float,
         **arguments: Any,
     ) -> None:
-        super().__init__(settings.name, architecture, in_chans=1, **arguments)
+        super().__init__(settings.network, architecture, in_chans=1, **arguments)
         self.remove_head()
         self.levels = LEVELS[features.front_end]
         bins, hops = features.mel_bins, features.max_mel_frames
         self.grid, self.hops_multiple = settings.grid, hops_multiple
         stride, patch = self.network.feature_info[-1]["reduction"], patch_size(self.network)
-        require_multiple(settings.name, features, "mel_bins", patch)
+        require_multiple(settings.network, features, "mel_bins", patch)
         gives = (next_multiple(hops, hops_multiple) // stride, self.grid, self.network.num_features)
         self.interface = Interface((bins, hops), (self.levels.mean,), (deviation,), gives, stride)
-        centre = try_out(self, settings.name)
+        centre = try_out(self, settings.network)
         # Networks of patches merge them without a layer that has a stride, so `centre` misses that.
         self.interface = replace(self.interface, offset=(stride - 1) / 2 if patch > 1 else centre)
 
@@ -61,12 +61,12 @@ class SpectrogramNetwork(TimmBackbone):
 class PictureNetwork(SpectrogramNetwork):
     """A network that was made for pictures."""
 
-    def __init__(self, settings: BackboneSettings, features: Features) -> None:
-        stated = stated_settings(settings.name)
+    def __init__(self, settings: StreamSettings, features: Features) -> None:
+        stated = stated_settings(settings.network)
         padded_hops = next_multiple(features.max_mel_frames, PICTURE_STRIDE)
         size = {"img_size": (features.mel_bins, padded_hops)} if stated and stated.fixed_input_size else {}
         deviation = LEVELS[features.front_end].deviation
-        super().__init__(settings, features, settings.name, PICTURE_STRIDE, deviation, **size)
+        super().__init__(settings, features, settings.network, PICTURE_STRIDE, deviation, **size)
         # timm states which networks take one size alone. Of those on the hub, it states nothing.
         self.any_length = bool(stated) and not size
 
@@ -96,8 +96,8 @@ AUDIO_TRANSFORMERS = {HUB + AUDIOMAE: AudioTransformer("vit_base_patch16_224", A
 class AudioTransformerNetwork(SpectrogramNetwork):
     """A network of `AUDIO_TRANSFORMERS`."""
 
-    def __init__(self, settings: BackboneSettings, features: Features) -> None:
-        name, hops = settings.name, features.max_mel_frames
+    def __init__(self, settings: StreamSettings, features: Features) -> None:
+        name, hops = settings.network, features.max_mel_frames
         transformer = AUDIO_TRANSFORMERS[name]
         require(name, features, **KALDI, mel_bins=transformer.mel_bins)
         if hops > transformer.max_hops:

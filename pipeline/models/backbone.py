@@ -1,4 +1,4 @@
-"""The base class of the networks that turn one modality into tokens, and what all of these networks share."""
+"""The base class of the networks that turn what a stream takes into tokens, and what all of these networks share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ class Published:
 
 
 class Backbone(nn.Module, ABC):
-    """A network that turns one modality into tokens (B, time, space, D).
+    """A network that turns frames or log-mels into tokens (B, time, space, D).
 
     `interface` states what it takes and gives. A network of the sound with `any_length` takes shorter log-mels too, and
     gives fewer tokens. Weights from a file go into `network`, which has no classifier.

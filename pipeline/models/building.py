@@ -5,37 +5,37 @@ without them.
 """
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import BackboneSettings, Features
+from pipeline.common.recipe import Features, StreamSettings
 from pipeline.models.backbone import Backbone
-from pipeline.models.fusion import VIDEO
 from pipeline.models.small import SmallFrameNetwork, SmallSpectrogramNetwork
 
 SMALL = "small"
 
 
-def build_backbone(modality: str, settings: BackboneSettings, features: Features) -> Backbone:
-    """The network that the settings name, with random weights.
+def build_backbone(name: str, settings: StreamSettings, features: Features) -> Backbone:
+    """The network of the stream `name`, with random weights.
 
-    Raises `UserError` for a name that no network has, and for features that do not fit the network.
+    Raises `UserError` for a network that there is not, and for features that do not fit the network.
     """
-    if settings.name == SMALL:
+    takes_frames = settings.input == "frames"
+    if settings.network == SMALL:
         if settings.grid != 1:
-            raise UserError(f"recipe.model.{modality}.grid is {settings.grid}, but the small network takes 1")
-        return SmallFrameNetwork(features) if modality == VIDEO else SmallSpectrogramNetwork(features)
-    return _frame_network(settings, features) if modality == VIDEO else _audio_network(settings, features)
+            raise UserError(f"recipe.model.streams.{name}.grid is {settings.grid}, but the small network takes 1")
+        return SmallFrameNetwork(features) if takes_frames else SmallSpectrogramNetwork(features)
+    return _frame_network(settings, features) if takes_frames else _log_mel_network(settings, features)
 
 
-def _frame_network(settings: BackboneSettings, features: Features) -> Backbone:
+def _frame_network(settings: StreamSettings, features: Features) -> Backbone:
     from pipeline.models.timm_networks import FrameNetwork
     from pipeline.models.torchvision_networks import CLIP_NETWORKS, ClipNetwork
 
-    return (ClipNetwork if settings.name in CLIP_NETWORKS else FrameNetwork)(settings, features)
+    return (ClipNetwork if settings.network in CLIP_NETWORKS else FrameNetwork)(settings, features)
 
 
-def _audio_network(settings: BackboneSettings, features: Features) -> Backbone:
+def _log_mel_network(settings: StreamSettings, features: Features) -> Backbone:
     from pipeline.models.audio_networks import AUDIO_TRANSFORMERS, AudioTransformerNetwork, PictureNetwork
     from pipeline.models.torchvision_networks import CLIP_NETWORKS
 
-    if settings.name in CLIP_NETWORKS:
-        raise UserError(f"{settings.name} is a network for frames; for audio take small, or one of timm's")
-    return (AudioTransformerNetwork if settings.name in AUDIO_TRANSFORMERS else PictureNetwork)(settings, features)
+    if settings.network in CLIP_NETWORKS:
+        raise UserError(f"{settings.network} is a network for frames; for log_mel take small, or one of timm's")
+    return (AudioTransformerNetwork if settings.network in AUDIO_TRANSFORMERS else PictureNetwork)(settings, features)

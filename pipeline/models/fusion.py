@@ -1,4 +1,4 @@
-"""Class logits from the tokens of two modalities: with cross-attention, self-attention, concatenation, or late fusion.
+"""Class logits from the tokens of streams: with cross-attention, self-attention, concatenation, or late fusion.
 
 It works on tokens alone and needs to know nothing about the networks that make them.
 """
@@ -15,13 +15,12 @@ from pipeline.models.attention_blocks import CrossAttention, SelfAttention
 
 # Wavelengths of the time encoding: the shortest is finer than a token, the longest is longer than a clip.
 SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 0.2, 20.0
-VIDEO, AUDIO = "video", "audio"
 ATTENDING = ("cross_attention", "self_attention")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one modality.
+    """The tokens of one stream.
 
     values (B, time, space, D); times_s (B, time) or (time,); padding (B, time) is True where the clip has nothing.
     """
@@ -33,14 +32,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Pooled:
-    """One modality of B clips as a head sees it: its pooled tokens (B, D), and whether a clip has it (B,)."""
+    """One stream of B clips as a head sees it: its pooled tokens (B, D), and whether a clip has it (B,)."""
 
     values: Tensor
     present: Tensor
 
 
 def time_encoding(times_s: Tensor, width: int) -> Tensor:
-    """Sines and cosines of the time in seconds at `width / 2` periods: (..., width). Both modalities share it."""
+    """Sines and cosines of the time in seconds at `width / 2` periods: (..., width). All streams share it."""
     count = width // 2
     exponents = torch.linspace(0, 1, count, device=times_s.device)
     periods = SHORTEST_PERIOD_S * (LONGEST_PERIOD_S / SHORTEST_PERIOD_S) ** exponents
@@ -49,10 +48,10 @@ def time_encoding(times_s: Tensor, width: int) -> Tensor:
 
 
 class Entrance(nn.Module):
-    """Prepares a modality's tokens for the fusion: it gives them the common width and their times, and adds one token.
+    """Prepares a stream's tokens for the fusion: it gives them the common width and their times, and adds one token.
 
-    The added token is learned, comes first and stands for the modality as a whole. It is never masked. So if a clip
-    lacks the modality, the other one attends to this token, a learned "nothing there", and never to nothing at all.
+    The added token is learned, comes first and stands for the stream as a whole. It is never masked. So if a clip
+    lacks the stream, the others attend to this token, a learned "nothing there", and never to nothing at all.
     """
 
     def __init__(self, dim: int, space: int, width: int) -> None:
@@ -87,20 +86,20 @@ class Pooling(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Class logits from the tokens of the modalities that `settings.fusion` uses.
+    """Class logits from the tokens of the streams that `settings.use` names; a single stream has no attention.
 
-    `sizes` is (space, D) of each modality's tokens. Late fusion has one head per modality, and averages the logits over
-    the modalities that a clip has. All other kinds have one head, on the pooled modalities side by side.
+    `sizes` is (space, D) of each stream's tokens. Late fusion has one head per stream, and averages the logits over the
+    streams that a clip has. All other kinds have one head, on the pooled streams side by side.
     """
 
     def __init__(self, settings: ModelSettings, sizes: Mapping[str, tuple[int, int]], classes: int) -> None:
         super().__init__()
-        self.kind, self.used, width = settings.fusion, list(settings.backbones), settings.width
+        self.kind, self.used, width = settings.fusion, list(settings.used), settings.width
         self.is_late = self.kind == "late"
         self.entrances = nn.ModuleDict({name: Entrance(sizes[name][1], sizes[name][0], width) for name in self.used})
         layer = CrossAttention if self.kind == "cross_attention" else SelfAttention
-        count = settings.layers if self.kind in ATTENDING else 0
-        self.layers = nn.ModuleList(layer(settings) for _ in range(count))
+        count = settings.layers if self.kind in ATTENDING and len(self.used) > 1 else 0
+        self.layers = nn.ModuleList(layer(settings, self.used) for _ in range(count))
         self.pools = nn.ModuleDict({name: Pooling(width, settings.pooling) for name in self.used})
         widths = [width] * len(self.used) if self.is_late else [width * len(self.used)]
         self.heads = nn.ModuleList(
@@ -110,13 +109,14 @@ class Fusion(nn.Module):
     def forward(self, tokens: Mapping[str, Tokens], maps: list[Tensor] | None = None) -> Tensor:
         """Logits (B, classes). Appends the attention of each block to `maps`: (B, heads, queries, keys).
 
-        Queries and keys are a modality's summary token and then its tokens in time. In cross-attention, each layer has
-        two blocks: video to audio, then audio to video. In self-attention, the video's tokens come before the audio's.
+        The tokens of a stream are its summary token and then those in time. In cross-attention, each layer has a block
+        for each stream, whose keys are the tokens of all others, one stream after the other. In self-attention, queries
+        and keys are the tokens of all streams.
         """
         return self.classify(self.pool(tokens, maps))
 
     def pool(self, tokens: Mapping[str, Tokens], maps: list[Tensor] | None = None) -> list[Pooled]:
-        """What the heads are given of each modality in `used`; `maps` as in `forward`."""
+        """What the heads are given of each stream in `used`; `maps` as in `forward`."""
         entered = [self.entrances[name](tokens[name]) for name in self.used]
         values, padding = [value for value, _ in entered], [mask for _, mask in entered]
         for layer in self.layers:
@@ -127,15 +127,15 @@ class Fusion(nn.Module):
         ]
 
     def classify(self, pooled: list[Pooled]) -> Tensor:
-        """Logits (B, classes) of pooled modalities."""
+        """Logits (B, classes) of pooled streams."""
         if self.is_late:
             return self._mean_of_heads(pooled)
-        logits: Tensor = self.heads[0](torch.cat([modality.values for modality in pooled], dim=-1))
+        logits: Tensor = self.heads[0](torch.cat([stream.values for stream in pooled], dim=-1))
         return logits.float()
 
     def _mean_of_heads(self, pooled: list[Pooled]) -> Tensor:
-        """The mean of the logits of the modalities that a clip has; of all of them if it has none."""
+        """The mean of the logits of the streams that a clip has; of all of them if it has none."""
         logits = torch.stack([head(each.values) for head, each in zip(self.heads, pooled, strict=True)], dim=1).float()
-        present = torch.stack([modality.present for modality in pooled], dim=1)
+        present = torch.stack([stream.present for stream in pooled], dim=1)
         present = present | ~present.any(dim=1, keepdim=True)
         return (logits * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)

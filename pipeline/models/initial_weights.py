@@ -8,7 +8,7 @@ from pipeline.common.files import sha256_of
 from pipeline.common.recipe import Recipe
 from pipeline.common.workspace import original_workspace
 from pipeline.loading.selection import ROLES_KEY
-from pipeline.models.fusion import AUDIO
+from pipeline.models.later_settings import tensor_name_of_any_version
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, InitialWeights, LoadedWeights, RunRecord, read_run_record
 from pipeline.models.weight_files import WeightFile, expand_home, read_tensors
@@ -44,7 +44,7 @@ def load_initial_weights(
             "same splits.csv and fold, or a run of another data set"
         )
     _refuse_other_sound(before.config.recipe, config.recipe)
-    tensors = read_tensors(folder / MODEL_NAME)
+    tensors = {tensor_name_of_any_version(name): each for name, each in read_tensors(folder / MODEL_NAME).items()}
     if before.config.dataset.classes != list(model.labels):
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS)}
     file = WeightFile(Path(config.recipe.init, MODEL_NAME), sha256_of(folder / MODEL_NAME))
@@ -78,26 +78,32 @@ def _refuse_other_sound(before: Recipe, now: Recipe) -> None:
         for name in SOUND_FEATURES
         if getattr(before.features, name) != getattr(now.features, name)
     ]
-    if changes and all(AUDIO in recipe.model.backbones for recipe in (before, now)):
+    if changes and all(takes_log_mel(recipe) for recipe in (before, now)):
         raise UserError(
             f"recipe.init is {now.init}, which was trained on another log-mel ({'; '.join(changes)}); set "
             "recipe.features to its values, or name another run"
         )
 
 
+def takes_log_mel(recipe: Recipe) -> bool:
+    """Whether a model of the recipe hears the sound."""
+    return any(stream.input == "log_mel" for stream in recipe.model.used.values())
+
+
 def _refuse_other_networks(before: RunRecord, now: Recipe, loaded: LoadedWeights) -> None:
     """Tensors of other networks may fit by chance: one network at least must be filled as its settings demand."""
-    backbones = now.model.backbones
-    shares = {name: _share_of_network(name, loaded) for name in backbones}
-    if all(shares[name] < backbone.min_matched for name, backbone in backbones.items()):
-        theirs = ", ".join(f"{name} {each.name}" for name, each in before.config.recipe.model.backbones.items())
+    streams = now.model.used
+    shares = {name: _share_of_network(name, loaded) for name in streams}
+    if all(shares[name] < stream.min_matched for name, stream in streams.items()):
+        theirs = ", ".join(f"{name} {each.network}" for name, each in before.config.recipe.model.used.items())
         ours = ", ".join(
-            f"{name} {each.name} ({shares[name]:.0%} filled, min_matched {each.min_matched:.0%})"
-            for name, each in backbones.items()
+            f"{name} {each.network} ({shares[name]:.0%} filled, min_matched {each.min_matched:.0%})"
+            for name, each in streams.items()
         )
         raise UserError(
             f"recipe.init is {now.init}, which fills none of the networks: it has {theirs}, and the recipe {ours}; "
-            "name a run with one of these networks, or set recipe.init to none"
+            "a stream takes the weights of the stream of its name: name a run with one of these networks, name the "
+            "streams of the recipe as that run does, or set recipe.init to none"
         )
 
 

@@ -1,5 +1,6 @@
 """The settings that earlier versions did not have, with the values by which those versions worked."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,9 +28,38 @@ AUGMENTATION: dict[str, Any] = {
 def model_of_any_version(model: Mapping[str, Any], frames: int) -> dict[str, Any]:
     """Settings of a model of any version in today's form; `frames` are stored of a clip.
 
-    Earlier versions used all of them, had one view of a clip, and BatchNorm over all clips of a process.
+    Earlier versions used all of them, had one view of a clip, and BatchNorm over all clips of a process. They had the
+    two streams `video` and `audio`; the fusions of these names used one of them.
     """
-    return {"frames": frames, "views": 1, "norm_clips": 8, **model}
+    values = {"frames": frames, "views": 1, "norm_clips": 8, **model}
+    if "streams" in values:
+        return values
+    inputs, fusion = {"video": "frames", "audio": "log_mel"}, values["fusion"]
+    streams = {name: _stream_of_any_version(values.pop(name), inputs[name]) for name in inputs}
+    is_alone = fusion in streams
+    return values | {
+        "streams": streams,
+        "use": [fusion] if is_alone else list(streams),
+        "fusion": "concat" if is_alone else fusion,
+    }
+
+
+def _stream_of_any_version(backbone: Mapping[str, Any], takes: str) -> dict[str, Any]:
+    others = {key: value for key, value in backbone.items() if key != "name"}
+    return {"input": takes, "network": backbone["name"], **others}
+
+
+def augmentation_of_any_version(augmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the augmentation of any version in today's form."""
+    values = {**AUGMENTATION, **augmentation}
+    if "drop" in values:
+        return values
+    return values | {"drop": {name: values.pop(f"drop_{name}") for name in ("video", "audio")}}
+
+
+def tensor_name_of_any_version(name: str) -> str:
+    """The name of a model's tensor in any version, as it is today: cross-attention had two blocks, from and to."""
+    return re.sub(r"\.(video|audio)_to_(?:video|audio)\.", r".blocks.\1.", name)
 
 
 def config_of_any_version(config: Any) -> Any:
@@ -48,7 +78,7 @@ def config_of_any_version(config: Any) -> Any:
                 **others,
                 "features": config["recipe"]["features"],
                 "model": model_of_any_version(model, frames),
-                "training": TRAINING | training | {"augmentation": AUGMENTATION | augmentation},
+                "training": TRAINING | training | {"augmentation": augmentation_of_any_version(augmentation)},
             }
             return config | {"recipe": recipe, "execution": _execution_of_any_version(config.get("execution"))}
     return config

@@ -1,10 +1,11 @@
-"""The audio-visual model: one backbone per modality, the fusion of their tokens, class logits.
+"""The audio-visual model: one backbone per stream, the fusion of their tokens, class logits.
 
 After "End-to-End Audio-Visual Group Emotion Recognition" (arXiv 2111.05890): all layers are trained through the fusion.
 The paper's abstract states no more than that. Depth, width, positions and pooling are this project's choices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from pipeline.loading.sampling import FrameSampling
 from pipeline.models.backbone import Backbone
 from pipeline.models.batch_norm import batch_norms, run_in_groups
 from pipeline.models.building import build_backbone
-from pipeline.models.fusion import AUDIO, VIDEO, Fusion, Tokens
-from pipeline.models.later_settings import model_of_any_version
+from pipeline.models.fusion import Fusion, Tokens
+from pipeline.models.later_settings import model_of_any_version, tensor_name_of_any_version
 from pipeline.models.run_record import Interface
 
 
@@ -28,7 +29,7 @@ class GroupEmotionModel(
     library_name="group-emotion",
     coders={ModelSettings: (ModelSettings.model_dump, dict), Features: (Features.model_dump, Features.model_validate)},
 ):
-    """Class logits of a batch of clips. With the fusion `video` or `audio`, there is no network for the other modality.
+    """Class logits of a batch of clips, from the streams that `settings.use` names.
 
     `features` are those of the stored clips, `inputs` those of a clip with the frames that `sampling` takes of it.
     `labels` are the names of the classes in the order of the logits. While `frozen` is true, the backbones are in
@@ -43,8 +44,9 @@ class GroupEmotionModel(
         self.sampling = FrameSampling(features.frames, settings.frames, settings.views)
         self.inputs = settings.inputs(features)
         self.networks = nn.ModuleDict(
-            {name: build_backbone(name, backbone, self.inputs) for name, backbone in settings.backbones.items()}
+            {name: build_backbone(name, stream, self.inputs) for name, stream in settings.used.items()}
         )
+        self.takes = {name: stream.input for name, stream in settings.used.items()}
         sizes = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
         self.fusion = Fusion(settings, sizes, len(labels))
         for network in self.backbones().values():
@@ -52,6 +54,7 @@ class GroupEmotionModel(
                 network.requires_grad_(False)
             if settings.gradient_checkpointing:
                 network.recompute()
+        self.register_load_state_dict_pre_hook(rename_tensors_of_earlier_versions)  # type: ignore[no-untyped-call]
 
     @classmethod
     def _from_pretrained(cls, **options: Any) -> "GroupEmotionModel":
@@ -62,7 +65,7 @@ class GroupEmotionModel(
         return model
 
     def backbones(self) -> dict[str, Backbone]:
-        """The networks of the modalities that the fusion uses, by modality."""
+        """The networks of the streams, by the stream's name, in the order of the fusion."""
         return dict(self.networks.items())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "GroupEmotionModel":
@@ -78,7 +81,7 @@ class GroupEmotionModel(
     @property
     def any_length(self) -> bool:
         """Whether log-mels may be shorter than those of a clip of `max_duration_s`."""
-        return all(network.any_length for name, network in self.backbones().items() if name == AUDIO)
+        return all(network.any_length for name, network in self.backbones().items() if self.takes[name] == "log_mel")
 
     @property
     def clips_together(self) -> int:
@@ -91,12 +94,16 @@ class GroupEmotionModel(
         return logits
 
     def tokens(self, batch: Batch) -> dict[str, Tokens]:
-        """The tokens of the clips, by modality."""
-        encoders = {VIDEO: self._video_tokens, AUDIO: self._audio_tokens}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return {name: encoders[name](network, batch) for name, network in self.backbones().items()}
+        """The tokens of the clips, by stream.
 
-    def _video_tokens(self, network: Backbone, batch: Batch) -> Tokens:
+        Where `batch.hidden` hides a stream, all its tokens are padding, unless the clip has no other one that is shown.
+        """
+        encoders = {"frames": self._frame_tokens, "log_mel": self._log_mel_tokens}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            tokens = {name: encoders[self.takes[name]](network, batch) for name, network in self.backbones().items()}
+        return hide(tokens, batch.hidden)
+
+    def _frame_tokens(self, network: Backbone, batch: Batch) -> Tokens:
         """A token has the time of the frame on which it is centred, or of the middle between two frames.
 
         All tokens of a clip without video are padding.
@@ -107,7 +114,7 @@ class GroupEmotionModel(
         times_s = (batch.frame_times_s[:, before] + batch.frame_times_s[:, after]) / 2
         return Tokens(values, times_s, ~batch.has_video[:, None].expand(times_s.shape))
 
-    def _audio_tokens(self, network: Backbone, batch: Batch) -> Tokens:
+    def _log_mel_tokens(self, network: Backbone, batch: Batch) -> Tokens:
         """A token has the time of the hop on which it is centred.
 
         A token is padding if its first hop is past the clip's end.
@@ -121,3 +128,23 @@ class GroupEmotionModel(
 def token_centres(interface: Interface, values: Tensor) -> Tensor:
     """Number of the frame or hop on which each of the tokens (B, time, space, D) is centred: (time,)."""
     return interface.stride * torch.arange(values.shape[1], device=values.device) + interface.offset
+
+
+def hide(tokens: Mapping[str, Tokens], hidden: Mapping[str, Tensor]) -> dict[str, Tokens]:
+    """The tokens by stream, all padding in the clips from which `hidden` (B,) hides a stream.
+
+    From a clip that would be left without any stream, none is hidden.
+    """
+    if not hidden:
+        return dict(tokens)
+    shown = [~each.padding.all(dim=1) & ~hidden[name] for name, each in tokens.items()]
+    has_any = torch.stack(shown).any(dim=0)
+    return {
+        name: replace(each, padding=each.padding | (hidden[name] & has_any)[:, None]) for name, each in tokens.items()
+    }
+
+
+def rename_tensors_of_earlier_versions(_: nn.Module, state: dict[str, Tensor], *__: Any) -> None:
+    """Before a state dict is loaded: give its tensors the names that they have today."""
+    for name in list(state):
+        state[tensor_name_of_any_version(name)] = state.pop(name)

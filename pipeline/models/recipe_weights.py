@@ -18,12 +18,12 @@ def fetch_recipe_weights(recipe: Recipe, folder: Path) -> Iterator[str]:
     """
     with torch.device("meta"):  # what the networks state is known without their memory
         networks = {
-            modality: build_backbone(modality, backbone, recipe.model.inputs(recipe.features))
-            for modality, backbone in recipe.model.backbones.items()
+            name: build_backbone(name, stream, recipe.model.inputs(recipe.features))
+            for name, stream in recipe.model.used.items()
         }
-    for modality, network in networks.items():
-        settings, interface = recipe.model.backbones[modality], network.interface
+    for name, network in networks.items():
+        settings, interface = recipe.model.used[name], network.interface
         takes, gives = (" x ".join(map(str, sizes)) for sizes in (interface.takes, interface.gives))
-        yield f"{recipe.name}, {modality}: {settings.name} takes {takes}, gives tokens of {gives} (time x space x D)"
+        yield f"{recipe.name}, {name}: {settings.network} takes {takes}, gives tokens of {gives} (time x space x D)"
         if file := find(settings, network.published, folder):
             yield f"  {file.path}, {file.path.stat().st_size / 1e6:.0f} MB, SHA-256 {file.sha256}"

@@ -63,13 +63,13 @@ class Scorer:
     def embed(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """What the heads are given of the first view of a batch on any device, and the class probabilities of it.
 
-        The first is (clips, modalities * width): the pooled modalities of the fusion side by side.
+        The first is (clips, streams * width): the pooled streams of the fusion side by side.
         """
         fusion, view = self.model.fusion, self.model.sampling.view_of(batch.to(self.accelerator.device), 0)
         with self.autocast():
             pooled = fusion.pool(self.model.tokens(view))
             probabilities = _softmax(fusion.classify(pooled))
-        embeddings = torch.cat([modality.values for modality in pooled], dim=-1)
+        embeddings = torch.cat([stream.values for stream in pooled], dim=-1)
         return np.asarray(embeddings.float().cpu().numpy()), probabilities
 
     def batches(self, clips: Sequence[ClipRef], config: Config) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import BackboneSettings, Features
+from pipeline.common.recipe import Features, StreamSettings
 from pipeline.models.backbone import HUB, Backbone, Published, grid_means, memory_format, require, require_multiple
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface
@@ -87,8 +87,8 @@ class FrameNetwork(TimmBackbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: BackboneSettings, features: Features) -> None:
-        name, size = settings.name, features.frame_size_px
+    def __init__(self, settings: StreamSettings, features: Features) -> None:
+        name, size = settings.network, features.frame_size_px
         stated = stated_settings(name)
         has_fixed_size = bool(stated and stated.fixed_input_size)
         if has_fixed_size and settings.weights != "none":

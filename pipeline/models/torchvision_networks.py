@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.recipe import BackboneSettings, Features
+from pipeline.common.recipe import Features, StreamSettings
 from pipeline.models.backbone import Backbone, Published, grid_means, require, require_multiple
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface
@@ -80,11 +80,11 @@ class ClipNetwork(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: BackboneSettings, features: Features) -> None:
+    def __init__(self, settings: StreamSettings, features: Features) -> None:
         super().__init__()
         from torchvision.models import get_model, get_model_weights
 
-        name, self.grid = settings.name, settings.grid
+        name, self.grid = settings.network, settings.grid
         self.architecture = architecture = CLIP_NETWORKS[name]
         size, frames = features.frame_size_px, features.frames
         require_multiple(name, features, "frames", architecture.stride)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.common.errors import UserError, missing_package
 from pipeline.common.files import sha256_of
-from pipeline.common.recipe import BackboneSettings
+from pipeline.common.recipe import StreamSettings
 from pipeline.models.backbone import HUB, Published
 
 # Names under which training code saves weights, smoothed ones first: timm, Lightning, detectron2, MAE and others.
@@ -38,7 +38,7 @@ class WeightFile:
     sha256: str
 
 
-def find(settings: BackboneSettings, published: Published, folder: Path) -> WeightFile | None:
+def find(settings: StreamSettings, published: Published, folder: Path) -> WeightFile | None:
     """The file that `settings` ask for; None if they ask for none.
 
     A published file is fetched into `folder` unless it is already in it. Raises `UserError` for a file or a package
@@ -47,7 +47,7 @@ def find(settings: BackboneSettings, published: Published, folder: Path) -> Weig
     if settings.weights == "none":
         return None
     if settings.weights == "pretrained":
-        path = fetch(settings.name, published, folder)
+        path = fetch(settings.network, published, folder)
         hash_in_name = HASH_IN_NAME.search(path.name)
     elif settings.weights.startswith(PACKAGE):
         path, hash_in_name = file_in_package(settings.weights.removeprefix(PACKAGE)), None

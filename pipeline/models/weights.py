@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import BackboneSettings
+from pipeline.common.recipe import StreamSettings
 from pipeline.models.backbone import Backbone
 from pipeline.models.run_record import LoadedWeights
 from pipeline.models.weight_files import WeightFile, find, keeps_order, read_tensors
@@ -16,7 +16,7 @@ from pipeline.models.weight_files import WeightFile, find, keeps_order, read_ten
 BATCH_COUNTER = "num_batches_tracked"  # of BatchNorm; it is not a weight, and older files lack it
 
 
-def load_weights(backbone: Backbone, settings: BackboneSettings, folder: Path) -> LoadedWeights | None:
+def load_weights(backbone: Backbone, settings: StreamSettings, folder: Path) -> LoadedWeights | None:
     """Put the weights that `settings` ask for into the backbone's network; None if they ask for none.
 
     Published weights are fetched into `folder` unless they are already in it. Raises `UserError` for a file that is
@@ -27,7 +27,7 @@ def load_weights(backbone: Backbone, settings: BackboneSettings, folder: Path) -
         return None
     loaded = fit(backbone, read_tensors(file.path), file)
     if loaded.share < settings.min_matched:
-        raise UserError(f"weights of {settings.name}: only {loaded}; expected {settings.min_matched:.0%} or more")
+        raise UserError(f"weights of {settings.network}: only {loaded}; expected {settings.min_matched:.0%} or more")
     return loaded
 
 

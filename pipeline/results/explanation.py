@@ -1,6 +1,7 @@
-"""What a prediction depends on: attention over time, and the prediction from each modality alone."""
+"""What a prediction depends on: attention over time, and the prediction from each stream alone."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.loading.batch import Batch
-from pipeline.models.fusion import AUDIO, VIDEO, Tokens
+from pipeline.models.fusion import Tokens
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import ScoredClip, Scorer
 
 
 @dataclass(frozen=True)
 class AttentionCurve:
-    """Times of a modality's tokens in seconds, (tokens,), and their shares of the attention, (tokens,)."""
+    """Times of a stream's tokens in seconds, (tokens,), and their shares of the attention, (tokens,)."""
 
     times_s: NDArray[np.float64]
     shares: NDArray[np.float64]
@@ -24,10 +25,10 @@ class AttentionCurve:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a prediction depends on, by modality.
+    """What a prediction depends on, by stream.
 
-    `attention` is empty for a fusion without attention. `alone` holds the class probabilities (classes,) when the other
-    modality is hidden; it is empty for a model of one modality.
+    `attention` is empty for a fusion without attention. `alone` holds the class probabilities (classes,) when all other
+    streams are hidden; it is empty for a model of one stream.
     """
 
     attention: dict[str, AttentionCurve]
@@ -37,18 +38,18 @@ class Explanation:
 def explain(clip: ScoredClip, scorer: Scorer) -> Explanation:
     """The explanation of a prediction that `scorer` made: the attention is that of the first view."""
     batch = clip.batch.to(scorer.accelerator.device)
-    uses_both = len(scorer.model.fusion.used) > 1
+    has_several = len(scorer.model.fusion.used) > 1
     return Explanation(
         attention=attention_over_time(scorer.model, scorer.model.sampling.view_of(batch, 0)),
-        alone=predictions_alone(batch, scorer) if uses_both else {},
+        alone=predictions_alone(batch, scorer) if has_several else {},
     )
 
 
 def attention_over_time(model: GroupEmotionModel, batch: Batch) -> dict[str, AttentionCurve]:
-    """The attention to each modality of a clip, which is a batch of one on the model's device.
+    """The attention to each stream of a clip, which is a batch of one on the model's device.
 
     Shares are means over blocks, heads and queries, summed over places in the picture or spectrum. They add up to less
-    than 1, because some attention goes to the modality's summary token. Empty for a fusion without attention.
+    than 1, because some attention goes to the streams' summary tokens. Empty for a fusion without attention.
     """
     maps: list[Tensor] = []
     with torch.no_grad():
@@ -56,14 +57,24 @@ def attention_over_time(model: GroupEmotionModel, batch: Batch) -> dict[str, Att
         model.fusion(tokens, maps)
     if not maps:
         return {}
-    received = [weights[0].float().mean(dim=(0, 1)).cpu() for weights in maps]  # (keys,) of each block
-    if model.fusion.kind == "cross_attention":  # blocks alternate: video to audio, audio to video
-        by_modality = {AUDIO: torch.stack(received[0::2]).mean(0), VIDEO: torch.stack(received[1::2]).mean(0)}
-    else:
-        video_keys = 1 + tokens[VIDEO].values.shape[1:3].numel()
-        both = torch.stack(received).mean(0)
-        by_modality = {VIDEO: both[:video_keys], AUDIO: both[video_keys:]}
-    return {name: _curve(tokens[name], by_modality[name]) for name in (VIDEO, AUDIO)}
+    counts = {name: 1 + each.values.shape[1:3].numel() for name, each in tokens.items()}
+    shares = attention_received(maps, counts, model.fusion.kind)
+    return {name: _curve(tokens[name], shares[name]) for name in tokens}
+
+
+def attention_received(maps: Sequence[Tensor], counts: Mapping[str, int], kind: str) -> dict[str, Tensor]:
+    """The attention (tokens,) that each stream gets, as the mean over the blocks that attend to it.
+
+    `maps` are those of a clip (`Fusion.forward`), and `counts` are the tokens of each stream, with its summary token.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in counts}
+    for number, weights in enumerate(maps):
+        own = list(counts)[number % len(counts)] if kind == "cross_attention" else None
+        attended = [name for name in counts if name != own]
+        received = weights[0].float().mean(dim=(0, 1)).cpu()
+        for name, part in zip(attended, torch.split(received, [counts[name] for name in attended]), strict=True):
+            parts[name].append(part)
+    return {name: torch.stack(received).mean(0) for name, received in parts.items()}
 
 
 def _curve(tokens: Tokens, received: Tensor) -> AttentionCurve:
@@ -75,7 +86,13 @@ def _curve(tokens: Tokens, received: Tensor) -> AttentionCurve:
 
 
 def predictions_alone(batch: Batch, scorer: Scorer) -> dict[str, NDArray[np.float64]]:
-    """Class probabilities (classes,) of a batch of one from video alone, and from audio alone."""
-    without_sound = dataclasses.replace(batch, mel_frames=torch.zeros_like(batch.mel_frames))
-    without_video = dataclasses.replace(batch, has_video=torch.zeros_like(batch.has_video))
-    return {VIDEO: scorer.probabilities(without_sound)[0], AUDIO: scorer.probabilities(without_video)[0]}
+    """Class probabilities (classes,) of a batch of one from each stream alone that the clip has."""
+    takes = scorer.model.takes
+    names = [name for name, each in takes.items() if batch.available[each].all()]
+    return {name: scorer.probabilities(only(batch, name, takes))[0] for name in names}
+
+
+def only(batch: Batch, stream: str, streams: Iterable[str]) -> Batch:
+    """The batch with all other streams hidden."""
+    everywhere = torch.ones_like(batch.has_video)
+    return dataclasses.replace(batch, hidden={name: everywhere & (name != stream) for name in streams})

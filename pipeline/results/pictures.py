@@ -24,7 +24,7 @@ SMALLEST_NAMED_SHARE = 0.08  # a narrower part of a bar has no room for its perc
 
 
 def draw_clip(clip: ScoredClip, scorer: Scorer) -> Figure:
-    """What the model saw and heard of a clip, what it attended to, and its prediction from each modality alone."""
+    """What the model saw and heard of a clip, what it attended to, and its prediction from each stream alone."""
     features, explanation = scorer.model.features, explain(clip, scorer)
     figure = Figure(figsize=(10, 9), layout="constrained")
     figure.suptitle(f"{clip.name}: {clip.label}, {clip.probabilities.max():.0%}", parse_math=False)
@@ -74,7 +74,7 @@ def draw_log_mel(axes: Axes, batch: Batch, features: Features) -> None:
 
 
 def draw_attention(axes: Axes, curves: Mapping[str, AttentionCurve]) -> None:
-    """How much attention the tokens of each modality get, over the clip's time."""
+    """How much attention the tokens of each stream get, over the clip's time."""
     for name, curve in curves.items():
         axes.plot(curve.times_s, curve.shares, marker=".", label=f"to {name}")
     axes.set_ylabel("attention")

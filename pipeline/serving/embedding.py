@@ -1,7 +1,7 @@
 """Embeddings of clips: the vector that a model's heads see of a clip, and the class probabilities they make of it.
 
-The pooled tokens of each modality that the fusion uses lie side by side, the video's before the audio's, all equally
-long. Cross-attention and self-attention have mixed the modalities before; the other fusions have not.
+The pooled tokens of each stream lie side by side, in the order of the fusion, all equally long. Cross-attention and
+self-attention have mixed the streams before; the other fusions have not.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ from pipeline.serving.rows import printable
 class Embeddings:
     """The embeddings of N clips by a model of C classes; `ids` are clip ids, or paths of files.
 
-    `values` (N, D) consists of equal parts, one for each of `modalities`. `probabilities` is (N, C). `labels` are names
+    `values` (N, D) consists of equal parts, one for each of `streams`. `probabilities` is (N, C). `labels` are names
     of classes, of the data set's, not the model's; they and `source_ids` are None for files. `unusable` says by id why
     a clip or file has no row.
     """
 
     ids: list[str]
     values: NDArray[np.float32]
-    modalities: list[str]
+    streams: list[str]
     probabilities: NDArray[np.float64]
     classes: Sequence[str]
     labels: list[str] | None
@@ -109,7 +109,7 @@ def _embeddings(
     return Embeddings(
         ids=ids,
         values=np.concatenate([values for values, _ in rows]),
-        modalities=scorer.model.fusion.used,
+        streams=scorer.model.fusion.used,
         probabilities=np.concatenate([probabilities for _, probabilities in rows]),
         classes=scorer.model.labels,
         labels=labels,
@@ -136,7 +136,7 @@ def write_npz(embeddings: Embeddings, path: Path) -> None:
     arrays = {
         "ids": embeddings.ids,
         "embeddings": embeddings.values,
-        "modalities": embeddings.modalities,
+        "streams": embeddings.streams,
         "probabilities": embeddings.probabilities,
         "classes": embeddings.classes,
         "labels": embeddings.labels,

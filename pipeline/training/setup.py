@@ -159,7 +159,7 @@ def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accel
     loaded: dict[str, LoadedWeights] = {}
     with accelerator.local_main_process_first():
         for name, network in model.backbones().items():
-            settings = config.recipe.model.backbones[name]
+            settings = config.recipe.model.used[name]
             if weights := load_weights(network, settings, Path(config.execution.pretrained)):
                 accelerator.print(f"{name}: {weights}")
                 loaded[name] = weights
@@ -176,7 +176,8 @@ def require_norm_statistics(
         if not model.norm_clips and not is_loaded and batch_norms(network):
             raise UserError(
                 "recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that were loaded, but nothing was "
-                f"loaded into the network for {name}: set norm_clips to 8, recipe.model.{name}.weights, or another init"
+                f"loaded into the network for {name}: set norm_clips to 8, recipe.model.streams.{name}.weights, or "
+                "another init"
             )
 
 

@@ -26,9 +26,9 @@ def test_variants_start_alike_and_differ_only_in_what_they_test():
         "frozen": {"freeze_backbones": True},
         "concat": {"fusion": "concat"},
         "late": {"fusion": "late"},
-        "video": {"fusion": "video"},
-        "audio": {"fusion": "audio"},
-        "from_scratch": {name: common[name] | {"weights": "none"} for name in ("video", "audio")},
+        "scene": {"use": ["scene"]},
+        "sound": {"use": ["sound"]},
+        "from_scratch": {"streams": {name: each | {"weights": "none"} for name, each in common["streams"].items()}},
     }
 
 

@@ -67,15 +67,15 @@ def test_patience_without_scored_epochs_is_refused(values):
 
 
 def test_a_sha256_without_a_file_is_refused(values):
-    values["recipe"]["model"]["video"]["sha256"] = "0" * 64
+    values["recipe"]["model"]["streams"]["scene"]["sha256"] = "0" * 64
     assert "weights is none, so no file can have this sha256" in refused(values)
 
 
 def test_frozen_networks_with_random_weights_are_refused(values):
     values["recipe"]["model"] |= {"freeze_backbones": True}
     assert "random networks would never learn" in refused(values)
-    values["recipe"]["model"]["audio"]["weights"] = "w.pth"
-    values["recipe"]["model"]["fusion"] = "audio"  # the network that is not used may have random weights
+    values["recipe"]["model"]["streams"]["sound"]["weights"] = "w.pth"
+    values["recipe"]["model"]["use"] = ["sound"]  # the network that is not used may have random weights
     parse_config(values, "params.yaml")
 
 
@@ -127,3 +127,15 @@ def test_a_changed_setting_is_checked_like_any_other():
         load_config(REPOSITORY / "params.yaml", {"recipe.trainin.epochs": 3})
     with pytest.raises(UserError, match=r"split_seed\.x is not a setting, because split_seed is a value"):
         load_config(REPOSITORY / "params.yaml", {"split_seed.x": 3})
+
+
+def test_streams_that_are_used_but_not_there_or_used_twice_are_refused(values):
+    values["recipe"]["model"]["use"] = ["scene", "people"]
+    assert "use names people, but the streams are scene, sound" in refused(values)
+    values["recipe"]["model"]["use"] = ["scene", "scene"]
+    assert "use names a stream twice: scene, scene" in refused(values)
+
+
+def test_the_dropout_of_streams_names_each_of_them(values):
+    values["recipe"]["training"]["augmentation"]["drop"] = {"scene": 0.1, "video": 0.1}
+    assert "drop names scene, video, expected each stream of model.streams: scene, sound" in refused(values)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from torch import Tensor
+
 from pipeline.loading.batch import Batch
 
 OFF = {
@@ -19,8 +21,7 @@ OFF = {
     "roll_s": 0.0,
     "mask_mel_bins": 0,
     "mask_time_s": 0.0,
-    "drop_video": 0.0,
-    "drop_audio": 0.0,
+    "drop": {"scene": 0.0, "sound": 0.0},
     "drop_final": 1.0,
     "mixup_alpha": 0.0,
 }
@@ -41,7 +42,7 @@ SOUND = {
     "mask_mel_bins": 8,
     "mask_time_s": 0.3,
 }
-BOTH = {"tempo": 0.2, "drop_video": 0.3, "drop_audio": 0.3, "mixup_alpha": 0.4}
+BOTH = {"tempo": 0.2, "drop": {"scene": 0.3, "sound": 0.3}, "mixup_alpha": 0.4}
 EVERYTHING = PICTURES | SOUND | BOTH
 # Each setting alone, then all of them.
 EACH = {**{name: {name: value} for name, value in EVERYTHING.items()}, "everything": EVERYTHING}
@@ -53,10 +54,12 @@ ALONE = {
 
 def part(batch: Batch, chosen: list[int]) -> Batch:
     """The chosen rows of a batch."""
-    tensors = {f.name: getattr(batch, f.name)[chosen] for f in dataclasses.fields(batch) if f.name != "clip_ids"}
-    return dataclasses.replace(batch, clip_ids=[batch.clip_ids[i] for i in chosen], **tensors)
+    tensors = {name: value[chosen] for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    hidden = {name: value[chosen] for name, value in batch.hidden.items()}
+    return dataclasses.replace(batch, clip_ids=[batch.clip_ids[i] for i in chosen], **tensors, hidden=hidden)
 
 
 def tensors_of(batch: Batch) -> dict:
     """The tensors of a batch, by name."""
-    return {name: value for name, value in vars(batch).items() if name != "clip_ids"}
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return tensors | {f"hidden {name}": value for name, value in batch.hidden.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.common.recipe import BackboneSettings, Features
+from pipeline.common.recipe import Features, StreamSettings
 from pipeline.models.backbone import Backbone
 from pipeline.models.building import build_backbone
 from pipeline.models.run_record import LoadedWeights
@@ -19,10 +19,10 @@ from pipeline.models.weights import fit
 def build(features: Features) -> Callable[..., Backbone]:
     """Builds a backbone by its name, for the features of the demo with some of them changed."""
 
-    def build(modality: str, name: str, grid: int = 1, weights: str = "none", **changes: object) -> Backbone:
+    def build(takes: str, name: str, grid: int = 1, weights: str = "none", **changes: object) -> Backbone:
         torch.manual_seed(0)
-        settings = BackboneSettings(name=name, weights=weights, sha256=None, min_matched=0.9, grid=grid)
-        return build_backbone(modality, settings, features.model_copy(update=changes)).eval()
+        settings = StreamSettings(input=takes, network=name, weights=weights, sha256=None, min_matched=0.9, grid=grid)
+        return build_backbone("stream", settings, features.model_copy(update=changes)).eval()
 
     return build
 

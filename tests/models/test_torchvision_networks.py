@@ -13,7 +13,7 @@ from pipeline.common.errors import UserError
 @torch.no_grad()
 def test_the_mean_of_a_clip_networks_tokens_is_what_torchvision_pools(name, frames, build, take_weights):
     size = 64
-    network = build("video", name, grid=2, frames=frames, frame_size_px=size)
+    network = build("frames", name, grid=2, frames=frames, frame_size_px=size)
     published = torchvision.models.get_model(name, weights=None).eval()
     assert take_weights(network, published).missing == []
     published.fc = published.head = torch.nn.Identity()
@@ -29,7 +29,7 @@ def test_the_mean_of_a_clip_networks_tokens_is_what_torchvision_pools(name, fram
 @pytest.mark.parametrize(("name", "tokens"), [("s3d", (2, 49, 1024)), ("mvit_v2_s", (8, 49, 768))])
 def test_a_clip_network_gives_tokens_of_the_shape_that_it_states(name, tokens, build):
     with torch.device("meta"):  # shapes alone: 64 GFLOPs of mvit_v2_s would take seconds
-        network = build("video", name, grid=7, frames=16, frame_size_px=224)
+        network = build("frames", name, grid=7, frames=16, frame_size_px=224)
         assert network(torch.zeros(1, 16, 3, 224, 224)).shape[1:] == network.interface.gives == tokens
 
 
@@ -37,7 +37,7 @@ def test_a_clip_network_gives_tokens_of_the_shape_that_it_states(name, tokens, b
 @torch.no_grad()
 def test_mvit_computes_what_torchvision_computes(build, take_weights):
     """The class token, which the blocks compute last, is the same from this network and from torchvision's forward."""
-    network = build("video", "mvit_v2_s", frames=16, frame_size_px=224)
+    network = build("frames", "mvit_v2_s", frames=16, frame_size_px=224)
     published = torchvision.models.get_model("mvit_v2_s", weights=None).eval()
     take_weights(network, published)
     published.head = torch.nn.Identity()
@@ -58,4 +58,4 @@ def test_mvit_computes_what_torchvision_computes(build, take_weights):
 ])  # fmt: skip
 def test_a_clip_network_refuses_settings_that_do_not_fit(name, changes, message, build):
     with pytest.raises(UserError, match=re.escape(message)):
-        build("video", name, **changes)
+        build("frames", name, **changes)

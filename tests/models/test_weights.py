@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
-from pipeline.common.recipe import BackboneSettings
+from pipeline.common.recipe import StreamSettings
 from pipeline.models.small import SmallBackbone, SmallSpectrogramNetwork
 from pipeline.models.weight_files import WeightFile
 from pipeline.models.weights import fit, load_weights
@@ -44,8 +44,15 @@ def state():
 @pytest.fixture
 def load(network, tmp_path):
     def load(path, **changes):
-        settings = {"name": "small", "weights": str(path), "sha256": None, "min_matched": 0.9, "grid": 1}
-        return load_weights(network, BackboneSettings(**(settings | changes)), tmp_path / "fetched")
+        settings = {
+            "input": "frames",
+            "network": "small",
+            "weights": str(path),
+            "sha256": None,
+            "min_matched": 0.9,
+            "grid": 1,
+        }
+        return load_weights(network, StreamSettings(**(settings | changes)), tmp_path / "fetched")
 
     return load
 
@@ -83,7 +90,7 @@ def test_weights_are_recognised_in_the_usual_wrappings(wrapping, state, network,
 def test_a_finished_run_of_this_project_gives_weights_to_another(state, network, features, load, tmp_path):
     audio = SmallSpectrogramNetwork(features).network.state_dict()  # has all the names that video has, and more
     others = {f"networks.audio.network.{key}": value for key, value in audio.items()}
-    run = {f"networks.video.network.{key}": value for key, value in state.items()}
+    run = {f"networks.scene.network.{key}": value for key, value in state.items()}
     save_file(others | run, tmp_path / "model.safetensors")
     load(tmp_path / "model.safetensors")
     assert equal(network, state)
@@ -110,7 +117,14 @@ def test_batch_norms_counters_are_not_weights(tmp_path):
     network.network = nn.Sequential(nn.BatchNorm2d(3))
     state = {key: value for key, value in network.network.state_dict().items() if "num_batches" not in key}
     save_file(state, tmp_path / "w.safetensors")
-    settings = BackboneSettings(name="n", weights=str(tmp_path / "w.safetensors"), sha256=None, min_matched=1.0, grid=1)
+    settings = StreamSettings(
+        input="frames",
+        network="n",
+        weights=str(tmp_path / "w.safetensors"),
+        sha256=None,
+        min_matched=1.0,
+        grid=1,
+    )
     loaded = load_weights(network, settings, tmp_path)
     assert (len(loaded.matched), loaded.missing) == (4, [])
 
@@ -129,7 +143,7 @@ def test_the_weights_of_something_else_are_an_error(load, tmp_path):
 
 
 def test_tensors_that_cannot_be_converted_are_refused_in_one_sentence(build):
-    network = build("video", "vit_tiny_patch16_224", frames=4, frame_size_px=64)
+    network = build("frames", "vit_tiny_patch16_224", frames=4, frame_size_px=64)
     tensors = {"pos_embed": torch.zeros(7), "cls_token": torch.zeros(1, 1, 192)}
     message = "w.pth does not fit this network: its tensors cannot be converted ("
     with pytest.raises(UserError, match=re.escape(message)):

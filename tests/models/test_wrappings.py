@@ -93,7 +93,7 @@ SLOW_WRAPPINGS = [
     ],
 )
 def test_a_wrapped_network_computes_what_the_network_computes(name, wrap, build, config):
-    network = build("video", name, **FAMILIES[name])
+    network = build("frames", name, **FAMILIES[name])
     for norm in batch_norms(network):  # as after some training
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)

@@ -67,6 +67,6 @@ def test_the_curves_of_a_single_epoch_can_be_seen(epochs):
     axes = figure.subplots(2)
     numbers = range(1, epochs + 1)
     draw_curves(axes[0], [CurvePoint(0, None, number, 1.0, None) for number in numbers], "none", {RunId(0): 1})
-    draw_streams(axes[1], [StreamCurvePoint(0, None, number, "video", 1.0, 0.5, 0.1) for number in numbers], 3)
+    draw_streams(axes[1], [StreamCurvePoint(0, None, number, "scene", 1.0, 0.5, 0.1) for number in numbers], 3)
     markers = {axes[0].lines[0].get_marker(), axes[1].lines[0].get_marker()}
     assert markers == ({"o"} if epochs == 1 else {"None"})

@@ -120,8 +120,8 @@ def test_a_report_of_several_seeds_shows_each_their_votes_and_how_they_vary(repo
 def test_a_report_shows_what_each_stream_alone_knows(reported, tmp_path):
     evaluation, _, page = reported
     assert "What each stream alone knows" in page
-    assert {point.stream for point in evaluation.stream_curves} == {"video", "audio"}
-    for name in ("video", "audio"):
+    assert {point.stream for point in evaluation.stream_curves} == {"scene", "sound"}
+    for name in ("scene", "sound"):
         assert f">{name}</text>" in page
     write_whole_result(tmp_path, dataclasses.replace(evaluation, stream_curves=[]))
     assert "What each stream alone knows" not in render_report(tmp_path, [0])

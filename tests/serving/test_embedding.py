@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers import FUSIONS
 
 from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import read_manifest
@@ -19,23 +20,21 @@ from pipeline.models.scoring import Scorer
 from pipeline.serving.embedding import config_for, embed_split, writer_for
 from pipeline.serving.predictor import Predictor
 
-FUSIONS = ("cross_attention", "self_attention", "concat", "late", "video", "audio")
 
-
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_the_last_layers_make_the_probabilities_of_the_embedding(config, batch, fusion):
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_the_last_layers_make_the_probabilities_of_the_embedding(config, batch, kind):
     torch.manual_seed(0)
-    settings = type(config.recipe.model).model_validate(config.recipe.model.model_dump() | {"fusion": fusion})
+    settings = type(config.recipe.model).model_validate(config.recipe.model.model_dump() | FUSIONS[kind])
     model = GroupEmotionModel(settings, config.recipe.features, CLASSES)
     scorer = Scorer(model, Accelerator(cpu=True))
     values, probabilities = scorer.embed(batch)
     np.testing.assert_array_equal(probabilities, scorer.probabilities(batch))
     assert values.dtype == np.float32
-    assert values.shape == (4, settings.width * (1 if fusion in ("video", "audio") else 2))
+    assert values.shape == (4, settings.width * len(settings.use))
     parts = torch.from_numpy(values).chunk(len(model.fusion.heads), dim=1)
     with torch.no_grad():
         logits = [head(part) for head, part in zip(model.fusion.heads, parts, strict=True)]
-    has_sound = slice(0, 3)  # late fusion leaves out the head of a modality that a clip does not have
+    has_sound = slice(0, 3)  # late fusion leaves out the head of a stream that a clip does not have
     expected = torch.stack(logits).mean(dim=0).double().softmax(dim=-1)
     np.testing.assert_allclose(expected[has_sound], probabilities[has_sound], atol=1e-6)
 
@@ -55,7 +54,7 @@ def test_a_split_gets_the_probabilities_of_evaluation_and_the_labels_of_its_mani
     assert list(arrays["labels"]) == [clips[clip_id].label for clip_id in arrays["ids"]]
     assert list(arrays["source_ids"]) == [clips[clip_id].source_id for clip_id in arrays["ids"]]
     assert tuple(arrays["classes"]) == CLASSES
-    assert list(arrays["modalities"]) == ["video", "audio"]
+    assert list(arrays["streams"]) == ["scene", "sound"]
     (quarantined,) = clips.keys() - set(arrays["ids"])
     assert f"{quarantined}: unreadable" in process.stdout
 
@@ -70,7 +69,7 @@ def test_files_get_the_probabilities_of_prediction_and_the_embeddings_of_their_s
     arrays = np.load(tmp_path / "e.npz")
     files = [str(folder / f"{clip_id}.mp4") for clip_id in split.ids]
     assert list(arrays["ids"]) == files
-    assert set(arrays) == {"ids", "embeddings", "modalities", "probabilities", "classes"}
+    assert set(arrays) == {"ids", "embeddings", "streams", "probabilities", "classes"}
     np.testing.assert_allclose(arrays["embeddings"], split.values, atol=1e-5)
     with closing(Predictor(run, Accelerator(cpu=True))) as predictor:
         predicted = [predictor.predict(folder / f"{clip_id}.mp4").clip.probabilities for clip_id in split.ids]

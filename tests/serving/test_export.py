@@ -73,7 +73,7 @@ def test_the_folder_names_no_other_folder_of_this_machine(finished, without_onnx
     for name in ("README.md", "config.json", RUN_NAME):
         assert str(tmp_path) not in (tmp_path / "model" / name).read_text()
     exported = read_run_record(tmp_path / "model")
-    assert (exported.config.dataset.root, exported.pretrained["video"].file) == ("clips", "pretrained.pth")
+    assert (exported.config.dataset.root, exported.pretrained["scene"].file) == ("clips", "pretrained.pth")
     assert exported.identity == record.identity
 
 
@@ -157,14 +157,14 @@ def test_the_card_states_no_accuracy_of_another_run(exported, finished, without_
         assert "has not been evaluated" in (tmp_path / "model/README.md").read_text()
 
 
-def test_the_card_of_one_modality_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported):
+def test_the_card_of_one_stream_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported):
     record = read_run_record(exported)
-    record = dataclasses.replace(record, interfaces={"video": record.interfaces["video"]})
+    record = dataclasses.replace(record, interfaces={"scene": record.interfaces["scene"]})
     metrics = read_metrics(exported.parent / "results")
     metrics = dataclasses.replace(metrics, accuracy_sources_low=None, accuracy_sources_high=None)
     card = render_card(record, metrics, range(6))
     assert "over sources" not in card
-    assert "this modality alone" in card
+    assert "this stream alone" in card
 
 
 def test_a_run_is_not_exported_over_itself(exported, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import REPOSITORY
+from helpers import FUSIONS, REPOSITORY
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
@@ -61,8 +61,8 @@ def test_a_network_that_differs_as_onnx_is_refused(change, difference, written, 
     assert not (tmp_path / "model.onnx").exists()
 
 
-@pytest.mark.parametrize("fusion", ["self_attention", "late", "video", "audio"])
-def test_every_fusion_can_be_exported(fusion, config, tmp_path):
-    model = random_model(config, fusion=fusion, pooling="learned")
+@pytest.mark.parametrize("kind", [kind for kind in FUSIONS if kind != "cross_attention"])
+def test_every_fusion_can_be_exported(kind, config, tmp_path):
+    model = random_model(config, **FUSIONS[kind], pooling="learned")
     write_onnx(model, tmp_path / "model.onnx")
     assert check_onnx(model, tmp_path / "model.onnx") < 1e-5

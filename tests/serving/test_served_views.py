@@ -76,7 +76,7 @@ def test_a_picture_shows_the_middle_frames_and_the_attention_to_them(answer):
     times_s = clip.batch.frame_times_s[0]
     assert clip.batch.frames.shape[1] == 4, "three views need four frames: 1, 2, 4 and 5"
     middle_s = times_s[[0, 2]].tolist()
-    assert explain(clip, scorer).attention["video"].times_s.tolist() == pytest.approx(middle_s)
+    assert explain(clip, scorer).attention["scene"].times_s.tolist() == pytest.approx(middle_s)
     titles = [axes.get_title() for figure in draw_clip(clip, scorer).subfigs for axes in figure.axes]
     assert [title for title in titles if title] == [f"{time_s:.2f} s" for time_s in middle_s]
     assert predicted.row.prediction == clip.label

@@ -9,7 +9,7 @@ from helpers import REPOSITORY
 
 
 def test_weights_that_are_missing_are_named_before_the_extraction(tmp_path, values):
-    values["recipe"]["model"]["audio"]["weights"] = "nowhere.safetensors"
+    values["recipe"]["model"]["streams"]["sound"]["weights"] = "nowhere.safetensors"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     done = subprocess.run(
         [sys.executable, "-m", "stages.extract"],

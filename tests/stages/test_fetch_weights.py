@@ -15,8 +15,8 @@ from pipeline.models.recipe_weights import fetch_recipe_weights
 def paper(**changes):
     """The recipe, with some settings of its networks changed."""
     values = load_recipe("paper").model_dump()
-    for modality, settings in changes.items():
-        values["model"][modality] |= settings
+    for stream, settings in changes.items():
+        values["model"]["streams"][stream] |= settings
     return Recipe.model_validate(values)
 
 
@@ -26,18 +26,18 @@ def folder(tmp_path):
     recipe = paper()
     with torch.device("meta"):
         model = GroupEmotionModel(recipe.model, recipe.features, CLASSES)
-    for modality, network in model.backbones().items():
+    for stream, network in model.backbones().items():
         published = network.published
         name = "model.safetensors" if published.repository else published.url.rpartition("/")[2]
-        place = tmp_path / getattr(recipe.model, modality).name
+        place = tmp_path / recipe.model.used[stream].network
         place.mkdir()
         save_file({"weight": torch.zeros(1)}, place / name)
     return tmp_path
 
 
 def test_it_describes_what_the_networks_take_and_give_and_the_files_that_they_start_from(folder):
-    text = "\n".join(fetch_recipe_weights(paper(video={"weights": "none"}), folder))
-    assert "paper, video: r2plus1d_18 takes 16 x 112 x 112, gives tokens of 2 x 49 x 512 (time x space x D)" in text
+    text = "\n".join(fetch_recipe_weights(paper(scene={"weights": "none"}), folder))
+    assert "paper, scene: r2plus1d_18 takes 16 x 112 x 112, gives tokens of 2 x 49 x 512 (time x space x D)" in text
     file = folder / "resnet18.tv_in1k/model.safetensors"
     assert f"{file}, 0 MB, SHA-256 {sha256_of(file)}" in text
 
@@ -48,7 +48,7 @@ def test_a_damaged_file_is_named_before_a_training_needs_it(folder):
 
 
 def test_a_pinned_file_is_checked_too(folder):
-    recipe = paper(video={"weights": "none"}, audio={"sha256": "0" * 64})
+    recipe = paper(scene={"weights": "none"}, sound={"sha256": "0" * 64})
     with pytest.raises(UserError, match=f"{'0' * 64} is pinned"):
         list(fetch_recipe_weights(recipe, folder))
 
@@ -57,8 +57,8 @@ def test_without_names_it_takes_the_recipe_of_the_settings(stage):
     done = stage("fetch_weights", "--set", "recipe.features.frames=4", "--set", "recipe.model.frames=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "demo, video: small takes 3 x 64 x 64, gives tokens of 3 x 1 x 128 (time x space x D)",
-        "demo, audio: small takes 64 x 551, gives tokens of 35 x 1 x 192 (time x space x D)",
+        "demo, scene: small takes 3 x 64 x 64, gives tokens of 3 x 1 x 128 (time x space x D)",
+        "demo, sound: small takes 64 x 551, gives tokens of 35 x 1 x 192 (time x space x D)",
     ]
 
 
@@ -66,7 +66,7 @@ def test_it_takes_the_recipes_that_are_named(stage):
     done = stage("fetch_weights", "small", "demo")
     assert (done.returncode, done.stderr) == (0, "")
     recipes = [line.partition(":")[0] for line in done.stdout.splitlines()]
-    assert recipes == ["small, video", "small, audio", "demo, video", "demo, audio"]
+    assert recipes == ["small, scene", "small, sound", "demo, scene", "demo, sound"]
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(stage):

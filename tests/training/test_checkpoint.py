@@ -21,7 +21,7 @@ def checkpoint(step):
     position = Position(
         step,
         [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 8.0, 0.25)],
-        [StreamEpoch(1, "video", 0.5, None, 0.25)],
+        [StreamEpoch(1, "scene", 0.5, None, 0.25)],
         ["seed: 0 -> 1"],
         1.0,
         0.5,

@@ -58,9 +58,9 @@ def test_two_processes_give_what_one_gives(place, alone):
 
 
 @pytest.mark.slow
-def test_modality_dropout_and_clips_without_sound_train_on_two_processes(place):
+def test_the_dropout_of_streams_and_clips_without_sound_train_on_two_processes(place):
     augmentation = place.config.recipe.training.augmentation.model_dump()
-    place.set(augmentation={**augmentation, "drop_video": 0.5, "drop_audio": 0.499})
+    place.set(augmentation={**augmentation, "drop": {"scene": 0.5, "sound": 0.499}})
     place.run("multi_cpu", "train")
     assert all(value.isfinite().all() for value in place.weights.values())
 

@@ -9,7 +9,7 @@ from pipeline.common.errors import Stopped
 from pipeline.models.run_record import HISTORY_NAME, LOG_NAME, read_history
 
 EPOCH = re.compile(
-    r"epoch (\d)/2  loss \d\.\d{3}  video alone \d\.\d\d  audio alone \d\.\d\d  "
+    r"epoch (\d)/2  loss \d\.\d{3}  scene alone \d\.\d\d  sound alone \d\.\d\d  "
     r"dev accuracy \d\.\d{3}, loss \d+\.\d{3}  rate \d\.\de[+-]\d\d  \d+ clips/s  "
     r"\d+% waiting for data  best \d\.\d{3} \(epoch \d\)  \d+\.\d min left"
 )

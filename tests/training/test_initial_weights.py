@@ -10,7 +10,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from short_trainings import Killed, interrupt, kill, train, with_all_checkpoints, with_backbones, with_model
+from short_trainings import (
+    Killed,
+    interrupt,
+    kill,
+    train,
+    with_all_checkpoints,
+    with_backbones,
+    with_model,
+    with_stream,
+)
 
 from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS, SUMMARY_NAME, Clip, read_manifest, write_manifest
@@ -173,25 +182,24 @@ def test_a_run_that_heard_another_log_mel_is_refused_unless_no_sound_is_used(ano
     config = with_init(config, str(tmp_path / "before"))
     with pytest.raises(UserError, match=r"another log-mel \(hop_length: 80 -> 160\); set recipe\.features"):
         begin(config, tmp_path)
-    silent = begin(with_model(config, fusion="video"), tmp_path).initial
-    assert all(name.startswith(HEADS) for name in silent.weights.missing), "a head of one modality is narrower"
+    silent = begin(with_model(config, use=["scene"]), tmp_path).initial
+    assert all(name.startswith(HEADS) for name in silent.weights.missing), "a head of one stream is narrower"
 
 
 def test_other_networks_are_refused_and_one_that_fits_is_enough(another, tmp_path):
     config = another()
-    other = with_backbones(config, name="resnet18")
+    other = with_backbones(config, network="resnet18")
     with pytest.raises(
-        UserError, match=r"it has video small, audio small, .* video resnet18 \(0% filled, min_matched 9"
+        UserError, match=r"it has scene small, sound small, .* scene resnet18 \(0% filled, min_matched 9"
     ):
         begin(other, tmp_path)
-    video = config.recipe.model.video.model_dump()
-    one_fits = begin(with_model(other, video=video), tmp_path)
+    one_fits = begin(with_stream(other, "scene", network="small"), tmp_path)
     given, model = load_file(Path(RUN, MODEL_NAME)), one_fits.state.model.state_dict()
-    assert all(torch.equal(model[name], given[name]) for name in given if name.startswith("networks.video."))
+    assert all(torch.equal(model[name], given[name]) for name in given if name.startswith("networks.scene."))
 
 
 def test_the_statistics_of_batch_norms_are_taken_too(another, tmp_path):
-    config = with_model(with_backbones(another(), name="resnet18"), fusion="audio")
+    config = with_model(with_backbones(another(), network="resnet18"), use=["sound"])
     model = model_of(config)
     for name, buffer in model.named_buffers():
         buffer.fill_(5 if name.endswith("num_batches_tracked") else 0.25)
@@ -209,7 +217,7 @@ def test_a_network_that_the_run_lacks_keeps_the_weights_that_the_recipe_names(an
     config = another()
     published = {name: value + 1 for name, value in load_file(Path(RUN, MODEL_NAME)).items()}
     save_file(published, tmp_path / "published.safetensors")
-    seeing = with_model(config, fusion="video")
+    seeing = with_model(config, use=["scene"])
     write_model(seeing, model_of(seeing), tmp_path / "before")
     given = load_file(tmp_path / "before" / MODEL_NAME)
     start = with_init(with_backbones(config, weights=str(tmp_path / "published.safetensors")), str(tmp_path / "before"))
@@ -217,7 +225,7 @@ def test_a_network_that_the_run_lacks_keeps_the_weights_that_the_recipe_names(an
     backbones = [name for name in model if name.startswith("networks.") and not name.endswith("num_batches_tracked")]
     assert len(backbones) == 2 * 4 * 5, "two networks of four layers with a kernel and BatchNorm's four tensors"
     for name in backbones:
-        assert torch.equal(model[name], (given if name.startswith("networks.video.") else published)[name]), name
+        assert torch.equal(model[name], (given if name.startswith("networks.scene.") else published)[name]), name
 
 
 def test_a_queued_copy_of_the_workspace_starts_from_the_runs_of_the_workspace(another, place, tmp_path):

@@ -5,13 +5,12 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from helpers import write_whole_result
+from helpers import FUSIONS, write_whole_result
 from safetensors.torch import load_file
 from short_trainings import (
     count_calls,
@@ -29,7 +28,6 @@ from short_trainings import (
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import RunId
 from pipeline.common.errors import Stopped, UserError
-from pipeline.common.recipe import FusionKind
 from pipeline.loading import batch as batches
 from pipeline.loading import loader
 from pipeline.loading.selection import select_clips
@@ -223,7 +221,7 @@ def test_precision_and_memory_format_are_settings(ready, tmp_path, precision, ch
 @pytest.mark.slow  # the compiler takes its time
 @pytest.mark.timeout(600)
 def test_a_compiled_model_learns_the_same(ready, tmp_path):
-    config = with_training(with_model(ready, dropout=0.0, fusion="video"), epochs=1)
+    config = with_training(with_model(ready, dropout=0.0, use=["scene"]), epochs=1)
     train(config, tmp_path / "eager")
     torch._dynamo.utils.counters.clear()
     train(with_training(config, compile=True), tmp_path / "compiled")
@@ -231,10 +229,10 @@ def test_a_compiled_model_learns_the_same(ready, tmp_path):
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=1e-4)
 
 
-def test_batches_in_which_no_clip_has_audio_or_video_train_without_nan(ready, tmp_path):
-    for dropped in ("drop_audio", "drop_video"):
-        augmentation = ready.recipe.training.augmentation.model_copy(update={dropped: 0.999999})
-        weights = train(with_training(ready, augmentation=augmentation), tmp_path / dropped)
+def test_batches_in_which_no_clip_has_sound_or_pictures_train_without_nan(ready, tmp_path):
+    for shares in ({"scene": 0.999999, "sound": 0.0}, {"scene": 0.0, "sound": 0.999999}):
+        augmentation = ready.recipe.training.augmentation.model_copy(update={"drop": shares})
+        weights = train(with_training(ready, augmentation=augmentation), tmp_path / str(shares["scene"]))
         assert all(value.isfinite().all() for value in weights.values())
 
 
@@ -254,8 +252,8 @@ def test_without_a_selection_split_all_of_train_is_trained_on_and_the_last_epoch
 @pytest.mark.slow
 def test_every_fusion_trains_and_is_scored(split_workspace):
     config = with_training(split_workspace(), epochs=1)
-    for fusion in get_args(FusionKind):
-        evaluation = train_and_evaluate(with_model(config, fusion=fusion))
+    for kind in FUSIONS.values():
+        evaluation = train_and_evaluate(with_model(config, **kind))
         assert evaluation.predictions.scored.sum() == 8
 
 
@@ -269,22 +267,26 @@ def test_a_batch_larger_than_the_training_clips_is_refused(ready, tmp_path):
         train(with_training(ready, batch_size=500), tmp_path)
 
 
-def test_the_dropout_of_modalities_falls_to_its_last_share(ready):
-    settings = ready.recipe.training.augmentation.model_copy(
-        update={"drop_video": 0.4, "drop_audio": 0.2, "drop_final": 0.5}
-    )
-    shares = [(each.drop_video, each.drop_audio) for each in (settings.after(done) for done in (0.0, 0.5, 1.0))]
-    assert shares == [pytest.approx(expected) for expected in ((0.4, 0.2), (0.3, 0.15), (0.2, 0.1))]
+def with_drop(config, scene, sound, **settings):
+    """The same settings, trained on with some shares of the clips without a stream."""
+    changes = {"drop": {"scene": scene, "sound": sound}, **settings}
+    return with_training(config, augmentation=config.recipe.training.augmentation.model_copy(update=changes))
 
 
-def test_each_step_hides_modalities_by_its_place_in_the_training(ready, tmp_path, augmented):
-    augmentation = ready.recipe.training.augmentation.model_copy(update={"drop_video": 0.6, "drop_final": 0.0})
-    train(with_training(ready, augmentation=augmentation), tmp_path)
-    assert [settings.drop_video for _, settings in augmented] == pytest.approx([0.6 * (1 - n / 6) for n in range(6)])
+def test_the_dropout_of_streams_falls_to_its_last_share(ready):
+    settings = with_drop(ready, 0.4, 0.2, drop_final=0.5).recipe.training.augmentation
+    shares = [settings.after(done).drop for done in (0.0, 0.5, 1.0)]
+    expected = [{"scene": scene, "sound": scene / 2} for scene in (0.4, 0.3, 0.2)]
+    assert shares == [pytest.approx(each) for each in expected]
 
 
-@pytest.mark.parametrize("fusion", ["video", "audio"])
-def test_a_model_of_one_modality_is_not_trained_without_it(fusion, ready, tmp_path, augmented):
-    augmentation = ready.recipe.training.augmentation.model_copy(update={f"drop_{fusion}": 0.9})
-    train(with_training(with_model(ready, fusion=fusion), epochs=1, augmentation=augmentation), tmp_path)
-    assert {(settings.drop_video, settings.drop_audio) for _, settings in augmented} == {(0, 0)}
+def test_each_step_hides_streams_by_its_place_in_the_training(ready, tmp_path, augmented):
+    train(with_drop(ready, 0.6, 0.0, drop_final=0.0), tmp_path)
+    assert [each.drop["scene"] for _, each in augmented] == pytest.approx([0.6 * (1 - n / 6) for n in range(6)])
+
+
+@pytest.mark.parametrize("stream", ["scene", "sound"])
+def test_a_model_of_one_stream_is_not_trained_without_it(stream, ready, tmp_path, augmented):
+    train(with_training(with_model(with_drop(ready, 0.5, 0.4), use=[stream]), epochs=1), tmp_path)
+    assert [settings.drop for _, settings in augmented] == [{}] * len(augmented)
+    assert augmented

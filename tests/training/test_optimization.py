@@ -1,5 +1,6 @@
 import pytest
 import torch
+from short_trainings import with_stream
 
 from pipeline.models.model import GroupEmotionModel
 from pipeline.training.objective import Objective
@@ -26,7 +27,7 @@ def rated(config):
     optimizer = build_optimizer(objective, settings)
     set_learning_rate(optimizer, 1.0)
     rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-    named = {**dict(objective.model.named_parameters()), "own head": objective.heads["video"].weight}
+    named = {**dict(objective.model.named_parameters()), "own head": objective.heads["scene"].weight}
     return {name: rates[parameter] for name, parameter in named.items()}
 
 
@@ -37,36 +38,35 @@ def objective_of(config, model_settings):
 
 def test_every_parameter_is_trained_at_the_rate_of_its_part(rated):
     assert rated["fusion.heads.0.2.weight"][0] == rated["own head"][0] == 10.0
-    assert rated["fusion.layers.0.video_to_audio.attention.in_proj_weight"][0] == 2.0
-    assert rated["fusion.entrances.video.summary"][0] == 2.0
-    assert rated["networks.video.network.3.0.weight"][0] == 0.1
+    assert rated["fusion.layers.0.blocks.scene.attention.in_proj_weight"][0] == 2.0
+    assert rated["fusion.entrances.scene.summary"][0] == 2.0
+    assert rated["networks.scene.network.3.0.weight"][0] == 0.1
 
 
 def test_a_backbones_early_layers_learn_more_slowly(rated):
-    rates = [rated[f"networks.video.network.{depth}.0.weight"][0] for depth in range(4)]
+    rates = [rated[f"networks.scene.network.{depth}.0.weight"][0] for depth in range(4)]
     assert rates == pytest.approx([0.1 / 8, 0.1 / 4, 0.1 / 2, 0.1])
 
 
 def test_only_matrices_and_kernels_decay(rated, config):
     decay = config.recipe.training.weight_decay
-    assert rated["fusion.heads.0.2.weight"][1] == rated["networks.video.network.0.0.weight"][1] == decay
+    assert rated["fusion.heads.0.2.weight"][1] == rated["networks.scene.network.0.0.weight"][1] == decay
     assert (
         rated["fusion.heads.0.2.bias"][1]
-        == rated["fusion.entrances.video.summary"][1]
-        == rated["fusion.entrances.audio.norm.weight"][1]
+        == rated["fusion.entrances.scene.summary"][1]
+        == rated["fusion.entrances.sound.norm.weight"][1]
         == 0.0
     )
 
 
 def test_tokens_and_positions_of_a_transformer_do_not_decay(config):
-    video = config.recipe.model.video.model_copy(update={"name": "vit_tiny_patch16_224", "grid": 2})
-    settings = config.recipe.model.model_copy(update={"video": video})
+    settings = with_stream(config, "scene", network="vit_tiny_patch16_224", grid=2).recipe.model
     objective = objective_of(config, settings)
     groups = parameter_groups(objective, config.recipe.training)
     decayed = {parameter for group in groups for parameter in group["params"] if group["weight_decay"]}
     named = dict(objective.model.named_parameters())
-    network = "networks.video.network"
-    for name in (f"{network}.pos_embed", f"{network}.cls_token", "fusion.entrances.video.places"):
+    network = "networks.scene.network"
+    for name in (f"{network}.pos_embed", f"{network}.cls_token", "fusion.entrances.scene.places"):
         assert named[name].dim() >= 2
         assert named[name] not in decayed
     assert named[f"{network}.blocks.0.attn.qkv.weight"] in decayed

@@ -43,12 +43,12 @@ def test_training_starts_from_the_weights_of_a_file_and_says_so(ready, pretraine
     backbones = [name for name in given if name.startswith("networks.") and not name.endswith("num_batches_tracked")]
     assert len(backbones) == 2 * 4 * 5, "four layers: a kernel, scale, shift and two statistics"
     assert all(torch.equal(training.state.model.state_dict()[name], given[name]) for name in backbones)
-    assert "video: 20 of 20 tensors from" in capsys.readouterr().out
+    assert "scene: 20 of 20 tensors from" in capsys.readouterr().out
     train(config, tmp_path)
     record = json.loads((tmp_path / "run" / RUN_NAME).read_text())
-    assert record["pretrained"]["audio"]["sha256"] == sha256_of(pretrained)
-    assert len(record["pretrained"]["audio"]["matched"]) == 20
-    assert record["identity"]["the pretrained weights of video"] == sha256_of(pretrained)
+    assert record["pretrained"]["sound"]["sha256"] == sha256_of(pretrained)
+    assert len(record["pretrained"]["sound"]["matched"]) == 20
+    assert record["identity"]["the pretrained weights of scene"] == sha256_of(pretrained)
 
 
 def test_other_pretrained_weights_make_another_training(ready, pretrained, tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_other_pretrained_weights_make_another_training(ready, pretrained, tmp_p
         with pytest.raises(Killed):
             train(config, tmp_path)
     save_file({name: value + 1 for name, value in load_file(pretrained).items()}, pretrained)
-    with pytest.raises(UserError, match="the pretrained weights of video"):
+    with pytest.raises(UserError, match="the pretrained weights of scene"):
         train(config, tmp_path)
 
 
@@ -78,16 +78,16 @@ def test_frozen_backbones_stay_as_they_were_loaded_and_the_rest_learns(ready, pr
 
 def test_batch_norm_cannot_keep_statistics_that_were_not_loaded(ready, pretrained, tmp_path):
     nothing_loaded = with_model(ready, norm_clips=0)
-    with pytest.raises(UserError, match=r"norm_clips is 0, .* nothing was loaded into the network for video: "):
+    with pytest.raises(UserError, match=r"norm_clips is 0, .* nothing was loaded into the network for scene: "):
         train(nothing_loaded, tmp_path)
     train(with_backbones(nothing_loaded, weights=str(pretrained)), tmp_path / "pretrained")
     initial = nothing_loaded.recipe.model_copy(update={"init": str(pretrained.parent)})
     train(nothing_loaded.model_copy(update={"recipe": initial}), tmp_path / "initial")
     shutil.copytree(pretrained.parent, tmp_path / "sound")
-    sound = {name: value for name, value in load_file(pretrained).items() if ".video." not in name}
+    sound = {name: value for name, value in load_file(pretrained).items() if ".scene." not in name}
     save_file(sound, tmp_path / "sound" / MODEL_NAME)
     initial = nothing_loaded.recipe.model_copy(update={"init": str(tmp_path / "sound")})
-    with pytest.raises(UserError, match="nothing was loaded into the network for video"):
+    with pytest.raises(UserError, match="nothing was loaded into the network for scene"):
         train(nothing_loaded.model_copy(update={"recipe": initial}), tmp_path / "without")
 
 
@@ -127,10 +127,10 @@ def weights_of(training):
 
 
 def test_frozen_batch_norms_keep_their_statistics(ready, features):
-    resnet = with_backbones(ready, name="resnet18", weights="resnet18.pth")
-    model = with_model(resnet, freeze_backbones=True, fusion="audio").recipe.model
+    resnet = with_backbones(ready, network="resnet18", weights="resnet18.pth")
+    model = with_model(resnet, freeze_backbones=True, use=["sound"]).recipe.model
     network = GroupEmotionModel(model, features, ready.dataset.classes).train()
     before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
-    network.backbones()["audio"](torch.randn(2, features.mel_bins, features.max_mel_frames))
+    network.backbones()["sound"](torch.randn(2, features.mel_bins, features.max_mel_frames))
     assert before
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
