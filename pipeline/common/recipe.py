@@ -68,7 +68,7 @@ class Features(Settings):
 
 
 class StreamSettings(Settings):
-    """What a stream takes of a clip, its network (`pipeline.models.backbone`), its weights (`pipeline.models.weights`)."""
+    """What a stream takes of a clip, its network (`pipeline.models.backbone`), its weights (`models.weights`)."""
 
     input: Literal["frames", "log_mel"] = Field(description="what the network takes of a clip")
     network: str = Field(description="small; a network of torchvision.models.video, for frames; or a network of timm")

@@ -66,3 +66,10 @@ def test_every_fusion_can_be_exported(kind, config, tmp_path):
     model = random_model(config, **FUSIONS[kind], pooling="learned")
     write_onnx(model, tmp_path / "model.onnx")
     assert check_onnx(model, tmp_path / "model.onnx") < 1e-5
+
+
+def test_a_model_of_three_streams_can_be_exported(config, tmp_path):
+    streams = config.recipe.model.streams
+    model = random_model(config, streams={**streams, "motion": streams["scene"]}, use=[*streams, "motion"])
+    write_onnx(model, tmp_path / "model.onnx")
+    assert check_onnx(model, tmp_path / "model.onnx") < 1e-5

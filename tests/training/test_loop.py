@@ -257,6 +257,16 @@ def test_every_fusion_trains_and_is_scored(split_workspace):
         assert evaluation.predictions.scored.sum() == 8
 
 
+def test_a_second_network_on_the_frames_is_a_third_stream(split_workspace):
+    streams = split_workspace().recipe.model.streams
+    config = with_model(split_workspace(), streams={**streams, "motion": streams["scene"]}, use=[*streams, "motion"])
+    shares = {"scene": 0.2, "sound": 0.2, "motion": 0.2}
+    augmentation = config.recipe.training.augmentation.model_copy(update={"drop": shares})
+    evaluation = train_and_evaluate(with_training(config, epochs=1, augmentation=augmentation))
+    assert evaluation.predictions.scored.sum() == 8
+    assert {point.stream for point in evaluation.stream_curves} == {"scene", "sound", "motion"}
+
+
 def test_a_training_that_diverges_gives_no_result(ready, tmp_path):
     with pytest.raises(UserError, match=r"lower training\.learning_rate"):
         train(with_training(ready, learning_rate=1.0e30), tmp_path)
