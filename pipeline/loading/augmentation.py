@@ -33,10 +33,11 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, cl
 
 
 def _dropped_streams(settings: AugmentationSettings, chosen: Tensor) -> dict[str, Tensor]:
-    """For each stream, which clips are trained on without it (B,), by the numbers `chosen` (B,) in 0..1; {} if none is.
+    """For each stream, which clips are trained on without it (B,), by the numbers `chosen` (B,) in 0..1.
 
-    No clip loses two. Frames and log-mels stay as they are, because BatchNorm's statistics are over all clips of a
-    group, and in evaluation no stream is hidden: clips of silence would give the training other statistics.
+    The dict is empty if nothing is dropped. No clip loses two streams. Frames and log-mels stay as they are, because
+    BatchNorm's statistics are over all clips of a group, and in evaluation no stream is hidden: clips of silence would
+    give the training other statistics.
     """
     hidden, end = {}, 0.0
     for name, share in settings.drop.items():

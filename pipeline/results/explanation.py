@@ -67,10 +67,13 @@ def attention_received(maps: Sequence[Tensor], counts: Mapping[str, int], kind: 
 
     `maps` are those of a clip (`Fusion.forward`), and `counts` are the tokens of each stream, with its summary token.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in counts}
+    names = list(counts)
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for number, weights in enumerate(maps):
-        own = list(counts)[number % len(counts)] if kind == "cross_attention" else None
-        attended = [name for name in counts if name != own]
+        attended = names
+        if kind == "cross_attention":  # a layer has one block per stream, which attends to all other streams
+            querying = names[number % len(names)]
+            attended = [name for name in names if name != querying]
         received = weights[0].float().mean(dim=(0, 1)).cpu()
         for name, part in zip(attended, torch.split(received, [counts[name] for name in attended]), strict=True):
             parts[name].append(part)
@@ -86,13 +89,13 @@ def _curve(tokens: Tokens, received: Tensor) -> AttentionCurve:
 
 
 def predictions_alone(batch: Batch, scorer: Scorer) -> dict[str, NDArray[np.float64]]:
-    """Class probabilities (classes,) of a batch of one from each stream alone that the clip has."""
+    """For each stream that the clip has, the class probabilities (classes,) from this stream alone; a batch of one."""
     takes = scorer.model.takes
     names = [name for name, each in takes.items() if batch.available[each].all()]
-    return {name: scorer.probabilities(only(batch, name, takes))[0] for name in names}
+    return {name: scorer.probabilities(hide_all_but(name, batch, takes))[0] for name in names}
 
 
-def only(batch: Batch, stream: str, streams: Iterable[str]) -> Batch:
-    """The batch with all other streams hidden."""
+def hide_all_but(stream: str, batch: Batch, streams: Iterable[str]) -> Batch:
+    """The batch with all streams hidden but one."""
     everywhere = torch.ones_like(batch.has_video)
     return dataclasses.replace(batch, hidden={name: everywhere & (name != stream) for name in streams})
