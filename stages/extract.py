@@ -30,6 +30,7 @@ def main() -> None:
     from pipeline.common.machine import available_cores
     from pipeline.common.workspace import is_copy, link_folder, original_workspace
     from pipeline.extraction.clip_settings import ClipSettings
+    from pipeline.extraction.face_detector import check_detector
     from pipeline.extraction.outcomes import QUARANTINE_NAME, check_failures, summary_table, write_quarantine
     from pipeline.extraction.splits import extract_splits
 
@@ -39,6 +40,7 @@ def main() -> None:
     settings = ClipSettings(features=config.recipe.features, limits=config.extract)
     # A queued experiment extracts into the workspace that it was copied from, so that the next one finds the shards.
     folder = original_workspace() / config.shards if is_copy() else config.shards
+    check_detector(settings)
     root = config.dataset.clips_folder
     extraction = extract_splits(clips, root, folder, settings, available_cores(), wait=is_copy())
     if is_copy():

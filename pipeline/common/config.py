@@ -82,6 +82,9 @@ class ExtractSettings(Settings):
     decoder: Literal["in_process", "ffmpeg"] = Field(
         description="in_process: H.264 through PyAV, decoding only what the sampled frames need; ffmpeg: everything"
     )
+    face_detector: str = Field(
+        description="file of the face detector, which stages.fetch_weights fetches; ~ is the user's home"
+    )
     executor: Literal["local", "dask"] = Field(
         description="local: one process per core; dask: the cluster behind `scheduler`"
     )

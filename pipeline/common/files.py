@@ -7,11 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from pipeline.common.errors import UserError
+
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def expand_home(path: Path) -> Path:
+    """The path with ~ replaced by the user's home; raises `UserError` for a user who has none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; give the folder in full") from None
 
 
 UNFINISHED = ".*.tmp"  # the pattern of the names that `temporary_beside` gives

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.common.augmentation_settings import AugmentationSettings
 from pipeline.common.errors import UserError
+from pipeline.common.people_settings import PeopleSettings
 from pipeline.common.schema import Count, Fraction, Name, Positive, Settings, parse_settings
 
 Number = TypeVar("Number", bound=Any)
@@ -35,6 +36,7 @@ class Features(Settings):
         description="longer clips are quarantined; shorter log-mels are padded to it"
     )
     require_video: bool = Field(description="false: a file with sound and without a video stream is a clip too")
+    people: PeopleSettings
 
     @model_validator(mode="after")
     def _window_fits_the_fft(self) -> "Features":
@@ -59,7 +61,7 @@ class Features(Settings):
         pictures = f"{self.frames}x{self.frame_size_px}px-{self.framing}-q{self.jpeg_quality}"
         sound = f"{self.front_end}-{self.sample_rate_hz}-{self.fft_size}-{self.window_length}-{self.hop_length}"
         video = str(self.require_video).lower()
-        return f"{pictures}_{sound}-{self.mel_bins}-{self.max_duration_s}s_video-{video}"
+        return f"{pictures}_{sound}-{self.mel_bins}-{self.max_duration_s}s_video-{video}_{self.people.folder}"
 
     @property
     def max_mel_frames(self) -> int:
@@ -70,7 +72,9 @@ class Features(Settings):
 class StreamSettings(Settings):
     """What a stream takes of a clip, its network (`pipeline.models.backbone`), its weights (`models.weights`)."""
 
-    input: Literal["frames", "log_mel"] = Field(description="what the network takes of a clip")
+    input: Literal["frames", "people", "log_mel"] = Field(
+        description="what the network takes of a clip: whole frames, the crops of faces in them, or the sound"
+    )
     network: str = Field(description="small; a network of torchvision.models.video, for frames; or a network of timm")
     weights: str = Field(
         description="none: random; pretrained: the published ones; package:NAME/PATH: a file of the installed package "
@@ -249,6 +253,16 @@ class Recipe(Settings):
             raise ValueError(
                 f"training.augmentation.drop names {', '.join(dropped) or 'none'}, expected each stream of "
                 f"model.streams: {', '.join(names)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _people_are_looked_for(self) -> "Recipe":
+        names = [name for name, stream in self.model.used.items() if stream.input == "people"]
+        if names and not self.features.people.most:
+            raise ValueError(
+                f"features.people.most is 0, so no faces are stored, and the stream {names[0]} takes people; raise it, "
+                "or leave the stream out of model.use"
             )
         return self
 

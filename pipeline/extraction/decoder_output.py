@@ -1,5 +1,6 @@
 """What a decoder gives: frames and a waveform, and the check that the sound was decoded to its end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +21,13 @@ MAX_AMPLITUDE = 100.0
 class Decoded:
     """The sampled frames and the waveform of a clip.
 
-    frames (N, size, size, 3) uint8, BGR, N = 0 for a clip without video; waveform (samples,), mono, None without sound.
+    frames (N, size, size, 3) uint8, BGR, N = 0 for a clip without video; waveform (samples,), mono, None without sound;
+    pictures: what the frames show as (H, W, 3) uint8, BGR, in which faces are looked for, if they are.
     """
 
     frames: NDArray[np.uint8]
     waveform: NDArray[np.float32] | None
+    pictures: Sequence[NDArray[np.uint8]] = ()
 
 
 def check_sound(waveform: NDArray[np.float32], timeline: Timeline, features: Features) -> NDArray[np.float32]:

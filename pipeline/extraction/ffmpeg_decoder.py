@@ -8,26 +8,29 @@ from typing import Any
 
 import ffmpeg
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.common.machine import ffmpeg_path
 from pipeline.common.recipe import Features
 from pipeline.extraction.clip_file import WHITELISTS, ClipFile, input_url
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoder_output import Decoded, check_sound
-from pipeline.extraction.filters import frame_filters, sound_filters
+from pipeline.extraction.filters import Filter, frame_filters, people_filters, sound_filters
 from pipeline.extraction.reasons import MediaError
 
 # -copyts keeps the container's timestamps, from which the timeline was read.
 FLAGS = ("-copyts", "-nostdin", "-loglevel", "error", "-filter_complex_threads", "1")
+PPM_HEADER = re.compile(rb"P6\s(\d+)\s(\d+)\s255\s")
 
 
 @dataclass(frozen=True)
 class FfmpegOutput:
-    """What an ffmpeg process left: its exit code, raw frames and samples, and error messages."""
+    """What an ffmpeg process left: its exit code, raw frames and samples, PPM pictures, and error messages."""
 
     exit_code: int
     frames: bytes
     sound: bytes
+    pictures: bytes
     errors: bytes
 
 
@@ -39,14 +42,14 @@ def decode_with_ffmpeg(clip: ClipFile, pts: list[int], settings: ClipSettings) -
 
 def _run_ffmpeg(clip: ClipFile, pts: list[int], settings: ClipSettings) -> FfmpegOutput:
     # Files in memory, not pipes: they need no threads to read them, and a limit holds for their size.
-    frames_file, sound_file, errors_file = files = [os.memfd_create(name) for name in ("frames", "sound", "errors")]
+    *outputs, errors_file = files = [os.memfd_create(name) for name in ("frames", "sound", "pictures", "errors")]
     try:
         done = subprocess.run(
-            _command(clip, pts, settings, frames_file, sound_file),
+            _command(clip, pts, settings, *(f"pipe:{file}" for file in outputs)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors_file,
-            pass_fds=(frames_file, sound_file),
+            pass_fds=outputs,
         )
         return FfmpegOutput(done.returncode, *map(_read, files))
     finally:
@@ -54,7 +57,10 @@ def _run_ffmpeg(clip: ClipFile, pts: list[int], settings: ClipSettings) -> Ffmpe
             os.close(file)
 
 
-def _command(clip: ClipFile, pts: list[int], settings: ClipSettings, frames_file: int, sound_file: int) -> list[str]:
+def _command(
+    clip: ClipFile, pts: list[int], settings: ClipSettings, frames_file: str, sound_file: str, pictures_file: str
+) -> list[str]:
+    features = settings.features
     seek: dict[str, Any] = {}
     if clip.seek_s is not None:
         seek = {"ss": clip.seek_s, "seek_timestamp": 1, "noaccurate_seek": None}
@@ -64,17 +70,24 @@ def _command(clip: ClipFile, pts: list[int], settings: ClipSettings, frames_file
         is_wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
         # Two frames can have the same timestamp; the first of them is taken.
         video = source[str(clip.video.index)].filter("select", f"({is_wanted})*not(eq(pts,prev_selected_pts))")
-        for name, options in frame_filters(settings.features, clip.is_hdr):
-            video = video.filter(name, **options)
-        raw_video = {"format": "rawvideo", "pix_fmt": "bgr24", "fps_mode": "passthrough", "frames:v": len(pts)}
-        outputs.append(ffmpeg.output(video, f"pipe:{frames_file}", **raw_video))
+        each_once = {"fps_mode": "passthrough", "frames:v": len(pts)}
+        if features.people.most:
+            video, searched = (branch := video.filter_multi_output("split")).stream(0), branch.stream(1)
+            pictures = _filtered(searched, people_filters(features, clip.is_hdr))
+            outputs.append(ffmpeg.output(pictures, pictures_file, format="image2pipe", vcodec="ppm", **each_once))
+        frames = _filtered(video, frame_filters(features, clip.is_hdr))
+        outputs.append(ffmpeg.output(frames, frames_file, format="rawvideo", pix_fmt="bgr24", **each_once))
     if clip.audio and clip.timeline.has_audio:
-        sound = source[str(clip.audio.index)]
-        for name, options in sound_filters(clip.timeline, settings.features):
-            sound = sound.filter(name, **options)
-        outputs.append(ffmpeg.output(sound, f"pipe:{sound_file}", format="f32le"))
+        sound = _filtered(source[str(clip.audio.index)], sound_filters(clip.timeline, features))
+        outputs.append(ffmpeg.output(sound, sound_file, format="f32le"))
     command: list[str] = ffmpeg.merge_outputs(*outputs).global_args(*FLAGS).compile(cmd=ffmpeg_path())
     return command
+
+
+def _filtered(stream: Any, filters: list[Filter]) -> Any:
+    for name, options in filters:
+        stream = stream.filter(name, **options)
+    return stream
 
 
 def _read(file: int) -> bytes:
@@ -97,7 +110,21 @@ def _check_output(output: FfmpegOutput, clip: ClipFile, pts: list[int], features
         waveform = check_sound(np.frombuffer(output.sound, np.float32), clip.timeline, features)
     if output.exit_code != 0:
         raise MediaError("video_undecodable", message)
-    return Decoded(np.frombuffer(output.frames, np.uint8).reshape(shape), waveform)
+    pictures = _read_ppm(output.pictures)
+    if features.people.most and len(pictures) != len(pts):
+        raise MediaError("video_undecodable", f"{len(pictures)} of {len(pts)} pictures decoded; {message}")
+    return Decoded(np.frombuffer(output.frames, np.uint8).reshape(shape), waveform, pictures)
+
+
+def _read_ppm(content: bytes) -> list[NDArray[np.uint8]]:
+    """The pictures of a stream of binary PPM files (a line P6, one of width and height, one of 255): (H, W, 3), BGR."""
+    pictures, start = [], 0
+    while header := PPM_HEADER.match(content, start):
+        width, height = int(header[1]), int(header[2])
+        rgb = np.frombuffer(content[header.end() : header.end() + 3 * width * height], np.uint8)
+        pictures.append(np.ascontiguousarray(rgb.reshape(height, width, 3)[..., ::-1]))
+        start = header.end() + 3 * width * height
+    return pictures
 
 
 def _first_error(errors: bytes, clip: ClipFile) -> str:

@@ -26,6 +26,18 @@ def frame_filters(features: Features, is_hdr: bool = False) -> list[Filter]:
     return [*_framing(features), *(TONE_MAPPING if is_hdr else [])]
 
 
+def people_filters(features: Features, is_hdr: bool = False) -> list[Filter]:
+    """The filters that make the picture in which faces are looked for: what a frame shows, in the decoded size.
+
+    Its pixels are square. Its longest side is at most `people.longest_side_px`.
+    """
+    scale = f"min(1,{features.people.longest_side_px}/max(iw*sar,ih))"
+    filters: list[Filter] = [("scale", {"w": f"ceil(iw*sar*{scale})", "h": f"ceil(ih*{scale})", "flags": "area"})]
+    if features.framing == "center_crop":
+        filters.append(("crop", {"w": "min(iw,ih)", "h": "min(iw,ih)"}))
+    return [*filters, *(TONE_MAPPING if is_hdr else [])]
+
+
 def _framing(features: Features) -> list[Filter]:
     size = features.frame_size_px
     if features.framing == "full_frame":

@@ -17,7 +17,7 @@ from pipeline.common.recipe import Features
 from pipeline.extraction.clip_file import ClipFile
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoder_output import Decoded, check_sound
-from pipeline.extraction.filters import Filter, frame_filters, sound_filters
+from pipeline.extraction.filters import Filter, frame_filters, people_filters, sound_filters
 from pipeline.extraction.reasons import MediaError
 
 
@@ -28,37 +28,46 @@ class InexactError(Exception):
 def decode_in_process(clip: ClipFile, pts: list[int], settings: ClipSettings) -> Decoded | None:
     """Decode the frames shown at `pts`, and the sound; None for a damaged or unusual clip, which ffmpeg must judge."""
     try:
-        frames = _decode_frames(clip, pts, settings)
+        frames, pictures = _decode_frames(clip, pts, settings)
         waveform = _decode_sound(clip, settings.features) if clip.timeline.has_audio else None
     except MemoryError:
         raise
     except (av.FFmpegError, MediaError, InexactError, ValueError):
         return None
-    return Decoded(frames, waveform)
+    return Decoded(frames, waveform, pictures)
 
 
-def _decode_frames(clip: ClipFile, pts: list[int], settings: ClipSettings) -> NDArray[np.uint8]:
-    """The frames shown at `pts`: (N, size, size, 3), BGR."""
+def _decode_frames(
+    clip: ClipFile, pts: list[int], settings: ClipSettings
+) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    """The frames shown at `pts`: (N, size, size, 3), BGR; and the pictures in which faces are looked for, if any."""
     features = settings.features
     if clip.video is None:
-        return np.zeros((0, features.frame_size_px, features.frame_size_px, 3), np.uint8)
-    frames: dict[int | None, NDArray[np.uint8]] = {}
-    graph: av.filter.Graph | None = None
+        return np.zeros((0, features.frame_size_px, features.frame_size_px, 3), np.uint8), []
+    filters = [frame_filters(features), *([people_filters(features)] if features.people.most else [])]
+    outputs: dict[int | None, list[NDArray[np.uint8]]] = {}
+    graphs: list[av.filter.Graph] = []
     first: av.VideoFrame | None = None
     for picture in _decode_pictures(clip, clip.video, set(pts), settings.limits.max_pixels):
         if picture.interlaced_frame:
             raise InexactError("an interlaced picture")
-        if first is None or graph is None:
+        if first is None:
             # Only the first picture is asked: the matrix belongs to the stream, and PyAV 18 never frees the 100 bytes
             # of the answer.
             if SideData.DISPLAYMATRIX in picture.side_data:
                 raise InexactError("a rotated or mirrored picture")
-            first, graph = picture, _video_graph(picture, clip.video, features)
+            first = picture
+            graphs = [_video_graph(picture, clip.video, chain) for chain in filters]
         if (picture.width, picture.height, picture.format.name) != (first.width, first.height, first.format.name):
             raise InexactError("pictures of different sizes or formats")
-        graph.push(picture)
-        frames[picture.pts] = np.asarray(graph.pull().to_ndarray(), np.uint8)
-    return np.stack([frames[tick] for tick in pts])
+        outputs[picture.pts] = [_apply(graph, picture) for graph in graphs]
+    frames, *pictures = zip(*(outputs[tick] for tick in pts), strict=True)
+    return np.stack(frames), list(*pictures)
+
+
+def _apply(graph: av.filter.Graph, picture: av.VideoFrame) -> NDArray[np.uint8]:
+    graph.push(picture)
+    return np.asarray(graph.pull().to_ndarray(), np.uint8)
 
 
 def _decode_pictures(
@@ -87,7 +96,7 @@ def _decode_pictures(
     raise InexactError(f"{len(missing)} of {len(wanted)} frames did not come")
 
 
-def _video_graph(picture: av.VideoFrame, stream: av.VideoStream, features: Features) -> av.filter.Graph:
+def _video_graph(picture: av.VideoFrame, stream: av.VideoStream, filters: list[Filter]) -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
     source = graph.add(
@@ -99,7 +108,7 @@ def _video_graph(picture: av.VideoFrame, stream: av.VideoStream, features: Featu
         colorspace=str(int(picture.colorspace)),
         range=str(int(picture.color_range)),
     )
-    return _connect(graph, source, [*frame_filters(features), ("format", {"pix_fmts": "bgr24"})], "buffersink")
+    return _connect(graph, source, [*filters, ("format", {"pix_fmts": "bgr24"})], "buffersink")
 
 
 def _decode_sound(clip: ClipFile, features: Features) -> NDArray[np.float32]:

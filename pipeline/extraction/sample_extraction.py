@@ -21,7 +21,7 @@ def extract_sample(
 
 
 def to_sample(clip_id: str, media: ClipMedia, features: Features) -> Sample:
-    """The sample of what was read of a clip: its frames, and the log-mel of its waveform."""
+    """The sample of what was read of a clip: its frames, the faces in them, and the log-mel of its waveform."""
     return Sample(
         clip_id=clip_id,
         duration_s=media.duration_s,
@@ -29,5 +29,6 @@ def to_sample(clip_id: str, media: ClipMedia, features: Features) -> Sample:
         jpegs=media.jpegs,
         frame_times_s=media.frame_times_s,
         suspect=media.suspect,
+        people=media.people,
         log_mel=None if media.waveform is None else log_mel(media.waveform, features).astype(np.float16),
     )

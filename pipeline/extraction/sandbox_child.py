@@ -72,8 +72,9 @@ def _limit_this_process(settings: ClipSettings, initial_bytes: int) -> None:
     features = settings.features
     memory = initial_bytes + settings.limits.memory_mb * 2**20
     frames = features.frames * features.frame_size_px**2 * 3
+    pictures = features.frames * features.people.longest_side_px**2 * 3 if features.people.most else 0
     sound = round(features.max_duration_s * features.sample_rate_hz) * SAMPLE_TYPE.itemsize
-    for kind, limit in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, max(frames, sound) + 2**20)):
+    for kind, limit in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, max(frames, pictures, sound) + 2**20)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 

@@ -1,11 +1,11 @@
 """The messages between a sandbox and its child process: JSON and raw bytes, never a pickle.
 
-A request is JSON. An answer is one line of JSON, its header, and then the JPEGs and the samples of the waveform.
+A request is JSON. An answer is one line of JSON, its header, and then the JPEGs of the frames and of the faces, and the
+samples of the waveform.
 """
 
 import json
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.timeline import Window
+from pipeline.shards.format import Person, split_bytes
 
 SAMPLE_TYPE = np.dtype("<f4")
 HEADER_END = b"\n"
@@ -58,22 +59,26 @@ def pack_media(media: ClipMedia) -> bytes:
         "frame_rate_hz": media.frame_rate_hz,
         "frame_times_s": media.frame_times_s,
         "jpeg_bytes": [len(jpeg) for jpeg in media.jpegs],
+        "people": [person.facts() for person in media.people],
         "has_audio": media.waveform is not None,
         "suspect": media.suspect,
     }
     sound = b"" if media.waveform is None else media.waveform.astype(SAMPLE_TYPE).tobytes()
-    return _pack(header, *media.jpegs, sound)
+    return _pack(header, *media.jpegs, *(person.jpeg for person in media.people), sound)
 
 
 def unpack_media(answer: bytes) -> ClipMedia:
     """Undo `pack_media`; raises `MediaError` if the child could not read the clip."""
     header, body = _unpack(answer)
-    sizes = header["jpeg_bytes"]
+    frames, people = header["jpeg_bytes"], header["people"]
+    sizes = [*frames, *(facts["bytes"] for facts in people)]
+    jpegs = split_bytes(body, sizes)
     return ClipMedia(
         duration_s=header["duration_s"],
         frame_rate_hz=header["frame_rate_hz"],
         frame_times_s=header["frame_times_s"],
-        jpegs=[body[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)],
+        jpegs=jpegs[: len(frames)],
+        people=[Person.from_facts(facts, jpeg) for facts, jpeg in zip(people, jpegs[len(frames) :], strict=True)],
         waveform=np.frombuffer(body, SAMPLE_TYPE, offset=sum(sizes)) if header["has_audio"] else None,
         suspect=header["suspect"],
     )
@@ -95,7 +100,7 @@ def pack_error(error: MediaError) -> bytes:
     return _pack({"reason": error.reason, "detail": error.detail})
 
 
-def _pack(header: dict[str, Any], *body: bytes) -> bytes:
+def _pack(header: dict[str, Any], *body: bytes | memoryview) -> bytes:
     return b"".join([json.dumps(header).encode(), HEADER_END, *body])
 
 

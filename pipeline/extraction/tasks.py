@@ -19,6 +19,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.machine import ffmpeg_version
 from pipeline.common.provenance import code_digest
 from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.face_detector import check_detector
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sample_extraction import extract_sample
 from pipeline.extraction.sandbox import CHILD_MODULE, Sandbox
@@ -36,7 +37,7 @@ LIBRARIES = {
     "kaldi": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless", "torch", "torchaudio"),
 }
 # Settings that change how the work is done, but not its result.
-NOT_IN_FINGERPRINT = {"max_failed_fraction", "executor", "scheduler"}
+NOT_IN_FINGERPRINT = {"max_failed_fraction", "face_detector", "executor", "scheduler"}
 
 _this_thread = threading.local()
 
@@ -87,13 +88,15 @@ def shard_fingerprint(clips: list[Clip], settings: ClipSettings) -> str:
 def extract_shard(task: ShardTask) -> Shard:
     """Make one shard, in a worker that may be on another machine.
 
-    Raises `UserError` if its code, libraries or ffmpeg differ from those of the process that planned the task.
+    Raises `UserError` if its code, libraries or ffmpeg differ from those of the process that planned the task, or if a
+    face detector that it needs is missing.
     """
     if shard_fingerprint(task.clips, task.settings) != task.fingerprint:
         raise UserError(
             f"a worker has other code, libraries or ffmpeg than the process that planned {task.name}; "
             "give all machines the same environment, and start the run again if files changed meanwhile"
         )
+    check_detector(task.settings)
     if not hasattr(_this_thread, "sandbox"):
         _this_thread.sandbox = Sandbox()
     # The matrix product of a log-mel is too small to share: a second thread of BLAS would mostly wait, and wait busily.

@@ -3,6 +3,7 @@
 import numpy as np
 
 import pipeline.extraction.tasks  # noqa: F401 - the workers run this module, so they inherit it too
+from pipeline.common.people_settings import PeopleSettings
 from pipeline.common.recipe import Features
 from pipeline.extraction.log_mel import log_mel
 
@@ -21,5 +22,8 @@ log_mel(
         mel_bins=8,
         max_duration_s=1.0,
         require_video=True,
+        people=PeopleSettings(
+            most=0, size_px=16, margin=0, aligned=False, smallest_px=1, confidence=1, longest_side_px=16
+        ),
     ),
 )

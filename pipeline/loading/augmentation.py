@@ -13,7 +13,8 @@ from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
 from pipeline.loading.mixup import mix_pairs
-from pipeline.loading.picture_augmentation import change_pictures
+from pipeline.loading.people import People
+from pipeline.loading.picture_augmentation import PictureChanges, change_boxes, change_pictures, draw_changes
 from pipeline.loading.sound_augmentation import change_sound, change_tempo
 
 
@@ -26,10 +27,22 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, cl
     chosen = draws.uniform()
     batch = replace(batch, frames=batch.frames.float(), log_mel=batch.log_mel.float())
     batch = change_tempo(batch, settings, features, draws)
-    frames = change_pictures(batch.frames, settings, draws)
+    changes = draw_changes(settings, draws)
     log_mel = change_sound(batch.log_mel, batch.mel_frames, settings, features, draws)
-    batch = replace(batch, frames=frames, log_mel=log_mel, hidden=_dropped_streams(settings, chosen))
+    batch = replace(
+        batch,
+        frames=change_pictures(batch.frames, changes),
+        people=batch.people and change_people(batch.people, changes),
+        log_mel=log_mel,
+        hidden=_dropped_streams(settings, chosen),
+    )
     return mix_pairs(batch, settings, classes, draws)
+
+
+def change_people(people: People, changes: PictureChanges) -> People:
+    """The faces in frames that are changed: the crops as the frames, the boxes where the faces are then."""
+    crops = change_pictures(people.crops.flatten(1, 2).float(), changes).view(people.crops.shape)
+    return People(crops, change_boxes(people.boxes, changes), people.present)
 
 
 def _dropped_streams(settings: AugmentationSettings, chosen: Tensor) -> dict[str, Tensor]:

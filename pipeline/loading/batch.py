@@ -1,17 +1,17 @@
-"""Batches: what they hold, the memory they use, and decoding clips into them."""
+"""Batches: what they hold, and decoding clips into them."""
 
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import simplejpeg
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
+from pipeline.loading.jpeg import decode_jpeg
+from pipeline.loading.memory import Memory, to_device
+from pipeline.loading.people import People, allocate_people, fill_people
 from pipeline.shards.format import Sample
 from pipeline.shards.log_mel_units import LEVELS
 
@@ -23,8 +23,8 @@ class Batch:
     frames (B, N, 3, H, W) uint8, or float32 after augmentation; frame_times_s (B, N) float32; has_video (B,) bool;
     log_mel (B, mel_bins, T) float16, or float32 after augmentation; mel_frames (B,) int64, the hops that are not
     padding, 0 for a clip without audio; labels (B,) int64, indices of classes, or after mixup (B, classes) float32,
-    probabilities; hidden, by stream, (B,) bool: from which clips the model hides the stream
-    (`GroupEmotionModel.tokens`).
+    probabilities; people: None if none are stored of the clips; hidden, by stream, (B,) bool: from which clips the
+    model hides the stream (`GroupEmotionModel.tokens`).
     """
 
     clip_ids: list[str]
@@ -34,52 +34,25 @@ class Batch:
     log_mel: Tensor
     mel_frames: Tensor
     labels: Tensor
+    people: People | None = None
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def available(self) -> dict[str, Tensor]:
         """For each input of streams, which clips have it: (B,) bool."""
-        return {"frames": self.has_video, "log_mel": self.mel_frames > 0}
+        has_people = torch.zeros_like(self.has_video) if self.people is None else self.people.present.any(2).any(1)
+        return {"frames": self.has_video, "people": has_people, "log_mel": self.mel_frames > 0}
+
+    def mirrored(self) -> "Batch":
+        """The batch with its frames, and the people in them, mirrored left to right."""
+        return replace(self, frames=self.frames.flip(-1), people=self.people and self.people.mirrored())
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         moved = {name: to_device(value, device) for name, value in tensors.items()}
         hidden = {name: to_device(value, device) for name, value in self.hidden.items()}
-        return Batch(clip_ids=self.clip_ids, **moved, hidden=hidden)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device. On a GPU, from pinned memory, so that the copy does not wait for the GPU's earlier work."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-class Memory:
-    """Memory for batches, which is reused as soon as no tensor lies in it any more.
-
-    Touching a fresh page costs about as much as decoding into it. PyTorch itself keeps pinned memory, and waits for
-    unfinished copies to the GPU before it reuses it.
-    """
-
-    def __init__(self, pinned: bool = False) -> None:
-        self._pinned = pinned
-        self._free: dict[tuple[tuple[int, ...], str], list[NDArray[np.generic]]] = {}
-
-    def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
-        """An uninitialised tensor."""
-        if self._pinned:
-            return torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True)
-        free = self._free.setdefault((shape, np.dtype(dtype).str), [])
-        try:
-            array = free.pop()
-        except IndexError:
-            array = np.empty(shape, dtype)
-        # Only the tensor's storage holds this view, so the view is collected with the last tensor over the storage.
-        lent = array.view()
-        weakref.finalize(lent, free.append, array).atexit = False
-        return torch.from_numpy(lent)
+        return Batch(clip_ids=self.clip_ids, **moved, people=self.people and self.people.to(device), hidden=hidden)
 
 
 def collate(
@@ -99,6 +72,7 @@ def collate(
     clips, count, size = len(labels), chosen.shape[-1], features.frame_size_px
     frames = memory.take((clips, count, size, size, 3), np.uint8)
     log_mel = memory.take((clips, features.mel_bins, hops or features.max_mel_frames), np.float16)
+    people = allocate_people(clips, count, features, memory) if features.people.most else None
     times_s = np.zeros((clips, count), np.float32)
     ids: list[str] = []
     has_video, mel_frames = np.zeros(clips, bool), np.zeros(clips, np.int64)
@@ -111,6 +85,8 @@ def collate(
                 decode_jpeg(sample.jpegs[number], sample.clip_id, picture)
         else:
             pictures[:] = 0
+        if people:
+            fill_people(people, row, sample, numbers)
         mel_frames[row] = fill_sound(bank, sample.log_mel, LEVELS[features.front_end].silence)
     return Batch(
         clip_ids=ids,
@@ -120,6 +96,7 @@ def collate(
         log_mel=log_mel,
         mel_frames=torch.from_numpy(mel_frames),
         labels=torch.tensor(labels),
+        people=people,
     )
 
 
@@ -130,22 +107,3 @@ def fill_sound(bank: NDArray[np.float16], log_mel: NDArray[np.float16] | None, s
         bank[:, :hops] = log_mel
     bank[:, hops:] = silence
     return hops
-
-
-def decode_jpeg(jpeg: bytes | memoryview, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Decode a frame to RGB (H, W, 3), into `picture` if it is given.
-
-    Raises `UserError` for bytes that are not a whole JPEG, or one of another size than `picture`.
-    """
-    try:
-        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
-        if picture is not None and decoded.shape != picture.shape:
-            raise ValueError(
-                f"it has {decoded.shape[1]}x{decoded.shape[0]} pixels, expected {picture.shape[1]}x{picture.shape[0]}"
-            )
-    except ValueError as error:
-        raise UserError(
-            f"a frame of clip {clip_id} is not a whole JPEG ({error}): "
-            "its shard is damaged; delete it and run the extract stage again"
-        ) from None
-    return decoded

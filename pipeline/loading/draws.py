@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
-from pipeline.loading.batch import to_device
+from pipeline.loading.memory import to_device
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
-from pipeline.loading.batch import Batch, Memory, collate
+from pipeline.loading.batch import Batch, collate
+from pipeline.loading.memory import Memory
 from pipeline.loading.selection import ClipRef
 from pipeline.shards.files import fetched_ahead
 from pipeline.shards.format import Sample, read_members

@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.common.augmentation_settings import AugmentationSettings
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
+from pipeline.loading.people import People
 
 
 def mix_pairs(batch: Batch, settings: AugmentationSettings, classes: int, draws: Draws) -> Batch:
@@ -29,10 +30,16 @@ def mix_pairs(batch: Batch, settings: AugmentationSettings, classes: int, draws:
     def mixed(values: Tensor) -> Tensor:
         return values[partner].lerp_(values, share.view(-1, *[1] * (values.dim() - 1)))
 
+    def mixed_people(people: People) -> People:
+        """A face is mixed with the one in its place, if there is one. Boxes stay."""
+        both = (people.present & people.present[partner])[..., None, None, None]
+        return People(torch.where(both, mixed(people.crops), people.crops), people.boxes, people.present)
+
     longer = torch.maximum(batch.mel_frames, batch.mel_frames[partner])
     return replace(
         batch,
         frames=mixed(batch.frames),
+        people=batch.people and mixed_people(batch.people),
         log_mel=mixed(batch.log_mel),
         mel_frames=torch.where(is_mixed, longer, batch.mel_frames),
         labels=mixed(F.one_hot(batch.labels, classes).float()),

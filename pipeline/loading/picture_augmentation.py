@@ -1,6 +1,7 @@
 """Random changes to the frames of a training batch: where the pictures are seen from, colours, an erased rectangle."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +13,58 @@ from pipeline.loading.draws import Draws, inside
 ERASED_SIDE = (0.1, 0.4)  # the erased rectangle's sides, as shares of the picture's
 
 
-def change_pictures(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tensor:
-    """Frames (B, N, 3, H, W) in 0..255, float32, changed."""
-    return _erase(_jitter_color(_move(frames, settings, draws), settings, draws), settings, draws)
+@dataclass(frozen=True)
+class PictureChanges:
+    """What is drawn for the pictures of each of B clips.
+
+    view (B, 2, 3): the rectangle from which a clip is seen, as the affine map from the new picture to the old, whose
+    sides reach from -1 to 1; None: all of the picture. brightness, contrast (B,): factors, or None. erased (B, 2, 2):
+    from where to where the rows and the columns are erased, as shares; empty for other clips; or None.
+    """
+
+    view: Tensor | None
+    color: tuple[Tensor, Tensor] | None
+    erased: Tensor | None
 
 
-def _move(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tensor:
+def draw_changes(settings: AugmentationSettings, draws: Draws) -> PictureChanges:
+    """Draw what is changed in the pictures of the clips of a batch."""
+    view = _draw_views(settings, draws)
+    is_moved = settings.flip or settings.rotation_deg or settings.translation
+    brightness, contrast = (1 + draws.around(settings.color_jitter, 2)).unbind(dim=1)
+    return PictureChanges(
+        view=view if is_moved or settings.min_crop < 1 or settings.max_crop > 1 else None,
+        color=(brightness, contrast) if settings.color_jitter else None,
+        erased=_draw_erased(settings, draws) if settings.erasing else None,
+    )
+
+
+def change_pictures(frames: Tensor, changes: PictureChanges) -> Tensor:
+    """Pictures of clips (B, N, 3, H, W) in 0..255, float32, changed: frames, or the crops of people."""
+    return _erase(_jitter_color(_move(frames, changes.view), changes.color), changes.erased)
+
+
+def change_boxes(boxes: Tensor, changes: PictureChanges) -> Tensor:
+    """Boxes (B, ..., 4) as they are in the changed frames: (centre x, centre y, width, height) as shares.
+
+    A turned box keeps its sides, in the new scale.
+    """
+    if changes.view is None:
+        return boxes
+    turned = changes.view[:, :, :2]
+    back = torch.linalg.inv(turned)
+    flat = boxes.flatten(1, -2)
+    centres = (2 * flat[..., :2] - 1 - changes.view[:, None, :, 2]) @ back.mT
+    sides = flat[..., 2:] / turned.norm(dim=1)[:, None]
+    return torch.cat([(centres + 1) / 2, sides], dim=-1).view(boxes.shape)
+
+
+def _move(frames: Tensor, affine: Tensor | None) -> Tensor:
     """Show each clip from another rectangle, which may be turned, mirrored or reach beyond the picture's edge.
 
     Crop, mirroring, rotation and translation are one resampling. Beyond its edge the picture is reflected.
     """
-    affine = _views(settings, draws)
-    is_moved = settings.flip or settings.rotation_deg or settings.translation
-    if settings.min_crop == settings.max_crop == 1 and not is_moved:
+    if affine is None:
         return frames
     # All frames of a clip move together, as channels of one picture.
     picture = frames.flatten(1, 2)
@@ -32,11 +72,8 @@ def _move(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tenso
     return F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False).reshape(frames.shape)
 
 
-def _views(settings: AugmentationSettings, draws: Draws) -> Tensor:
-    """The rectangle from which each clip is seen, as the affine map from the new picture to the old: (B, 2, 3).
-
-    A picture's sides reach from -1 to 1.
-    """
+def _draw_views(settings: AugmentationSettings, draws: Draws) -> Tensor:
+    """The rectangle from which each clip is seen (`PictureChanges`): (B, 2, 3)."""
     scale = settings.min_crop + (settings.max_crop - settings.min_crop) * draws.uniform(2)
     shift = (1 - scale) * draws.around(1.0, 2) + draws.apart("translation").around(2 * settings.translation, 2)
     mirrored = (draws.uniform() < 0.5) & settings.flip
@@ -47,27 +84,31 @@ def _views(settings: AugmentationSettings, draws: Draws) -> Tensor:
     return torch.stack(columns, dim=1).view(-1, 2, 3)
 
 
-def _jitter_color(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tensor:
-    """Multiply brightness and contrast of each clip by a factor within 1 +- `color_jitter`."""
-    brightness, contrast = (1 + draws.around(settings.color_jitter, 2, 1, 1, 1, 1)).unbind(dim=1)
-    if not settings.color_jitter:
+def _jitter_color(frames: Tensor, color: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Multiply brightness and contrast of each clip by its factors."""
+    if color is None:
         return frames
+    brightness, contrast = (factor.view(-1, 1, 1, 1, 1) for factor in color)
     mean = frames.mean(dim=(1, 2, 3, 4), keepdim=True)
     return ((frames - mean) * contrast + mean * brightness).clamp(0, 255)
 
 
-def _erase(frames: Tensor, settings: AugmentationSettings, draws: Draws) -> Tensor:
-    """In some clips, replace one rectangle, the same in all frames, with the clip's mean colour."""
-    if not settings.erasing:
-        return frames
+def _draw_erased(settings: AugmentationSettings, draws: Draws) -> Tensor:
+    """The rectangle that is erased in each clip (`PictureChanges`): (B, 2, 2)."""
     draws = draws.apart("erasing")
     smallest, largest = ERASED_SIDE
     chosen = draws.uniform() < settings.erasing
     size = smallest + (largest - smallest) * draws.uniform(2)
     start = (1 - size) * draws.uniform(2)
-    span = torch.stack([start, start + size], dim=2)
+    return torch.stack([start, start + torch.where(chosen[:, None], size, 0.0)], dim=2)
+
+
+def _erase(frames: Tensor, span: Tensor | None) -> Tensor:
+    """In some clips, replace one rectangle, the same in all frames, with the clip's mean colour."""
+    if span is None:
+        return frames
     height, width = frames.shape[-2:]
     rows, columns = inside(height, height * span[:, 0]), inside(width, width * span[:, 1])
-    erased = chosen[:, None, None] & rows[:, :, None] & columns[:, None, :]
+    erased = rows[:, :, None] & columns[:, None, :]
     mean = frames.mean(dim=(1, 3, 4), keepdim=True)
     return torch.where(erased[:, None, None], mean, frames)

@@ -58,8 +58,13 @@ class FrameSampling:
         """A view of a batch that holds the frames `evaluated`. Odd views are mirrored; the sound is the same in all."""
         positions = np.searchsorted(self.evaluated, self.of_view(view))
         if len(self.evaluated) > self.used:
-            batch = replace(batch, frames=batch.frames[:, positions], frame_times_s=batch.frame_times_s[:, positions])
-        return replace(batch, frames=batch.frames.flip(-1)) if view % 2 else batch
+            batch = replace(
+                batch,
+                frames=batch.frames[:, positions],
+                frame_times_s=batch.frame_times_s[:, positions],
+                people=batch.people and batch.people.in_frames(positions),
+            )
+        return batch.mirrored() if view % 2 else batch
 
     def views_of(self, batch: Batch) -> Iterator[Batch]:
         """All views of a batch that holds the frames `evaluated`."""

@@ -17,12 +17,26 @@ def build_backbone(name: str, settings: StreamSettings, features: Features) -> B
 
     Raises `UserError` for a network that there is not, and for features that do not fit the network.
     """
+    if settings.input == "people":
+        return _people_network(name, settings, features)
     takes_frames = settings.input == "frames"
     if settings.network == SMALL:
         if settings.grid != 1:
             raise UserError(f"recipe.model.streams.{name}.grid is {settings.grid}, but the small network takes 1")
         return SmallFrameNetwork(features) if takes_frames else SmallSpectrogramNetwork(features)
     return _frame_network(settings, features) if takes_frames else _log_mel_network(settings, features)
+
+
+def _people_network(name: str, settings: StreamSettings, features: Features) -> Backbone:
+    """A network for frames, which takes the crops of all people of a clip as its frames."""
+    people = features.people
+    crops = features.model_copy(update={"frames": features.frames * people.most, "frame_size_px": people.size_px})
+    try:
+        return build_backbone(name, settings.model_copy(update={"input": "frames"}), crops)
+    except UserError as error:
+        raise UserError(
+            f"{name} takes people, so its frame_size_px is recipe.features.people.size_px: {error}"
+        ) from None
 
 
 def _frame_network(settings: StreamSettings, features: Features) -> Backbone:

@@ -22,12 +22,14 @@ ATTENDING = ("cross_attention", "self_attention")
 class Tokens:
     """The tokens of one stream.
 
-    values (B, time, space, D); times_s (B, time) or (time,); padding (B, time) is True where the clip has nothing.
+    values (B, time, space, D); times_s (B, time) or (time,); padding (B, time) is True where the clip has nothing;
+    boxes (B, time, 4): where in the frame a token is of, for people (`pipeline.shards.format.Person`).
     """
 
     values: Tensor
     times_s: Tensor
     padding: Tensor
+    boxes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,18 @@ def time_encoding(times_s: Tensor, width: int) -> Tensor:
 
 
 class Entrance(nn.Module):
-    """Prepares a stream's tokens for the fusion: it gives them the common width and their times, and adds one token.
+    """Prepares a stream's tokens for the fusion: it gives them the common width, times and places, and adds one token.
 
     The added token is learned, comes first and stands for the stream as a whole. It is never masked. So if a clip
     lacks the stream, the others attend to this token, a learned "nothing there", and never to nothing at all.
     """
 
-    def __init__(self, dim: int, space: int, width: int) -> None:
+    def __init__(self, dim: int, space: int, width: int, has_boxes: bool = False) -> None:
         super().__init__()
         self.project, self.norm = nn.Linear(dim, width), nn.LayerNorm(width)
         self.summary = nn.Parameter(torch.randn(width) * 0.02)
         self.places = nn.Parameter(torch.randn(space, width) * 0.02) if space > 1 else None
+        self.boxes = nn.Linear(4, width) if has_boxes else None
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Tokens -> (B, 1 + time * space, width) and their padding (B, 1 + time * space)."""
@@ -66,6 +69,8 @@ class Entrance(nn.Module):
         values = values + time_encoding(tokens.times_s, values.shape[-1]).unsqueeze(-2).to(values.dtype)
         if self.places is not None:
             values = values + self.places
+        if self.boxes is not None and tokens.boxes is not None:
+            values = values + self.boxes(tokens.boxes.to(values.dtype)).unsqueeze(-2)
         summary = self.summary.expand(values.shape[0], 1, -1).to(values.dtype)
         padding = tokens.padding[..., None].expand(values.shape[:3]).flatten(1)
         return torch.cat([summary, values.flatten(1, 2)], 1), torch.cat([torch.zeros_like(padding[:, :1]), padding], 1)
@@ -96,7 +101,12 @@ class Fusion(nn.Module):
         super().__init__()
         self.kind, self.used, width = settings.fusion, list(settings.used), settings.width
         self.is_late = self.kind == "late"
-        self.entrances = nn.ModuleDict({name: Entrance(sizes[name][1], sizes[name][0], width) for name in self.used})
+        self.entrances = nn.ModuleDict(
+            {
+                name: Entrance(sizes[name][1], sizes[name][0], width, stream.input == "people")
+                for name, stream in settings.used.items()
+            }
+        )
         layer = CrossAttention if self.kind == "cross_attention" else SelfAttention
         count = settings.layers if self.kind in ATTENDING and len(self.used) > 1 else 0
         self.layers = nn.ModuleList(layer(settings, self.used) for _ in range(count))

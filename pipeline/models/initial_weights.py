@@ -4,14 +4,14 @@ from pathlib import Path
 
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
-from pipeline.common.files import sha256_of
+from pipeline.common.files import expand_home, sha256_of
 from pipeline.common.recipe import Recipe
 from pipeline.common.workspace import original_workspace
 from pipeline.loading.selection import ROLES_KEY
 from pipeline.models.later_settings import tensor_name_of_any_version
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, InitialWeights, LoadedWeights, RunRecord, read_run_record
-from pipeline.models.weight_files import WeightFile, expand_home, read_tensors
+from pipeline.models.weight_files import WeightFile, read_tensors
 from pipeline.models.weights import copy_fitting
 
 HEADS = "fusion.heads."

@@ -25,6 +25,23 @@ AUGMENTATION: dict[str, Any] = {
 }
 
 
+EXTRACT: dict[str, Any] = {"face_detector": "~/.cache/group-emotion/weights/face_detection_yunet_2023mar.onnx"}
+NO_PEOPLE: dict[str, Any] = {
+    "most": 0,
+    "size_px": 64,
+    "margin": 0.2,
+    "aligned": False,
+    "smallest_px": 16,
+    "confidence": 0.7,
+    "longest_side_px": 1280,
+}
+
+
+def features_of_any_version(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the features of any version in today's form."""
+    return {"people": NO_PEOPLE, **features}
+
+
 def model_of_any_version(model: Mapping[str, Any], frames: int) -> dict[str, Any]:
     """Settings of a model of any version in today's form; `frames` are stored of a clip.
 
@@ -76,11 +93,15 @@ def config_of_any_version(config: Any) -> Any:
             recipe = {
                 "init": "none",
                 **others,
-                "features": config["recipe"]["features"],
+                "features": features_of_any_version(config["recipe"]["features"]),
                 "model": model_of_any_version(model, frames),
                 "training": TRAINING | training | {"augmentation": augmentation_of_any_version(augmentation)},
             }
-            return config | {"recipe": recipe, "execution": _execution_of_any_version(config.get("execution"))}
+            return config | {
+                "recipe": recipe,
+                "extract": EXTRACT | config.get("extract", {}),
+                "execution": _execution_of_any_version(config.get("execution")),
+            }
     return config
 
 

@@ -19,15 +19,20 @@ from pipeline.models.backbone import Backbone
 from pipeline.models.batch_norm import batch_norms, run_in_groups
 from pipeline.models.building import build_backbone
 from pipeline.models.fusion import Fusion, Tokens
-from pipeline.models.later_settings import model_of_any_version, tensor_name_of_any_version
+from pipeline.models.later_settings import features_of_any_version, model_of_any_version, tensor_name_of_any_version
 from pipeline.models.run_record import Interface
+
+
+def read_features(values: Mapping[str, Any]) -> Features:
+    """The features in a `config.json` of any version."""
+    return Features.model_validate(features_of_any_version(values))
 
 
 class GroupEmotionModel(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="group-emotion",
-    coders={ModelSettings: (ModelSettings.model_dump, dict), Features: (Features.model_dump, Features.model_validate)},
+    coders={ModelSettings: (ModelSettings.model_dump, dict), Features: (Features.model_dump, read_features)},
 ):
     """Class logits of a batch of clips, from the streams that `settings.use` names.
 
@@ -98,7 +103,7 @@ class GroupEmotionModel(
 
         Where `batch.hidden` hides a stream, all its tokens are padding, unless the clip has no other one that is shown.
         """
-        encoders = {"frames": self._frame_tokens, "log_mel": self._log_mel_tokens}
+        encoders = {"frames": self._frame_tokens, "people": self._people_tokens, "log_mel": self._log_mel_tokens}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             tokens = {name: encoders[self.takes[name]](network, batch) for name, network in self.backbones().items()}
         return hide(tokens, batch.hidden)
@@ -113,6 +118,13 @@ class GroupEmotionModel(
         before, after = centres.floor().long(), centres.ceil().long().clamp(max=frames - 1)
         times_s = (batch.frame_times_s[:, before] + batch.frame_times_s[:, after]) / 2
         return Tokens(values, times_s, ~batch.has_video[:, None].expand(times_s.shape))
+
+    def _people_tokens(self, network: Backbone, batch: Batch) -> Tokens:
+        """A token has the time of its frame and the box of its face; a place without a face is padding."""
+        assert batch.people is not None
+        values = run_in_groups(network, batch.people.crops.flatten(1, 2), self.norm_clips)
+        times_s = batch.frame_times_s.repeat_interleave(self.features.people.most, dim=1)
+        return Tokens(values, times_s, ~batch.people.present.flatten(1), batch.people.boxes.flatten(1, 2))
 
     def _log_mel_tokens(self, network: Backbone, batch: Batch) -> Tokens:
         """A token has the time of the hop on which it is centred.

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.common.errors import UserError, missing_package
-from pipeline.common.files import sha256_of
+from pipeline.common.files import expand_home, sha256_of
 from pipeline.common.recipe import StreamSettings
 from pipeline.models.backbone import HUB, Published
 
@@ -137,14 +137,6 @@ def _download_from_hub(repository: str, place: Path) -> Path:
 
 def _file_name(published: Published) -> str:
     return str(published.url).rpartition("/")[2]
-
-
-def expand_home(path: Path) -> Path:
-    """The path with ~ replaced by the user's home; raises `UserError` for a user who has none."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path}: {error}; give the folder in full") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

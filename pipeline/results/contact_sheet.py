@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.common.errors import UserError
-from pipeline.loading.batch import decode_jpeg
+from pipeline.loading.jpeg import decode_jpeg
+from pipeline.results.boxes import draw_box
 from pipeline.shards.format import Sample
 
 ROW_HEIGHT_IN, FRAME_WIDTH_IN, LOG_MEL_WIDTH_IN = 1.3, 1.1, 3.0
@@ -40,6 +41,8 @@ def _draw_row(row: Sequence[Axes], sample: Sample) -> None:
     for axes, jpeg, time_s in zip(row, sample.jpegs, sample.frame_times_s, strict=False):
         axes.imshow(decode_jpeg(jpeg, sample.clip_id))
         axes.set_title(f"{time_s:.2f} s", fontsize=7, pad=2)
+    for person in sample.people:
+        draw_box(row[person.frame], person.box)
     last = row[-1]
     last.set_title(f"{sample.clip_id}, {sample.duration_s:.2f} s", fontsize=7, pad=2)
     if sample.log_mel is None:

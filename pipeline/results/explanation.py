@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.loading.batch import Batch
+from pipeline.loading.people import People
 from pipeline.models.fusion import Tokens
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import ScoredClip, Scorer
@@ -17,7 +18,7 @@ from pipeline.models.scoring import ScoredClip, Scorer
 
 @dataclass(frozen=True)
 class AttentionCurve:
-    """Times of a stream's tokens in seconds, (tokens,), and their shares of the attention, (tokens,)."""
+    """Times of a stream's tokens in seconds, (moments,), and their shares of the attention, (moments,)."""
 
     times_s: NDArray[np.float64]
     shares: NDArray[np.float64]
@@ -27,39 +28,46 @@ class AttentionCurve:
 class Explanation:
     """What a prediction depends on, by stream.
 
-    `attention` is empty for a fusion without attention. `alone` holds the class probabilities (classes,) when all other
-    streams are hidden; it is empty for a model of one stream.
+    `attention` is empty for a fusion without attention. `faces` are the shares of the attention that each face gets,
+    (N, K) as in `People`; None without attention to people. `alone` holds the class probabilities (classes,) when all
+    other streams are hidden; it is empty for a model of one stream.
     """
 
     attention: dict[str, AttentionCurve]
+    faces: NDArray[np.float64] | None
     alone: dict[str, NDArray[np.float64]]
 
 
 def explain(clip: ScoredClip, scorer: Scorer) -> Explanation:
     """The explanation of a prediction that `scorer` made: the attention is that of the first view."""
     batch = clip.batch.to(scorer.accelerator.device)
+    takes = scorer.model.takes
     has_several = len(scorer.model.fusion.used) > 1
+    view = scorer.model.sampling.view_of(batch, 0)
+    tokens, shares = attention_of_tokens(scorer.model, view)
     return Explanation(
-        attention=attention_over_time(scorer.model, scorer.model.sampling.view_of(batch, 0)),
+        attention={name: _curve(tokens[name], share) for name, share in shares.items()},
+        faces=_attention_to_faces(view.people, [shares[name] for name in shares if takes[name] == "people"]),
         alone=predictions_alone(batch, scorer) if has_several else {},
     )
 
 
-def attention_over_time(model: GroupEmotionModel, batch: Batch) -> dict[str, AttentionCurve]:
-    """The attention to each stream of a clip, which is a batch of one on the model's device.
+def attention_of_tokens(model: GroupEmotionModel, batch: Batch) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
+    """The tokens of a clip by stream, and the attention (time,) to them; the batch of one is on the model's device.
 
     Shares are means over blocks, heads and queries, summed over places in the picture or spectrum. They add up to less
-    than 1, because some attention goes to the streams' summary tokens. Empty for a fusion without attention.
+    than 1, because some attention goes to the streams' summary tokens. There are none for a fusion without attention.
     """
     maps: list[Tensor] = []
     with torch.no_grad():
         tokens = model.tokens(batch)
         model.fusion(tokens, maps)
     if not maps:
-        return {}
+        return tokens, {}
     counts = {name: 1 + each.values.shape[1:3].numel() for name, each in tokens.items()}
-    shares = attention_received(maps, counts, model.fusion.kind)
-    return {name: _curve(tokens[name], shares[name]) for name in tokens}
+    received = attention_received(maps, counts, model.fusion.kind)
+    # The first share is that of the summary token.
+    return tokens, {name: received[name][1:].view(each.values.shape[1:3]).sum(dim=1) for name, each in tokens.items()}
 
 
 def attention_received(maps: Sequence[Tensor], counts: Mapping[str, int], kind: str) -> dict[str, Tensor]:
@@ -80,12 +88,21 @@ def attention_received(maps: Sequence[Tensor], counts: Mapping[str, int], kind: 
     return {name: torch.stack(received).mean(0) for name, received in parts.items()}
 
 
-def _curve(tokens: Tokens, received: Tensor) -> AttentionCurve:
-    """The curve of a clip's tokens that are not padding; `received` begins with the share of the summary token."""
+def _attention_to_faces(people: People | None, shares: Sequence[Tensor]) -> NDArray[np.float64] | None:
+    """The shares (N * K,) of the streams that take people, together, for each of the N x K places of a clip."""
+    if people is None or not shares:
+        return None
+    together: NDArray[np.float64] = torch.stack(list(shares)).sum(dim=0).double().numpy()
+    return together.reshape(people.present.shape[1:])
+
+
+def _curve(tokens: Tokens, shares: Tensor) -> AttentionCurve:
+    """The curve of a clip's tokens that are not padding; those of one moment, as of the people in a frame, together."""
     is_valid = ~tokens.padding[0].cpu()
-    shares = received[1:].view(tokens.values.shape[1:3]).sum(dim=1)
-    times_s = tokens.times_s.expand(tokens.padding.shape)[0].cpu()
-    return AttentionCurve(times_s[is_valid].double().numpy(), shares[is_valid].double().numpy())
+    token_times_s = tokens.times_s.expand(tokens.padding.shape)[0].cpu()[is_valid].double().numpy()
+    times_s, moments = np.unique(token_times_s, return_inverse=True)
+    summed = np.bincount(moments, shares[is_valid].double().numpy(), len(times_s))
+    return AttentionCurve(times_s, summed.astype(np.float64))
 
 
 def predictions_alone(batch: Batch, scorer: Scorer) -> dict[str, NDArray[np.float64]]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.batch import Memory, collate
+from pipeline.loading.batch import collate
 from pipeline.loading.loader import read_sample
+from pipeline.loading.memory import Memory
 from pipeline.loading.selection import ClipRef
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.results.pictures import draw_clip

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
 from pipeline.models.scoring import ScoredClip, Scorer
+from pipeline.results.boxes import draw_box
 from pipeline.results.explanation import AttentionCurve, explain
 
 FEW_COLORS = ("#3a9d5d", "#8a939c", "#c8553d")
@@ -29,7 +30,7 @@ def draw_clip(clip: ScoredClip, scorer: Scorer) -> Figure:
     figure = Figure(figsize=(10, 9), layout="constrained")
     figure.suptitle(f"{clip.name}: {clip.label}, {clip.probabilities.max():.0%}", parse_math=False)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 5), squeeze=False)[:, 0]
-    draw_frames(top, scorer.model.sampling.view_of(clip.batch, 0))
+    draw_frames(top, scorer.model.sampling.view_of(clip.batch, 0), explanation.faces)
     heights = {"waveform": 1.0} if clip.waveform is not None else {}
     heights |= {"log_mel": 2.0, "attention": 1.5, "predictions": 1.5}
     axes = bottom.subplot_mosaic([[name] for name in heights], height_ratios=list(heights.values()))
@@ -44,15 +45,22 @@ def draw_clip(clip: ScoredClip, scorer: Scorer) -> Figure:
     return figure
 
 
-def draw_frames(figure: SubFigure, batch: Batch) -> None:
-    """The frames that the model saw, with their times."""
+def draw_frames(figure: SubFigure, batch: Batch, faces: NDArray[np.float64] | None) -> None:
+    """The frames that the model saw, with their times, and boxes around the faces.
+
+    `faces` are the shares of the attention to them (`Explanation`), which stand below the boxes.
+    """
     pictures, times_s = batch.frames[0].permute(0, 2, 3, 1).cpu(), batch.frame_times_s[0].tolist()
     row = figure.subplots(1, len(pictures), squeeze=False)[0]
-    for axes, picture, time_s in zip(row, pictures, times_s, strict=True):
+    for number, (axes, picture, time_s) in enumerate(zip(row, pictures, times_s, strict=True)):
         axes.set_axis_off()
         if batch.has_video[0]:
             axes.imshow(picture.numpy())
             axes.set_title(f"{time_s:.2f} s", fontsize=7, pad=2)
+        if batch.people is not None:
+            for rank in batch.people.present[0, number].nonzero()[:, 0].tolist():
+                share = None if faces is None else faces[number, rank]
+                draw_box(axes, batch.people.boxes[0, number, rank].tolist(), share)
 
 
 def draw_waveform(axes: Axes, waveform: NDArray[np.float32], features: Features) -> None:

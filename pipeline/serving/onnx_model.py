@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from pipeline.common.errors import UserError, missing_extra
 from pipeline.common.recipe import Features
 from pipeline.loading.batch import Batch
+from pipeline.loading.people import People
 from pipeline.models.model import GroupEmotionModel
 from pipeline.shards.log_mel_units import LEVELS
 
 TOLERANCE = 1e-4  # of logits
 INPUTS = ("frames", "frame_times_s", "has_video", "log_mel", "mel_frames")
+PEOPLE_INPUTS = ("people_crops", "people_boxes", "people_present")  # of a model whose features have people
 CHECKED_CLIPS = 5
 
 
@@ -27,11 +29,21 @@ class TensorModel(nn.Module):
         self.eval()
 
     def forward(
-        self, frames: Tensor, frame_times_s: Tensor, has_video: Tensor, log_mel: Tensor, mel_frames: Tensor
+        self,
+        frames: Tensor,
+        frame_times_s: Tensor,
+        has_video: Tensor,
+        log_mel: Tensor,
+        mel_frames: Tensor,
+        people_crops: Tensor | None = None,
+        people_boxes: Tensor | None = None,
+        people_present: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, classes)."""
-        no_labels = torch.empty(0, dtype=torch.long)
-        return self.model(Batch([], frames, frame_times_s, has_video, log_mel, mel_frames, no_labels))
+        people, no_labels = None, torch.empty(0, dtype=torch.long)
+        if people_crops is not None and people_boxes is not None and people_present is not None:
+            people = People(people_crops, people_boxes, people_present)
+        return self.model(Batch([], frames, frame_times_s, has_video, log_mel, mel_frames, no_labels, people))
 
 
 def write_onnx(model: GroupEmotionModel, path: Path) -> None:
@@ -48,13 +60,14 @@ def write_onnx(model: GroupEmotionModel, path: Path) -> None:
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "export") from None
 
+    clips = random_clips(model.inputs, 2)
     torch.onnx.export(
         TensorModel(model),
-        random_clips(model.inputs, 2),
+        tuple(clips.values()),
         path,
-        input_names=list(INPUTS),
+        input_names=list(clips),
         output_names=["logits"],
-        dynamic_shapes={name: {0: torch.export.Dim("clips", min=1)} for name in INPUTS},
+        dynamic_shapes={name: {0: torch.export.Dim("clips", min=1)} for name in clips},
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -84,8 +97,8 @@ def check_onnx(model: GroupEmotionModel, path: Path) -> float:
     differences = []
     for part in (slice(None), *(slice(i, i + 1) for i in range(CHECKED_CLIPS))):
         with torch.no_grad():
-            expected = network(*(values[part] for values in clips)).numpy()
-        arrays = {name: values[part].numpy() for name, values in zip(INPUTS, clips, strict=True)}
+            expected = network(*(values[part] for values in clips.values())).numpy()
+        arrays = {name: values[part].numpy() for name, values in clips.items()}
         differences.append(np.abs(session.run(None, arrays)[0] - expected).max())
     largest = float(np.max(differences))
     if not largest <= TOLERANCE:  # so that NaN is refused, too
@@ -96,20 +109,31 @@ def check_onnx(model: GroupEmotionModel, path: Path) -> float:
     return largest
 
 
-def random_clips(features: Features, count: int) -> tuple[Tensor, ...]:
-    """Random inputs of the network for `count` clips, in the order of `INPUTS`.
+def random_clips(features: Features, count: int) -> dict[str, Tensor]:
+    """Random inputs of the network for `count` clips, by the names of `INPUTS`, and of `PEOPLE_INPUTS` if it has them.
 
-    Every third clip has no video. The first two have no sound; each later one has more sound than the one before.
+    Every third clip has no video. The first two have no sound; each later one has more sound than the one before. Half
+    of the places for faces are empty.
     """
     generator, size = torch.Generator().manual_seed(count), features.frame_size_px
     longest, level = features.max_mel_frames, LEVELS[features.front_end]
     hops = (torch.arange(count) - 1).clamp(min=0) * longest // max(1, count - 2)
     log_mel = level.mean + level.deviation * torch.randn(count, features.mel_bins, longest, generator=generator)
     is_padding = torch.arange(longest) >= hops[:, None, None]
-    return (
+    values = (
         torch.randint(0, 256, (count, features.frames, 3, size, size), dtype=torch.uint8, generator=generator),
         torch.rand(count, features.frames, generator=generator).cumsum(dim=1),
         torch.arange(count) % 3 != 0,
         log_mel.masked_fill(is_padding, level.silence).half(),
         hops,
     )
+    clips, most, size = dict(zip(INPUTS, values, strict=True)), features.people.most, features.people.size_px
+    if not most:
+        return clips
+    places = (count, features.frames, most)
+    people = (
+        torch.randint(0, 256, (*places, 3, size, size), dtype=torch.uint8, generator=generator),
+        torch.rand(*places, 4, generator=generator),
+        torch.rand(places, generator=generator) < 0.5,
+    )
+    return clips | dict(zip(PEOPLE_INPUTS, people, strict=True))

@@ -13,11 +13,13 @@ from pipeline.common.errors import UserError
 from pipeline.common.recipe import Features
 from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.face_detector import check_detector
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sample_extraction import to_sample
 from pipeline.extraction.sandbox import Sandbox
 from pipeline.extraction.timeline import Window
-from pipeline.loading.batch import Batch, Memory, collate
+from pipeline.loading.batch import Batch, collate
+from pipeline.loading.memory import Memory
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, prediction_row, printable
@@ -42,13 +44,15 @@ class Predictor:
     """Predicts files with the model of a run, with the features and within the limits that the run was made with.
 
     With `voters`, the probabilities are the mean over the models of all runs. A child process reads the files; `close`
-    ends it. Raises `UserError` for a voter that takes something else of a clip, or has other classes.
+    ends it. Raises `UserError` for a voter that takes something else of a clip, or has other classes, and if a face
+    detector that is needed is missing.
     """
 
     def __init__(self, run: FinishedRun, accelerator: Accelerator, voters: Sequence[FinishedRun] = ()) -> None:
         self.scorer = Scorer(run.model, accelerator)
         self._voters = [Scorer(_like(voter, run).model, accelerator) for voter in voters]
         self._settings = ClipSettings(features=run.config.recipe.features, limits=run.config.extract)
+        check_detector(self._settings)
         self._sandbox, self._memory = Sandbox(), Memory()
 
     @property

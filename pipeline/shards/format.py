@@ -1,11 +1,12 @@
 """The format of WebDataset shards: a clip's members, writing them reproducibly, reading those of one clip.
 
-A sample is three members of a ustar file, in this order:
+A sample is three or four members of a ustar file, in this order:
 
     <clip_id>.frames.mjpeg   the JPEG frames one after the other (a motion-JPEG stream, which a video player opens)
     <clip_id>.json           clip_id, duration_s, frame_rate_hz, has_audio, frame_times_s, frame_bytes (of each JPEG),
-                             suspect
+                             suspect, people (of each face: frame, box, score, bytes)
     <clip_id>.log_mel.npy    float16 (mel_bins, hops); (0, 0) if the clip has no audio track
+    <clip_id>.people.mjpeg   the JPEG face crops one after the other; only if faces were looked for and found
 
 Labels are not in the shards: the manifest is their only source, so a corrected label file needs no new extraction.
 The byte range of a clip is a small tar file of its own, so reading a clip needs nothing else of its shard.
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,33 @@ from numpy.typing import NDArray
 from pipeline.common.files import written_whole
 from pipeline.common.records import write_record
 
-FRAMES, META, LOG_MEL = "frames.mjpeg", "json", "log_mel.npy"
+FRAMES, META, LOG_MEL, PEOPLE = "frames.mjpeg", "json", "log_mel.npy", "people.mjpeg"
 TAR_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Person:
+    """A face in a frame: the number of the frame, the face's box, the detector's score in 0..1, and its crop as a JPEG.
+
+    The box is (centre x, centre y, width, height), as shares of the frame's sides, from its top left corner. It can
+    reach beyond the frame.
+    """
+
+    frame: int
+    box: tuple[float, float, float, float]
+    score: float
+    jpeg: bytes | memoryview
+
+    def facts(self) -> dict[str, Any]:
+        """All but the crop itself, for JSON: the box to a ten-thousandth of the frame."""
+        box = [round(side, 4) for side in self.box]
+        return {"frame": self.frame, "box": box, "score": round(self.score, 3), "bytes": len(self.jpeg)}
+
+    @staticmethod
+    def from_facts(facts: Mapping[str, Any], jpeg: bytes | memoryview) -> "Person":
+        """Undo `facts`; raises `ValueError`, `KeyError` or `TypeError` for something else."""
+        centre_x, centre_y, width, height = map(float, facts["box"])
+        return Person(int(facts["frame"]), (centre_x, centre_y, width, height), float(facts["score"]), jpeg)
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,7 @@ class Sample:
 
     `frame_rate_hz` is the clip's own: its mean if it varies, 0 without video. `log_mel` is float16 (mel_bins, hops), or
     None without sound. `suspect` names what the clip should not be trusted for (`pipeline.extraction.suspicion`).
+    `people` are the faces in the order of the frames, the largest of a frame first; none if none were looked for.
     """
 
     clip_id: str
@@ -48,6 +75,7 @@ class Sample:
     frame_times_s: list[float]
     log_mel: NDArray[np.float16] | None
     suspect: list[str] = field(default_factory=list)
+    people: Sequence[Person] = ()
 
     def members(self) -> dict[str, bytes]:
         """Member name -> content, in the order in which they are written."""
@@ -59,31 +87,44 @@ class Sample:
             "frame_times_s": self.frame_times_s,
             "frame_bytes": [len(jpeg) for jpeg in self.jpegs],
             "suspect": self.suspect,
+            "people": [person.facts() for person in self.people],
         }
         log_mel = io.BytesIO()
         np.save(log_mel, np.zeros((0, 0), np.float16) if self.log_mel is None else self.log_mel, allow_pickle=False)
-        return {FRAMES: b"".join(self.jpegs), META: json.dumps(meta).encode(), LOG_MEL: log_mel.getvalue()}
+        members = {FRAMES: b"".join(self.jpegs), META: json.dumps(meta).encode(), LOG_MEL: log_mel.getvalue()}
+        return members | ({PEOPLE: b"".join(person.jpeg for person in self.people)} if self.people else {})
 
     @staticmethod
     def from_members(members: Mapping[str, bytes | memoryview]) -> "Sample":
         """Undo `members` without running code; raises `ValueError`, `KeyError` or `TypeError` for other content."""
         meta = json.loads(bytes(members[META]))
         log_mel = _read_npy(members[LOG_MEL])
-        frames, ends = memoryview(members[FRAMES]), accumulate(meta["frame_bytes"])
+        people = meta.get("people", [])  # shards of version 1.0.0 have neither people nor suspect
+        crops = split_bytes(members[PEOPLE], [facts["bytes"] for facts in people]) if people else []
         return Sample(
             clip_id=meta["clip_id"],
             duration_s=meta["duration_s"],
             frame_rate_hz=meta["frame_rate_hz"],
-            jpegs=[frames[end - size : end] for end, size in zip(ends, meta["frame_bytes"], strict=True)],
+            jpegs=split_bytes(members[FRAMES], meta["frame_bytes"]),
             frame_times_s=meta["frame_times_s"],
             log_mel=log_mel if meta["has_audio"] else None,
-            suspect=meta.get("suspect", []),  # shards of version 1.0.0 do not have it
+            suspect=meta.get("suspect", []),
+            people=[Person.from_facts(facts, crop) for facts, crop in zip(people, crops, strict=True)],
         )
+
+
+def split_bytes(content: bytes | memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    """The parts of these sizes that lie one after the other at the start of `content`, without copies."""
+    view = memoryview(content)
+    return [view[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a clip's members lie in its shard (`offset` and `size` in bytes), and facts known without reading them."""
+    """Where a clip's members lie in its shard (`offset` and `size` in bytes), and facts known without reading them.
+
+    `people` is the number of faces in all frames together.
+    """
 
     clip_id: str
     offset: int
@@ -92,6 +133,7 @@ class Entry:
     duration_s: float
     frame_rate_hz: float
     suspect: list[str] = field(default_factory=list)
+    people: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,6 +198,7 @@ def _write_members(file: IO[bytes], outcomes: Iterable[Sample | Quarantined]) ->
                     duration_s=outcome.duration_s,
                     frame_rate_hz=outcome.frame_rate_hz,
                     suspect=outcome.suspect,
+                    people=len(outcome.people),
                 )
             )
     return entries, quarantined

@@ -7,7 +7,7 @@ from helpers import run_ffmpeg
 
 from pipeline.extraction.sample_extraction import extract_sample
 from pipeline.extraction.sandbox import Sandbox
-from pipeline.loading.batch import decode_jpeg
+from pipeline.loading.jpeg import decode_jpeg
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.loading.batch import Memory, collate
+from pipeline.loading.batch import collate
 from pipeline.loading.loader import PlannedBatch, read_batch, read_sample
+from pipeline.loading.memory import Memory
 from pipeline.models.model import GroupEmotionModel
 from pipeline.shards.log_mel_units import LEVELS
 

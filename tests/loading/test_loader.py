@@ -10,8 +10,8 @@ from pipeline.common.errors import UserError
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading import loader
-from pipeline.loading.batch import Memory
 from pipeline.loading.loader import Loader, PlannedBatch, read_batch, read_sample
+from pipeline.loading.memory import Memory
 from pipeline.loading.plan import plan_epoch, shard_numbers, split_step
 from pipeline.loading.selection import locate
 from pipeline.models.model import GroupEmotionModel

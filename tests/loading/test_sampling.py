@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.loading import batch as batches
-from pipeline.loading.batch import Memory, collate
+from pipeline.loading.batch import collate
 from pipeline.loading.loader import Loader, PlannedBatch, read_batch, read_sample
+from pipeline.loading.memory import Memory
 from pipeline.loading.plan import plan_epoch, shard_numbers, split_step
 from pipeline.loading.sampling import FrameSampling
 

@@ -6,8 +6,8 @@ from accelerate.state import AcceleratorState
 from short_trainings import count_calls, with_model
 
 from pipeline.loading import batch as batches
-from pipeline.loading.batch import Memory
 from pipeline.loading.loader import Loader, PlannedBatch, read_batch
+from pipeline.loading.memory import Memory
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import Scorer

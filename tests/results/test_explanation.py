@@ -11,12 +11,13 @@ from accelerate import Accelerator
 from helpers import FUSIONS
 
 from pipeline.clips.manifest import TRAIN
-from pipeline.loading.batch import Memory, collate
+from pipeline.loading.batch import collate
 from pipeline.loading.loader import read_sample
+from pipeline.loading.memory import Memory
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import ScoredClip, Scorer
-from pipeline.results.explanation import attention_over_time, attention_received, explain, predictions_alone
+from pipeline.results.explanation import attention_received, explain, predictions_alone
 from pipeline.results.pictures import draw_clip
 
 
@@ -76,7 +77,7 @@ def test_a_stream_alone_is_predicted_without_the_other(scorer_of, clip_of):
 def test_attention_goes_to_the_tokens_of_each_stream_over_time(scorer_of, clip_of, fusion):
     scorer = scorer_of(fusion)
     clip = clip_of(scorer)
-    attention = attention_over_time(scorer.model, clip.batch)
+    attention = explain(clip, scorer).attention
     assert attention["scene"].times_s.tolist() == clip.batch.frame_times_s[0].tolist()
     sound_times_s = attention["sound"].times_s
     assert len(sound_times_s) == -(-int(clip.batch.mel_frames[0]) // 16)

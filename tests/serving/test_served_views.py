@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from short_trainings import with_model
 
 from pipeline.common.config import RunId
-from pipeline.loading.batch import Memory, collate
+from pipeline.loading.batch import collate
 from pipeline.loading.loader import read_sample
+from pipeline.loading.memory import Memory
 from pipeline.loading.selection import clips_of_split
 from pipeline.models.run_record import read_run_record
 from pipeline.models.runs import open_run

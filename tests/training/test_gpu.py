@@ -6,7 +6,7 @@ import pytest
 import torch
 from launches import Place, end
 
-from pipeline.loading.batch import Memory, to_device
+from pipeline.loading.memory import Memory, to_device
 from pipeline.models.run_record import read_run_record
 
 pytestmark = [
