@@ -29,6 +29,6 @@ def to_sample(clip_id: str, media: ClipMedia, features: Features) -> Sample:
         jpegs=media.jpegs,
         frame_times_s=media.frame_times_s,
         suspect=media.suspect,
-        people=media.people,
+        people=tuple(media.people),
         log_mel=None if media.waveform is None else log_mel(media.waveform, features).astype(np.float16),
     )

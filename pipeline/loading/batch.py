@@ -79,12 +79,7 @@ def collate(
     rows = zip(samples, np.broadcast_to(chosen, (clips, count)), frames.numpy(), log_mel.numpy(), strict=True)
     for row, (sample, numbers, pictures, bank) in enumerate(rows):
         ids.append(sample.clip_id)
-        if sample.jpegs:
-            has_video[row], times_s[row] = True, [sample.frame_times_s[number] for number in numbers]
-            for number, picture in zip(numbers, pictures, strict=True):
-                decode_jpeg(sample.jpegs[number], sample.clip_id, picture)
-        else:
-            pictures[:] = 0
+        has_video[row] = fill_frames(pictures, times_s[row], sample, numbers)
         if people:
             fill_people(people, row, sample, numbers)
         mel_frames[row] = fill_sound(bank, sample.log_mel, LEVELS[features.front_end].silence)
@@ -98,6 +93,19 @@ def collate(
         labels=torch.tensor(labels),
         people=people,
     )
+
+
+def fill_frames(
+    pictures: NDArray[np.uint8], times_s: NDArray[np.float32], sample: Sample, numbers: NDArray[np.int64]
+) -> bool:
+    """Decode the frames `numbers` (N,) of a sample into (N, H, W, 3), black without video; whether it has video."""
+    if not sample.jpegs:
+        pictures[:] = 0
+        return False
+    times_s[:] = [sample.frame_times_s[number] for number in numbers]
+    for number, picture in zip(numbers, pictures, strict=True):
+        decode_jpeg(sample.jpegs[number], sample.clip_id, picture)
+    return True
 
 
 def fill_sound(bank: NDArray[np.float16], log_mel: NDArray[np.float16] | None, silence: float) -> int:

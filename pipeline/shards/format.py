@@ -75,7 +75,7 @@ class Sample:
     frame_times_s: list[float]
     log_mel: NDArray[np.float16] | None
     suspect: list[str] = field(default_factory=list)
-    people: Sequence[Person] = ()
+    people: tuple[Person, ...] = ()
 
     def members(self) -> dict[str, bytes]:
         """Member name -> content, in the order in which they are written."""
@@ -109,7 +109,7 @@ class Sample:
             frame_times_s=meta["frame_times_s"],
             log_mel=log_mel if meta["has_audio"] else None,
             suspect=meta.get("suspect", []),
-            people=[Person.from_facts(facts, crop) for facts, crop in zip(people, crops, strict=True)],
+            people=tuple(Person.from_facts(facts, crop) for facts, crop in zip(people, crops, strict=True)),
         )
 
 

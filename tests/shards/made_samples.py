@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.format import Quarantined, Sample
+from pipeline.shards.format import Person, Quarantined, Sample
 
 
 def made_sample(clip_id, has_audio=True):
@@ -12,6 +12,10 @@ def made_sample(clip_id, has_audio=True):
     return Sample(clip_id, 1.0, 25.0, [b"jpeg-a", b"jpeg-bc"], [0.25, 0.75], log_mel)
 
 
+boxes = st.tuples(*[st.integers(-20_000, 20_000).map(lambda side: side / 10_000)] * 4)
+people = st.builds(
+    Person, st.integers(0, 7), boxes, st.integers(0, 1000).map(lambda score: score / 1000), st.binary(max_size=500)
+)
 clip_ids = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
 log_mels = st.none() | st.integers(0, 30).map(lambda hops: np.full((4, hops), -20, np.float16))
 samples = st.builds(
@@ -21,6 +25,7 @@ samples = st.builds(
     st.lists(st.binary(max_size=2000), min_size=1, max_size=8),
     log_mels,
     st.lists(st.sampled_from(["muted", "black", "still"]), unique=True),
+    st.lists(people, max_size=4).map(tuple),
 )
 quarantined = st.builds(Quarantined, clip_ids, st.sampled_from(["unreadable", "timeout"]), st.text(max_size=50))
 any_outcomes = st.lists(samples | quarantined, max_size=6, unique_by=lambda outcome: outcome.clip_id)
