@@ -51,12 +51,12 @@ def main() -> None:
 
 
 def look_for_weights(recipe: "Recipe") -> None:
-    """End with the sentence of stages.fetch_weights if weights that the recipe asks for cannot be found.
+    """End with the sentence of stages.fetch_weights if weights or a detector that the recipe needs cannot be found.
 
     A process of its own builds the networks: their memory is not left to the extraction, and this stage does not depend
     on their code.
     """
-    if all(stream.weights == "none" for stream in recipe.model.used.values()):
+    if all(stream.weights == "none" for stream in recipe.model.used.values()) and not recipe.features.people.most:
         return
     done = subprocess.run([sys.executable, "-m", "stages.fetch_weights", *sys.argv[1:]], stdout=subprocess.DEVNULL)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Fetch the published weights that recipes ask for, on a machine with a network.
+"""Fetch the published weights that recipes ask for, and the face detector, on a machine with a network.
 
 example:
   python -m stages.fetch_weights paper strong
@@ -6,6 +6,7 @@ reads:
   the settings, configs/recipe/<recipe>.yaml
 writes:
   the files of the weights, to the folder that execution.pretrained names
+  the face detector, if a recipe looks for people, to where extract.face_detector says
   Prints what each network takes and gives, and where the file of its weights is, with its SHA-256.
 
 So it also tells whether a recipe's features fit its networks. To pin a file, set sha256 of the network to its SHA-256.
@@ -25,12 +26,16 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from pipeline.common.recipe import load_recipe
+    from pipeline.extraction.clip_settings import ClipSettings
+    from pipeline.extraction.face_detector import DETECTOR_SHA256, fetch_detector
     from pipeline.models.recipe_weights import fetch_recipe_weights
 
     config = settings_of(arguments)
     for recipe in [load_recipe(name) for name in arguments.recipes] or [config.recipe]:
         for line in fetch_recipe_weights(recipe, Path(config.execution.pretrained)):
             print(line, flush=True)
+        if path := fetch_detector(ClipSettings(features=recipe.features, limits=config.extract)):
+            print(f"{recipe.name}, people: {path}, SHA-256 {DETECTOR_SHA256}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import REPOSITORY, clips_of, dataset_at, extraction_in_this_process
+from helpers import REPOSITORY, clips_of, dataset_at, extraction_in_this_process, with_four_streams
 from short_trainings import interrupt, terminate, train, train_and_evaluate
+from stand_in_detector import write_stand_in
 
 from pipeline.clips.demo_drawing import draw_clip
 from pipeline.clips.demo_set import plan_clips, write_label_files
@@ -23,7 +24,9 @@ from pipeline.clips.manifest import SPLITS, Clip, read_manifest, write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.config import Config, ExtractSettings, RunId, load_config, parse_config, with_changes
 from pipeline.common.errors import Stopped
+from pipeline.common.files import sha256_of
 from pipeline.common.recipe import Features
+from pipeline.extraction import face_detector
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading.batch import Batch
@@ -106,6 +109,35 @@ def workspace(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     with extraction_in_this_process():
         extract_splits(clips, folder / "data/demo", folder / config.shards, settings, 1)
     return folder, config
+
+
+@pytest.fixture(scope="session")
+def workspace_of_four(workspace: tuple[Path, Config], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """The workspace with the shards, and the settings, of four streams, one of them people. Read only.
+
+    The detector is a stand-in that finds faces everywhere; two are kept of a frame.
+    """
+    root, two = workspace
+    folder = tmp_path_factory.mktemp("four")
+    for name in ("data/demo", "data_manifests"):
+        shutil.copytree(root / name, folder / name)
+    values = with_four_streams(two.model_dump())
+    detector = write_stand_in(folder / "detector.onnx", everywhere=True)
+    values["extract"]["face_detector"] = str(detector)
+    config = parse_config(values, "params.yaml")
+    clips = {split: read_manifest(folder / config.manifests, split) for split in SPLITS}
+    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    with extraction_in_this_process(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(face_detector, "DETECTOR_SHA256", sha256_of(detector))
+        extract_splits(clips, folder / "data/demo", folder / config.shards, settings, 1)
+    return folder, config
+
+
+@pytest.fixture
+def ready_with_four(workspace_of_four: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The settings of the workspace of four streams, which is the current folder."""
+    monkeypatch.chdir(workspace_of_four[0])
+    return workspace_of_four[1]
 
 
 @pytest.fixture(scope="session")

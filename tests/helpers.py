@@ -1,6 +1,7 @@
 """What several tests need besides fixtures."""
 
 import contextlib
+import copy
 import dataclasses
 import resource
 import subprocess
@@ -29,6 +30,18 @@ REPOSITORY = Path(__file__).parent.parent
 FUSIONS = {kind: {"fusion": kind} for kind in get_args(FusionKind)} | {
     name: {"use": [name]} for name in ("scene", "sound")
 }
+
+
+def with_four_streams(values: dict) -> dict:
+    """Settings of the demo with two further streams: a second network on the frames, and one on two faces a frame."""
+    values = copy.deepcopy(values)
+    recipe = values["recipe"]
+    recipe["features"]["people"] |= {"most": 2, "size_px": 32}
+    scene = recipe["model"]["streams"]["scene"]
+    recipe["model"]["streams"] |= {"motion": scene, "people": scene | {"input": "people"}}
+    recipe["model"]["use"] = ["scene", "motion", "people", "sound"]
+    recipe["training"]["augmentation"]["drop"] = dict.fromkeys(recipe["model"]["use"], 0.1)
+    return values
 
 
 def run_ffmpeg(*arguments: str | Path) -> None:

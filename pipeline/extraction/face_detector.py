@@ -27,3 +27,27 @@ def check_detector(settings: ClipSettings) -> None:
         raise UserError(
             f"{path} has the SHA-256 {sha256}, but YuNet's is {DETECTOR_SHA256}: remove it and fetch it again"
         )
+
+
+def fetch_detector(settings: ClipSettings) -> Path | None:
+    """The detector's file, downloaded if it is missing; None if no faces are looked for.
+
+    Raises `UserError` if it cannot be downloaded, or is another file.
+    """
+    if not settings.features.people.most:
+        return None
+    path = expand_home(Path(settings.limits.face_detector))
+    if not path.is_file():
+        from torch.hub import download_url_to_file
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(DETECTOR_URL, str(path), hash_prefix=DETECTOR_SHA256, progress=False)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{DETECTOR_URL} could not be fetched ({reason}). Run python -m stages.fetch_weights on a machine with "
+                f"a network, or fetch the file by hand, to {path}"
+            ) from None
+    check_detector(settings)
+    return path

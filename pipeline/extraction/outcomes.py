@@ -46,9 +46,12 @@ def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
 
 
 def summary_table(run: Extraction) -> str:
-    """One line per split (clips, outcomes, size of the shards), per kind of suspect clip and per reason; the speed."""
+    """One line per split (clips, outcomes, size of the shards), per kind of suspect clip and per reason; the speed.
+
+    If faces were looked for, one more says how many there are.
+    """
     lines = [f"{'':8} {'clips':>8} {'extracted':>10} {'no sound':>9} {'quarantined':>12} {'shards':>7} {'MB':>9}"]
-    total, suspect = 0, Counter[str]()
+    total, suspect, faces = 0, Counter[str](), list[int]()
     for split, index in run.indexes.items():
         entries = [entry for shard in index.shards for entry in shard.entries]
         clips = len(entries) + len(index.quarantined)
@@ -59,7 +62,10 @@ def summary_table(run: Extraction) -> str:
             f"{len(index.shards):7} {size_mb:9.1f}"
         )
         total += clips
+        faces += [entry.people for entry in entries]
         suspect.update(kind for entry in entries for kind in entry.suspect)
+    if any(index.features.people.most for index in run.indexes.values()):
+        lines.append(f"people: {sum(faces)} faces; none in {faces.count(0)} of {len(faces)} clips")
     reasons = Counter(clip.reason for index in run.indexes.values() for clip in index.quarantined)
     lines += [f"suspect, {kind}: {count}" for kind, count in suspect.most_common()]
     lines += [f"quarantined, {reason}: {count}" for reason, count in reasons.most_common()]

@@ -70,8 +70,8 @@ def cut_out(picture: NDArray[np.uint8], face: NDArray[np.float32], settings: Peo
     side = max(1, round(float(max(width, height)) * (1 + 2 * settings.margin)))
     across, down = face[LEFT_EYE] - face[RIGHT_EYE]
     turn = math.atan2(down, across) if settings.aligned else 0.0
-    # The map from a pixel of the crop to one of the picture: turned about the middle of the box. A pixel is half a pixel
-    # from its own left edge, and boxes are measured from the picture's.
+    # The map from a pixel of the crop to one of the picture, turned about the middle of the box. A box is measured from
+    # the picture's edge, and a pixel's middle is half a pixel from its own.
     columns = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     middle = np.array([left + width / 2, top + height / 2]) - 0.5
     affine = np.column_stack([columns, middle - columns @ np.full(2, (side - 1) / 2)])

@@ -48,6 +48,14 @@ def test_the_summary_counts_suspect_clips_by_kind(features, tmp_path):
     ]
 
 
+def test_the_summary_counts_faces_if_they_were_looked_for(features, tmp_path):
+    features = features.model_copy(update={"people": features.people.model_copy(update={"most": 2})})
+    entries = [Entry(f"1_{i}", 0, 1000, True, 5.0, 25.0, people=faces) for i, faces in enumerate([7, 0, 3, 0])]
+    index = ShardIndex(tmp_path / "train", features, [Shard("a.tar", "f", 1, "0", entries, [])])
+    lines = summary_table(Extraction({"train": index}, 4, 1.0)).splitlines()
+    assert "people: 10 faces; none in 2 of 4 clips" in lines
+
+
 def test_the_table_has_one_row_per_quarantined_clip(index, tmp_path):
     write_quarantine({"train": index, "val": index}, tmp_path / "quarantine.csv")
     assert (tmp_path / "quarantine.csv").read_text().splitlines() == [

@@ -1,5 +1,8 @@
 """`python -m stages.fetch_weights`: describes, fetches and checks the weights that recipes need."""
 
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,6 +11,7 @@ from pipeline.clips.labels import CLASSES
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
 from pipeline.common.recipe import Recipe, load_recipe
+from pipeline.extraction import face_detector
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.recipe_weights import fetch_recipe_weights
 
@@ -73,3 +77,45 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(stage):
     done = stage("fetch_weights", "nobodys")
     assert done.returncode == 2
     assert "there is no recipe nobodys; expected one of demo, light, paper, small, strong" in done.stderr
+
+
+@pytest.fixture
+def with_people(tmp_path):
+    """The options of a stage that looks for people with a detector in a folder of the test."""
+    return [
+        *("--set", "recipe.features.people.most=2"),
+        *("--set", f"extract.face_detector={tmp_path / 'weights/detector.onnx'}"),
+    ]
+
+
+def download(content):
+    """What stands in for torch.hub's download: it writes these bytes and checks nothing."""
+    return lambda url, path, **_: Path(path).write_bytes(content)
+
+
+def test_it_fetches_the_face_detector_if_the_recipe_looks_for_people(stage, with_people, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download(b"detector"))
+    monkeypatch.setattr(face_detector, "DETECTOR_SHA256", sha256(b"detector").hexdigest())
+    done = stage("fetch_weights", *with_people)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"demo, people: {tmp_path / 'weights/detector.onnx'}, SHA-256 " in done.stdout
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # it is there now
+    assert stage("fetch_weights", *with_people).returncode == 0
+
+
+def test_another_file_in_its_place_is_refused(stage, with_people, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download(b"something else"))
+    done = stage("fetch_weights", *with_people)
+    assert done.returncode == 2
+    assert "but YuNet's is" in done.stderr
+
+
+def test_without_a_network_the_sentence_says_where_the_file_belongs(stage, with_people, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    done = stage("fetch_weights", *with_people)
+    assert done.returncode == 2
+    assert "could not be fetched (no route to host)" in done.stderr
+    assert f"by hand, to {tmp_path / 'weights/detector.onnx'}" in done.stderr

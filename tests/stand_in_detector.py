@@ -3,7 +3,6 @@
 It has YuNet's inputs and outputs, so `cv2.FaceDetectorYN` runs it. Eyes are where a level face has them.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,13 @@ BOX = [0.5, 0.5, 0.0, 0.0]
 POINTS = [0.3, 0.4, 0.7, 0.4, 0.5, 0.6, 0.35, 0.8, 0.65, 0.8]
 
 
-def write_stand_in(path: Path, tilt_deg: float = 0.0) -> Path:
-    """Write the network; the line through the eyes is turned by `tilt_deg`, clockwise as the picture is seen."""
-    points = [*POINTS]
-    points[3] += math.tan(math.radians(tilt_deg)) * (points[2] - points[0])
+def write_stand_in(path: Path, everywhere: bool = False) -> Path:
+    """Write the network; with `everywhere`, it finds a face in every cell of the grid."""
     nodes, outputs = [], []
     constants = {
         # Redness of BGR in 0..1: 1 for red, 0 for grey.
         "redness": np.array([-0.5, -0.5, 1.0], np.float32).reshape(1, 3, 1, 1) / 200,
+        "least": np.array([1.0 if everywhere else 0.0], np.float32),
         "zero": np.array(0, np.float32),
         "one": np.array(1, np.float32),
         "as_rows": np.array([1, -1, 1], np.int64),
@@ -33,7 +31,7 @@ def write_stand_in(path: Path, tilt_deg: float = 0.0) -> Path:
         pooled = f"pooled_{stride}"
         nodes += [
             helper.make_node("AveragePool", ["input"], [pooled], kernel_shape=[stride] * 2, strides=[stride] * 2),
-            helper.make_node("Conv", [pooled, "redness"], [f"red_{stride}"]),
+            helper.make_node("Conv", [pooled, "redness", "least"], [f"red_{stride}"]),
             helper.make_node("Clip", [f"red_{stride}", "zero", "one"], [f"map_{stride}"]),
             helper.make_node("Reshape", [f"map_{stride}", "as_rows"], [f"obj_{stride}"]),
         ]
@@ -41,7 +39,7 @@ def write_stand_in(path: Path, tilt_deg: float = 0.0) -> Path:
         constants[f"weight_{stride}"] = np.array(stride == SIDE, np.float32)
         constants[f"nought_{stride}"] = np.zeros((1, 1, 1), np.float32)
         nodes += [helper.make_node("Mul", [f"obj_{stride}", f"weight_{stride}"], [f"cls_{stride}"])]
-        for name, values in (("bbox", BOX), ("kps", points)):
+        for name, values in (("bbox", BOX), ("kps", POINTS)):
             constants[f"{name}_values_{stride}"] = np.array(values, np.float32).reshape(1, 1, -1)
             nodes += [
                 helper.make_node("Mul", [f"obj_{stride}", f"nought_{stride}"], [f"{name}_nought_{stride}"]),

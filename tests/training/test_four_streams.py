@@ -1,0 +1,148 @@
+"""What holds for two streams holds for four: training, scoring, resuming, several processes."""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+from accelerate import Accelerator
+from launches import Place, end
+from short_trainings import (
+    Killed,
+    equal,
+    history,
+    interrupt,
+    kill,
+    train,
+    train_and_evaluate,
+    with_all_checkpoints,
+    with_model,
+    with_training,
+)
+
+from pipeline.clips.labels import CLASSES
+from pipeline.clips.manifest import TRAIN
+from pipeline.common.recipe import FusionKind
+from pipeline.loading.batch import collate
+from pipeline.loading.loader import read_sample
+from pipeline.loading.memory import Memory
+from pipeline.loading.selection import locate, open_split
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.scoring import ScoredClip, Scorer
+from pipeline.results.explanation import explain
+
+STREAMS = ["scene", "motion", "people", "sound"]
+KINDS = FusionKind.__args__
+
+
+@pytest.fixture
+def batch_of_four(ready_with_four):
+    """The first clips with two people in each frame. The last one of them has no people."""
+    config = ready_with_four
+    clips = locate(*open_split(config, TRAIN), config.dataset.classes)[:4]
+    samples = [read_sample(clip) for clip in clips]
+    samples[-1] = dataclasses.replace(samples[-1], people=())
+    features = config.recipe.features
+    return collate(samples, [clip.label for clip in clips], range_of(features.frames), features, Memory())
+
+
+def range_of(count):
+    return torch.arange(count).numpy()
+
+
+def model_of(config, **changes):
+    torch.manual_seed(0)
+    recipe = with_model(config, **changes).recipe
+    return GroupEmotionModel(recipe.model, recipe.features, CLASSES).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_fusion_learns_from_all_streams(kind, ready_with_four, batch_of_four):
+    model = model_of(ready_with_four, fusion=kind).train()
+    model(batch_of_four).square().sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [name for name in idle if not name.endswith("in_proj_bias")] == []
+
+
+def test_a_clip_without_people_is_predicted_from_the_rest(ready_with_four, batch_of_four):
+    model, batch = model_of(ready_with_four), batch_of_four
+    assert batch.available["people"].tolist() == [True, True, True, False]
+    people = dataclasses.replace(batch.people, crops=255 - batch.people.crops, boxes=1 - batch.people.boxes)
+    with torch.no_grad():
+        logits, others = model(batch), model(dataclasses.replace(batch, people=people))
+    assert logits.isfinite().all()
+    assert torch.equal(logits[3], others[3]), "what lies in the empty places changes nothing"
+    assert (logits[:3] != others[:3]).any(dim=1).all()
+
+
+@pytest.mark.parametrize("changed", ["boxes", "crops"])
+def test_the_prediction_depends_on_what_the_faces_show_and_on_where_they_are(changed, ready_with_four, batch_of_four):
+    model, batch = model_of(ready_with_four), batch_of_four
+    value = getattr(batch.people, changed)
+    people = dataclasses.replace(batch.people, **{changed: value.flip(-1) if changed == "crops" else value / 2})
+    with torch.no_grad():
+        assert not torch.equal(model(batch)[0], model(dataclasses.replace(batch, people=people))[0])
+
+
+def test_the_order_of_the_faces_in_a_frame_changes_nothing(ready_with_four, batch_of_four):
+    model, batch = model_of(ready_with_four), batch_of_four
+    people = type(batch.people)(*(value.flip(2) for value in vars(batch.people).values()))
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch), model(dataclasses.replace(batch, people=people)))
+
+
+def test_each_face_has_its_share_of_the_attention(ready_with_four, batch_of_four):
+    scorer = Scorer(model_of(ready_with_four), Accelerator(cpu=True))
+    one = dataclasses.replace(
+        batch_of_four,
+        clip_ids=["1_1"],
+        people=type(batch_of_four.people)(*(value[:1] for value in vars(batch_of_four.people).values())),
+        **{name: v[:1] for name, v in vars(batch_of_four).items() if isinstance(v, torch.Tensor)},
+    )
+    clip = ScoredClip("1_1", 4.0, one, CLASSES, scorer.probabilities(one)[0], None)
+    explanation = explain(clip, scorer)
+    frames = ready_with_four.recipe.model.frames
+    assert explanation.faces.shape == (frames, 2)
+    assert (explanation.faces > 0).all()
+    curve = explanation.attention["people"]
+    assert curve.shares.sum() == pytest.approx(explanation.faces.sum())
+    assert curve.times_s.tolist() == pytest.approx(one.frame_times_s[0].tolist())
+    assert set(explanation.alone) == set(STREAMS)
+
+
+def test_four_streams_train_and_are_scored(ready_with_four, tmp_path, workspace_of_four):
+    shared = workspace_of_four[0]
+    for name in ("data", "data_manifests"):
+        (tmp_path / name).symlink_to(shared / name)
+    with contextlib.chdir(tmp_path):
+        evaluation = train_and_evaluate(with_training(ready_with_four, epochs=1))
+    assert evaluation.predictions.scored.sum() == 8
+    assert {point.stream for point in evaluation.stream_curves} == set(STREAMS)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_training_of_four_streams_that_is_resumed_gives_the_same_weights(
+    step, ready_with_four, tmp_path, monkeypatch
+):
+    config = with_all_checkpoints(with_training(ready_with_four, stream_loss=0.3, freeze_epochs=1))
+    whole = train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, kill)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "resumed")
+    assert equal(whole, train(config, tmp_path / "resumed"))
+    assert history(tmp_path / "resumed") == history(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_four_streams_on_two_processes_give_what_one_gives(workspace_of_four, tmp_path):
+    losses = {}
+    for how in ("cpu", "multi_cpu"):
+        (tmp_path / how).mkdir()
+        place = Place(tmp_path / how, *workspace_of_four)
+        try:
+            place.run(how, "train")
+            losses[how] = place.losses
+        finally:
+            end(place)
+    assert losses["multi_cpu"] == pytest.approx(losses["cpu"], abs=1e-5)
