@@ -30,9 +30,9 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.config import load_config
+from pipeline.common.features import Features
 from pipeline.common.files import sha256_of
 from pipeline.common.machine import available_cores, ffmpeg_path
-from pipeline.common.recipe import Features
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.log_mel import log_mel
 from pipeline.extraction.sandbox import CHILD_MODULE

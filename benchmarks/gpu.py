@@ -32,7 +32,7 @@ from pipeline.clips.manifest import SPLITS, TRAIN, Clip, write_manifest
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import Config, RunId, load_config
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.loader import Loader
 from pipeline.loading.plan import split_step
 from pipeline.models.model import GroupEmotionModel

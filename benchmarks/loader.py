@@ -50,9 +50,9 @@ from torch import Tensor
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.config import load_config
+from pipeline.common.features import Features
 from pipeline.common.files import sha256_of
 from pipeline.common.machine import available_cores
-from pipeline.common.recipe import Features
 from pipeline.extraction.clip_file import open_clip
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.pyav_decoder import decode_in_process

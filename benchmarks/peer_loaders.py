@@ -18,7 +18,7 @@ import webdataset as wds
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.shards.format import Sample
 from pipeline.shards.log_mel_units import LEVELS
 

@@ -31,8 +31,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.clips.labels import CLASSES
-from pipeline.common.recipe import Features, Recipe, load_recipe, recipe_names
+from pipeline.common.features import Features
+from pipeline.common.recipe import Recipe, load_recipe, recipe_names
 from pipeline.loading.batch import Batch
+from pipeline.loading.people import People
 from pipeline.models.model import GroupEmotionModel
 from pipeline.training.objective import Objective
 
@@ -90,7 +92,11 @@ def cost_of_recipe(recipe: Recipe, tflops: float) -> Cost:
 
 def empty_clips(features: Features, count: int) -> Batch:
     """A batch of clips of full length, for its shapes."""
-    size = features.frame_size_px
+    size, places = features.frame_size_px, (count, features.frames, features.people.most)
+    crop_size = features.people.size_px
+    people = People(
+        torch.zeros(*places, 3, crop_size, crop_size), torch.zeros(*places, 4), torch.ones(places, dtype=torch.bool)
+    )
     return Batch(
         clip_ids=["1_1"] * count,
         frames=torch.zeros(count, features.frames, 3, size, size),
@@ -99,6 +105,7 @@ def empty_clips(features: Features, count: int) -> Batch:
         log_mel=torch.zeros(count, features.mel_bins, features.max_mel_frames),
         mel_frames=torch.ones(count, dtype=torch.int64),
         labels=torch.zeros(count, dtype=torch.int64),
+        people=people if features.people.most else None,
     )
 
 

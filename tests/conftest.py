@@ -24,8 +24,8 @@ from pipeline.clips.manifest import SPLITS, Clip, read_manifest, write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.config import Config, ExtractSettings, RunId, load_config, parse_config, with_changes
 from pipeline.common.errors import Stopped
+from pipeline.common.features import Features
 from pipeline.common.files import sha256_of
-from pipeline.common.recipe import Features
 from pipeline.extraction import face_detector
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits

@@ -17,7 +17,7 @@ from pipeline.clips.indexing import index_dataset
 from pipeline.clips.manifest import Clip
 from pipeline.common.config import DatasetSettings, load_config
 from pipeline.common.machine import ffmpeg_path
-from pipeline.common.recipe import FusionKind
+from pipeline.common.model_settings import FusionKind
 from pipeline.extraction import splits
 from pipeline.models.run_record import LoadedWeights, RunRecord
 from pipeline.results.evaluation import Evaluation

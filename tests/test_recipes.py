@@ -6,12 +6,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers import dataset_at, extraction_in_this_process
+from stand_in_detector import write_stand_in
 
 from pipeline.clips.indexing import index_dataset
 from pipeline.clips.manifest import write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.common.config import RunId
+from pipeline.common.files import sha256_of
 from pipeline.common.recipe import Recipe, load_recipe, recipe_names
+from pipeline.extraction import face_detector
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading.loader import Loader
@@ -19,11 +22,12 @@ from pipeline.loading.plan import split_step
 from pipeline.training.loop import optimization_step
 from pipeline.training.setup import start_training
 
-# The smallest pictures and the fewest frames that the networks accept: the same layers on less data.
+# Small pictures and few frames that the networks accept: the same layers on less data.
 SMALLER = {"frames": 8, "frame_size_px": 32}
+PATCHES_OF_14 = {"strong": 56}  # the side of pictures for a network that cuts them into patches of 14 px
 # A norm that starts at zero (ResNet's last ones) hides what is behind it from the first step; the second moves all.
 STEPS = 2
-LARGE = {"paper", "strong"}
+LARGE = {"paper", "strong", "strong-lite"}
 
 
 @pytest.mark.parametrize(
@@ -31,18 +35,29 @@ LARGE = {"paper", "strong"}
 )
 def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, tmp_path, monkeypatch):
     values = load_recipe(name).model_dump()
-    values["features"] |= SMALLER
+    values["features"] |= SMALLER | {"frame_size_px": PATCHES_OF_14.get(name, SMALLER["frame_size_px"])}
     values["model"]["frames"] = SMALLER["frames"]
+    values["features"]["people"] |= {"size_px": 32}
     for stream in values["model"]["streams"].values():
-        stream |= {"weights": "none", "sha256": None, "grid": 1}
+        frames = stream["frames"] and min(stream["frames"], SMALLER["frames"])
+        stream |= {"weights": "none", "sha256": None, "grid": 1, "frames": frames}
     values["model"]["norm_clips"] = 2
-    values["training"] |= {"batch_size": 2, "mixed_precision": "no", "warmup": 0.0}
+    values["training"] |= {
+        "batch_size": 2,
+        "micro_batches": 1,
+        "freeze_epochs": 0,
+        "mixed_precision": "no",
+        "warmup": 0.0,
+    }
     config = config.model_copy(update={"recipe": Recipe.model_validate(values)})
     monkeypatch.chdir(tmp_path)
     clips, summary = index_dataset(dataset_at(drawn_root))
     write_manifests(clips, summary, config.manifests)
     write_assignments(assign_roles(clips, config), config.manifests)
-    settings = ClipSettings(features=config.recipe.features, limits=config.extract)
+    detector = write_stand_in(tmp_path / "detector.onnx", everywhere=True)
+    monkeypatch.setattr(face_detector, "DETECTOR_SHA256", sha256_of(detector))
+    limits = config.extract.model_copy(update={"face_detector": str(detector)})
+    settings = ClipSettings(features=config.recipe.features, limits=limits)
     with extraction_in_this_process():
         extract_splits(clips, drawn_root, config.shards, settings, 1)
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from pipeline.common.config import ExtractSettings
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.common.schema import Settings
 
 

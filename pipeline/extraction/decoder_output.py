@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.timeline import Timeline
 

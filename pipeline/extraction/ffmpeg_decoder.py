@@ -10,8 +10,8 @@ import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.features import Features
 from pipeline.common.machine import ffmpeg_path
-from pipeline.common.recipe import Features
 from pipeline.extraction.clip_file import WHITELISTS, ClipFile, input_url
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoder_output import Decoded, check_sound

@@ -1,6 +1,6 @@
 """The filters that turn decoded pictures and sound into frames and the waveform: the same for both decoders."""
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.extraction.timeline import Timeline
 
 # The name of a libavfilter filter, and its options.

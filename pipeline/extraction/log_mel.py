@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.shards.log_mel_units import MIN_POWER
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.extraction.clip_file import ClipFile
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoder_output import Decoded, check_sound

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.log_mel import log_mel

@@ -3,8 +3,8 @@
 import numpy as np
 
 import pipeline.extraction.tasks  # noqa: F401 - the workers run this module, so they inherit it too
+from pipeline.common.features import Features
 from pipeline.common.people_settings import PeopleSettings
-from pipeline.common.recipe import Features
 from pipeline.extraction.log_mel import log_mel
 
 log_mel(

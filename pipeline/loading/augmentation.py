@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from pipeline.common.augmentation_settings import AugmentationSettings
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
 from pipeline.loading.mixup import mix_pairs

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.jpeg import decode_jpeg
 from pipeline.loading.memory import Memory, to_device
 from pipeline.loading.people import People, allocate_people, fill_people
@@ -42,6 +42,15 @@ class Batch:
         """For each input of streams, which clips have it: (B,) bool."""
         has_people = torch.zeros_like(self.has_video) if self.people is None else self.people.present.any(2).any(1)
         return {"frames": self.has_video, "people": has_people, "log_mel": self.mel_frames > 0}
+
+    def in_frames(self, numbers: NDArray[np.int64]) -> "Batch":
+        """The batch with some of its frames, and the people in them."""
+        return replace(
+            self,
+            frames=self.frames[:, numbers],
+            frame_times_s=self.frame_times_s[:, numbers],
+            people=self.people and self.people.in_frames(numbers),
+        )
 
     def mirrored(self) -> "Batch":
         """The batch with its frames, and the people in them, mirrored left to right."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.batch import Batch, collate
 from pipeline.loading.memory import Memory
 from pipeline.loading.selection import ClipRef

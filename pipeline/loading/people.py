@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.jpeg import decode_jpeg
 from pipeline.loading.memory import Memory, to_device
 from pipeline.shards.format import Sample

@@ -5,7 +5,7 @@ frame of each part is taken: in training a random one, in evaluation a fixed one
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +58,7 @@ class FrameSampling:
         """A view of a batch that holds the frames `evaluated`. Odd views are mirrored; the sound is the same in all."""
         positions = np.searchsorted(self.evaluated, self.of_view(view))
         if len(self.evaluated) > self.used:
-            batch = replace(
-                batch,
-                frames=batch.frames[:, positions],
-                frame_times_s=batch.frame_times_s[:, positions],
-                people=batch.people and batch.people.in_frames(positions),
-            )
+            batch = batch.in_frames(positions)
         return batch.mirrored() if view % 2 else batch
 
     def views_of(self, batch: Batch) -> Iterator[Batch]:

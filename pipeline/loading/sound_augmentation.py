@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.augmentation_settings import AugmentationSettings
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws, inside
 from pipeline.shards.log_mel_units import LEVELS

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.recipe import ModelSettings
+from pipeline.common.model_settings import ModelSettings
 
 
 class StochasticDepth(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import Features, StreamSettings
+from pipeline.common.features import Features
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import HUB, Published, grid_means, next_multiple, require, require_multiple
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface

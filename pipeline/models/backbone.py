@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.models.run_record import Interface
 
 HUB = "hf_hub:"  # begins the names of networks on Hugging Face's hub

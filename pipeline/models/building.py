@@ -5,7 +5,8 @@ without them.
 """
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import Features, StreamSettings
+from pipeline.common.features import Features
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import Backbone
 from pipeline.models.small import SmallFrameNetwork, SmallSpectrogramNetwork
 
@@ -13,10 +14,11 @@ SMALL = "small"
 
 
 def build_backbone(name: str, settings: StreamSettings, features: Features) -> Backbone:
-    """The network of the stream `name`, with random weights.
+    """The network of the stream `name`, with random weights; `features` are those of a clip as the model takes it.
 
     Raises `UserError` for a network that there is not, and for features that do not fit the network.
     """
+    features = features.model_copy(update={"frames": settings.frames or features.frames})
     if settings.input == "people":
         return _people_network(name, settings, features)
     takes_frames = settings.input == "frames"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.recipe import ModelSettings
+from pipeline.common.model_settings import ModelSettings
 from pipeline.models.attention_blocks import CrossAttention, SelfAttention
 
 # Wavelengths of the time encoding: the shortest is finer than a token, the longest is longer than a clip.

@@ -50,7 +50,7 @@ def model_of_any_version(model: Mapping[str, Any], frames: int) -> dict[str, Any
     """
     values = {"frames": frames, "views": 1, "norm_clips": 8, **model}
     if "streams" in values:
-        return values
+        return values | {"streams": {name: {"frames": None, **stream} for name, stream in values["streams"].items()}}
     inputs, fusion = {"video": "frames", "audio": "log_mel"}, values["fusion"]
     streams = {name: _stream_of_any_version(values.pop(name), inputs[name]) for name in inputs}
     is_alone = fusion in streams
@@ -63,7 +63,7 @@ def model_of_any_version(model: Mapping[str, Any], frames: int) -> dict[str, Any
 
 def _stream_of_any_version(backbone: Mapping[str, Any], takes: str) -> dict[str, Any]:
     others = {key: value for key, value in backbone.items() if key != "name"}
-    return {"input": takes, "network": backbone["name"], **others}
+    return {"input": takes, "network": backbone["name"], "frames": None, **others}
 
 
 def augmentation_of_any_version(augmentation: Mapping[str, Any]) -> dict[str, Any]:

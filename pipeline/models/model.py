@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.common.recipe import Features, ModelSettings
+from pipeline.common.features import Features
+from pipeline.common.model_settings import ModelSettings
 from pipeline.loading.batch import Batch
 from pipeline.loading.sampling import FrameSampling
 from pipeline.models.backbone import Backbone
@@ -51,6 +54,8 @@ class GroupEmotionModel(
         self.networks = nn.ModuleDict(
             {name: build_backbone(name, stream, self.inputs) for name, stream in settings.used.items()}
         )
+        frames = settings.frames
+        self.steps = {name: frames // (stream.frames or frames) for name, stream in settings.used.items()}
         self.takes = {name: stream.input for name, stream in settings.used.items()}
         sizes = {name: network.interface.gives[1:] for name, network in self.backbones().items()}
         self.fusion = Fusion(settings, sizes, len(labels))
@@ -105,8 +110,16 @@ class GroupEmotionModel(
         """
         encoders = {"frames": self._frame_tokens, "people": self._people_tokens, "log_mel": self._log_mel_tokens}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            tokens = {name: encoders[self.takes[name]](network, batch) for name, network in self.backbones().items()}
+            tokens = {
+                name: encoders[self.takes[name]](network, self._frames_of(name, batch))
+                for name, network in self.backbones().items()
+            }
         return hide(tokens, batch.hidden)
+
+    def _frames_of(self, name: str, batch: Batch) -> Batch:
+        """The batch with the frames that a stream takes."""
+        step = self.steps[name]
+        return batch if step == 1 else batch.in_frames(every_nth(batch.frames.shape[1], step))
 
     def _frame_tokens(self, network: Backbone, batch: Batch) -> Tokens:
         """A token has the time of the frame on which it is centred, or of the middle between two frames.
@@ -135,6 +148,11 @@ class GroupEmotionModel(
         centres = token_centres(network.interface, values)
         first_hops = centres - network.interface.offset
         return Tokens(values, self.features.hop_time_s(centres), first_hops >= batch.mel_frames[:, None])
+
+
+def every_nth(frames: int, step: int) -> NDArray[np.int64]:
+    """The numbers of the frames that a stream takes: of each `step` successive ones, the middle one."""
+    return np.arange(step // 2, frames, step)
 
 
 def token_centres(interface: Interface, values: Tensor) -> Tensor:

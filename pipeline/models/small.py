@@ -6,7 +6,7 @@ whole picture, and the mean and the largest values over the mel bands.
 
 from torch import Tensor, cat, nn
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.models.backbone import Backbone, memory_format
 from pipeline.models.run_record import Interface
 from pipeline.shards.log_mel_units import LEVELS

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import Features, StreamSettings
+from pipeline.common.features import Features
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import HUB, Backbone, Published, grid_means, memory_format, require, require_multiple
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface

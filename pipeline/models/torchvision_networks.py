@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.recipe import Features, StreamSettings
+from pipeline.common.features import Features
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import Backbone, Published, grid_means, require, require_multiple
 from pipeline.models.probing import try_out
 from pipeline.models.run_record import Interface
@@ -50,18 +51,24 @@ class ClipArchitecture:
     fixed: dict[str, int] = field(default_factory=dict)
 
 
+def swin3d(dim: int) -> ClipArchitecture:
+    """A Video Swin transformer whose features have the width `dim`."""
+    return ClipArchitecture(
+        lambda net: [net.patch_embed, net.pos_drop, *net.features, net.norm],
+        dim=dim,
+        stride=2,
+        offset=0.5,
+        channels_last=True,
+    )
+
+
 CLIP_NETWORKS = {
     "r2plus1d_18": ClipArchitecture(
         lambda net: [net.stem, net.layer1, net.layer2, net.layer3, net.layer4], dim=512, stride=8
     ),
     "s3d": ClipArchitecture(lambda net: net.features, dim=1024, stride=8, offset=2.0),
-    "swin3d_t": ClipArchitecture(
-        lambda net: [net.patch_embed, net.pos_drop, *net.features, net.norm],
-        dim=768,
-        stride=2,
-        offset=0.5,
-        channels_last=True,
-    ),
+    "swin3d_t": swin3d(dim=768),
+    "swin3d_b": swin3d(dim=1024),
     "mvit_v2_s": ClipArchitecture(
         lambda net: [net.conv_proj, net.pos_encoding, *net.blocks, net.norm],
         dim=768,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.common.errors import UserError, missing_package
 from pipeline.common.files import expand_home, sha256_of
-from pipeline.common.recipe import StreamSettings
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import HUB, Published
 
 # Names under which training code saves weights, smoothed ones first: timm, Lightning, detectron2, MAE and others.

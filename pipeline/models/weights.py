@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import StreamSettings
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import Backbone
 from pipeline.models.run_record import LoadedWeights
 from pipeline.models.weight_files import WeightFile, find, keeps_order, read_tensors

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.loading.batch import Batch
-from pipeline.loading.people import People
 from pipeline.models.fusion import Tokens
-from pipeline.models.model import GroupEmotionModel
+from pipeline.models.model import GroupEmotionModel, every_nth
 from pipeline.models.scoring import ScoredClip, Scorer
 
 
@@ -41,13 +40,12 @@ class Explanation:
 def explain(clip: ScoredClip, scorer: Scorer) -> Explanation:
     """The explanation of a prediction that `scorer` made: the attention is that of the first view."""
     batch = clip.batch.to(scorer.accelerator.device)
-    takes = scorer.model.takes
     has_several = len(scorer.model.fusion.used) > 1
     view = scorer.model.sampling.view_of(batch, 0)
     tokens, shares = attention_of_tokens(scorer.model, view)
     return Explanation(
         attention={name: _curve(tokens[name], share) for name, share in shares.items()},
-        faces=_attention_to_faces(view.people, [shares[name] for name in shares if takes[name] == "people"]),
+        faces=_attention_to_faces(view, scorer.model, shares),
         alone=predictions_alone(batch, scorer) if has_several else {},
     )
 
@@ -88,12 +86,18 @@ def attention_received(maps: Sequence[Tensor], counts: Mapping[str, int], kind: 
     return {name: torch.stack(received).mean(0) for name, received in parts.items()}
 
 
-def _attention_to_faces(people: People | None, shares: Sequence[Tensor]) -> NDArray[np.float64] | None:
-    """The shares (N * K,) of the streams that take people, together, for each of the N x K places of a clip."""
-    if people is None or not shares:
+def _attention_to_faces(
+    batch: Batch, model: GroupEmotionModel, shares: Mapping[str, Tensor]
+) -> NDArray[np.float64] | None:
+    """The attention (N, K) to the faces of a clip, from the shares (time,) of all streams that take people."""
+    names = [name for name in shares if model.takes[name] == "people"]
+    if batch.people is None or not names:
         return None
-    together: NDArray[np.float64] = torch.stack(list(shares)).sum(dim=0).double().numpy()
-    return together.reshape(people.present.shape[1:])
+    together = np.zeros(batch.people.present.shape[1:])
+    for name in names:
+        taken = every_nth(len(together), model.steps[name])
+        together[taken] += shares[name].view(len(taken), -1).double().numpy()
+    return together
 
 
 def _curve(tokens: Tokens, shares: Tensor) -> AttentionCurve:

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.batch import Batch
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.results.boxes import draw_box

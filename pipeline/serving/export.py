@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import UserError
+from pipeline.common.features import Features
 from pipeline.common.files import write_text
-from pipeline.common.recipe import Features, ModelSettings
+from pipeline.common.model_settings import ModelSettings
 from pipeline.common.records import to_json, write_record
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord, without_folders
 from pipeline.models.runs import open_run

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.common.errors import UserError, missing_extra
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.loading.batch import Batch
 from pipeline.loading.people import People
 from pipeline.models.model import GroupEmotionModel

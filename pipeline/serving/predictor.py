@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from threadpoolctl import threadpool_limits
 
 from pipeline.common.errors import UserError
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.face_detector import check_detector

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
+from pipeline.common.features import Features
 from pipeline.common.files import sha256_of
-from pipeline.common.recipe import Features
 from pipeline.common.records import read_record, write_record
 from pipeline.shards.format import Quarantined, Shard
 

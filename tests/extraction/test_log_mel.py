@@ -6,7 +6,7 @@ import torch
 from torchaudio.compliance.kaldi import fbank
 from torchaudio.transforms import MelSpectrogram
 
-from pipeline.common.recipe import Features
+from pipeline.common.features import Features
 from pipeline.extraction.log_mel import log_mel
 from pipeline.shards.log_mel_units import LEVELS
 

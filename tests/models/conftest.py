@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.common.recipe import Features, StreamSettings
+from pipeline.common.features import Features
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.backbone import Backbone
 from pipeline.models.building import build_backbone
 from pipeline.models.run_record import LoadedWeights

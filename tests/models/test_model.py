@@ -9,7 +9,7 @@ from helpers import FUSIONS
 from safetensors.torch import load_file, save_file
 
 from pipeline.clips.labels import CLASSES
-from pipeline.common.recipe import StreamSettings
+from pipeline.common.model_settings import StreamSettings
 from pipeline.loading.batch import Batch
 from pipeline.models.fusion import time_encoding
 from pipeline.models.model import GroupEmotionModel

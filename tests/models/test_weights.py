@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
-from pipeline.common.recipe import StreamSettings
+from pipeline.common.model_settings import StreamSettings
 from pipeline.models.small import SmallBackbone, SmallSpectrogramNetwork
 from pipeline.models.weight_files import WeightFile
 from pipeline.models.weights import fit, load_weights

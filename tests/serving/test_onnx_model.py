@@ -8,12 +8,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import FUSIONS, REPOSITORY
+from helpers import FUSIONS, REPOSITORY, with_four_streams
 
 from pipeline.clips.labels import CLASSES
+from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
 from pipeline.models.model import GroupEmotionModel
-from pipeline.serving.onnx_model import INPUTS, TensorModel, check_onnx, random_clips, write_onnx
+from pipeline.serving.onnx_model import INPUTS, PEOPLE_INPUTS, TensorModel, check_onnx, random_clips, write_onnx
 
 pytestmark = pytest.mark.slow  # tracing a network takes seconds
 
@@ -31,14 +32,27 @@ def written(workspace, tmp_path_factory):
     return model, path
 
 
-def test_onnx_gives_what_pytorch_gives_for_any_number_of_clips(written):
-    model, path = written
+@pytest.fixture(scope="module")
+def written_with_people(workspace, tmp_path_factory):
+    """A model of four streams, one of them people, and the file that it was written to. Read only."""
+    config = parse_config(with_four_streams(workspace[1].model_dump()), "four streams")
+    model, path = random_model(config), tmp_path_factory.mktemp("people") / "model.onnx"
+    write_onnx(model, path)
+    return model, path
+
+
+@pytest.mark.parametrize(
+    ("fixture", "inputs"), [("written", INPUTS), ("written_with_people", (*INPUTS, *PEOPLE_INPUTS))]
+)
+def test_onnx_gives_what_pytorch_gives_for_any_number_of_clips(fixture, inputs, request):
+    model, path = request.getfixturevalue(fixture)
     session = onnxruntime.InferenceSession(path)
+    assert tuple(each.name for each in session.get_inputs()) == inputs
     for count in (1, 3, 4):
-        clips = random_clips(model.features, count)
+        clips = random_clips(model.inputs, count)
         with torch.no_grad():
-            expected = TensorModel(model)(*clips)
-        (logits,) = session.run(None, {name: clip.numpy() for name, clip in zip(INPUTS, clips, strict=True)})
+            expected = TensorModel(model)(*clips.values())
+        (logits,) = session.run(None, {name: clip.numpy() for name, clip in clips.items()})
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 

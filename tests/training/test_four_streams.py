@@ -22,7 +22,7 @@ from short_trainings import (
 
 from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import TRAIN
-from pipeline.common.recipe import FusionKind
+from pipeline.common.model_settings import FusionKind
 from pipeline.loading.batch import collate
 from pipeline.loading.loader import read_sample
 from pipeline.loading.memory import Memory
