@@ -32,8 +32,8 @@ def draw_clip(seed: int, seconds: float, height: int, target: Path) -> None:
     """Draw a clip of `height`, with the aspect ratio 16:9."""
     rng = np.random.default_rng(seed)
     width, count = 2 * round(height * 16 / 18), round(seconds * RATE_FPS)
-    scene = _texture(rng, height * 5 // 4, width * 5 // 4)
-    objects = [_texture(rng, height // 3, height // 4) for _ in range(3)]
+    scene = noise_texture(rng, height * 5 // 4, width * 5 // 4)
+    objects = [noise_texture(rng, height // 3, height // 4) for _ in range(3)]
     raw = bytearray()
     for t in np.arange(count) / RATE_FPS:
         y, x = ((1 + np.sin(t * np.array([0.7, 0.5]) + seed)) / 2 * (height // 5, width // 5)).astype(int)
@@ -48,7 +48,7 @@ def draw_clip(seed: int, seconds: float, height: int, target: Path) -> None:
     run_ffmpeg(*picture, "-f", "lavfi", "-i", tone, *H264, *AAC, target, content=bytes(raw))
 
 
-def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
+def noise_texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
     """Noise at all scales, stronger at coarser scales, as in photographs: (height, width, 3)."""
     texture = np.zeros((height, width, 3), np.float32)
     for octave in range(2, 9):

@@ -32,7 +32,7 @@ def find_people(
     people = []
     for frame, picture in enumerate(pictures):
         height, width = picture.shape[:2]
-        for face in _find_faces(picture, detector, settings):
+        for face in find_faces(picture, detector, settings):
             left, top, box_width, box_height = map(float, face[BOX])
             centre_x, centre_y = left + box_width / 2, top + box_height / 2
             box = (centre_x / width, centre_y / height, box_width / width, box_height / height)
@@ -41,7 +41,7 @@ def find_people(
     return people
 
 
-def _find_faces(picture: NDArray[np.uint8], detector: str, settings: PeopleSettings) -> NDArray[np.float32]:
+def find_faces(picture: NDArray[np.uint8], detector: str, settings: PeopleSettings) -> NDArray[np.float32]:
     """Rows of the detector for the largest faces of a picture: (faces, 15), the largest first."""
     network = _load(detector, settings.confidence)
     network.setInputSize(picture.shape[1::-1])
