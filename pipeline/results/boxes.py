@@ -14,4 +14,5 @@ def draw_box(axes: Axes, box: Sequence[float], share: float | None = None) -> No
     corner = (centre_x - width / 2, 1 - centre_y - height / 2)
     axes.add_patch(Rectangle(corner, width, height, transform=axes.transAxes, fill=False, color=BOX_COLOR, linewidth=1))
     if share is not None:
-        axes.text(*corner, f"{share:.0%}", color=BOX_COLOR, fontsize=6, va="top", transform=axes.transAxes)
+        behind = {"facecolor": "black", "edgecolor": "none", "pad": 1}
+        axes.text(*corner, f"{share:.0%}", color=BOX_COLOR, fontsize=6, va="top", transform=axes.transAxes, bbox=behind)

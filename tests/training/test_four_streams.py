@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from launches import Place, end
+from matplotlib.patches import Rectangle
 from short_trainings import (
     Killed,
     equal,
@@ -22,6 +23,8 @@ from short_trainings import (
 
 from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import TRAIN
+from pipeline.common.config import parse_config
+from pipeline.common.errors import UserError
 from pipeline.common.model_settings import FusionKind
 from pipeline.loading.batch import collate
 from pipeline.loading.loader import read_sample
@@ -30,6 +33,7 @@ from pipeline.loading.selection import locate, open_split
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.results.explanation import explain
+from pipeline.results.pictures import draw_clip
 
 STREAMS = ["scene", "motion", "people", "sound"]
 KINDS = FusionKind.__args__
@@ -91,7 +95,9 @@ def test_the_order_of_the_faces_in_a_frame_changes_nothing(ready_with_four, batc
         torch.testing.assert_close(model(batch), model(dataclasses.replace(batch, people=people)))
 
 
-def test_each_face_has_its_share_of_the_attention(ready_with_four, batch_of_four):
+@pytest.fixture
+def clip_of_four(ready_with_four, batch_of_four):
+    """A scored clip with two faces in each frame, and its scorer."""
     scorer = Scorer(model_of(ready_with_four), Accelerator(cpu=True))
     one = dataclasses.replace(
         batch_of_four,
@@ -99,8 +105,11 @@ def test_each_face_has_its_share_of_the_attention(ready_with_four, batch_of_four
         people=type(batch_of_four.people)(*(value[:1] for value in vars(batch_of_four.people).values())),
         **{name: v[:1] for name, v in vars(batch_of_four).items() if isinstance(v, torch.Tensor)},
     )
-    clip = ScoredClip("1_1", 4.0, one, CLASSES, scorer.probabilities(one)[0], None)
-    explanation = explain(clip, scorer)
+    return ScoredClip("1_1", 4.0, one, CLASSES, scorer.probabilities(one)[0], None), scorer
+
+
+def test_each_face_has_its_share_of_the_attention(ready_with_four, clip_of_four):
+    explanation, one = explain(*clip_of_four), clip_of_four[0].batch
     frames = ready_with_four.recipe.model.frames
     assert explanation.faces.shape == (frames, 2)
     assert (explanation.faces > 0).all()
@@ -108,6 +117,19 @@ def test_each_face_has_its_share_of_the_attention(ready_with_four, batch_of_four
     assert curve.shares.sum() == pytest.approx(explanation.faces.sum())
     assert curve.times_s.tolist() == pytest.approx(one.frame_times_s[0].tolist())
     assert set(explanation.alone) == set(STREAMS)
+
+
+def test_the_picture_of_a_clip_has_a_box_with_its_attention_around_each_face(clip_of_four):
+    figure = draw_clip(*clip_of_four)
+    frames = [axes for axes in figure.axes if axes.get_title().endswith(" s")]
+    boxes = [[patch for patch in axes.patches if isinstance(patch, Rectangle)] for axes in frames]
+    assert [len(each) for each in boxes] == [2] * len(frames)
+    shares = [text.get_text() for axes in frames for text in axes.texts]
+    assert len(shares) == 2 * len(frames)
+    assert all(share.endswith("%") for share in shares)
+    first = clip_of_four[0].batch.people.boxes[0, 0, 0].tolist()
+    centre = boxes[0][0].get_x() + boxes[0][0].get_width() / 2, boxes[0][0].get_y() + boxes[0][0].get_height() / 2
+    assert centre == pytest.approx((first[0], 1 - first[1]))  # axes count from below
 
 
 def test_four_streams_train_and_are_scored(ready_with_four, tmp_path, workspace_of_four):
@@ -146,3 +168,36 @@ def test_four_streams_on_two_processes_give_what_one_gives(workspace_of_four, tm
         finally:
             end(place)
     assert losses["multi_cpu"] == pytest.approx(losses["cpu"], abs=1e-5)
+
+
+def test_a_stream_of_fewer_frames_takes_the_middle_one_of_each_part(ready_with_four, batch_of_four):
+    """Of six frames, a stream of two takes numbers 1 and 4, and the faces in them."""
+    streams = ready_with_four.recipe.model.model_dump()["streams"]
+    streams["people"]["frames"] = streams["motion"]["frames"] = 2
+    model = model_of(ready_with_four, streams=streams, frames=6)
+    tokens = model.tokens(model.sampling.view_of(batch_of_four, 0))
+    times_s = batch_of_four.frame_times_s
+    assert {name: each.values.shape[1] for name, each in tokens.items() if name != "sound"} == {
+        "scene": 6,
+        "motion": 2,
+        "people": 4,
+    }
+    torch.testing.assert_close(tokens["motion"].times_s, times_s[:, [1, 4]])
+    torch.testing.assert_close(tokens["people"].times_s, times_s[:, [1, 1, 4, 4]])
+    torch.testing.assert_close(tokens["people"].boxes, batch_of_four.people.boxes[:, [1, 4]].flatten(1, 2))
+
+
+def test_frames_of_a_stream_that_are_not_evenly_spaced_are_refused(ready_with_four):
+    streams = ready_with_four.recipe.model.model_dump()["streams"]
+    streams["motion"]["frames"] = 4
+    with pytest.raises(
+        ValueError, match=r"streams\.motion\.frames is 4, expected null or a number by which frames \(6\)"
+    ):
+        with_model(ready_with_four, streams=streams, frames=6)
+
+
+def test_a_stream_of_people_needs_faces_in_the_shards(ready_with_four):
+    values = ready_with_four.model_dump()
+    values["recipe"]["features"]["people"]["most"] = 0
+    with pytest.raises(UserError, match=r"features\.people\.most is 0.*the stream people takes people; raise it"):
+        parse_config(values, "params.yaml")
