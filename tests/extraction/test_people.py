@@ -17,6 +17,7 @@ from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.face_detector import DETECTOR_SHA256, check_detector
 from pipeline.extraction.sandbox import Sandbox
 from pipeline.extraction.splits import extract_splits
+from pipeline.extraction.tasks import extract_shard, plan_tasks
 from pipeline.shards.format import Sample, read_members
 
 SETTINGS = {"most": 3, "size_px": 32, "margin": 0, "smallest_px": 16, "confidence": 0.7, "longest_side_px": 320}
@@ -168,13 +169,17 @@ def test_an_aligned_crop_has_level_eyes(with_people):
     assert np.polyfit(columns, rows, 1)[0] == pytest.approx(slope, abs=0.03)
 
 
-def test_the_sandbox_gives_what_this_process_gives(with_people, tmp_path):
-    path, settings = red_squares(tmp_path / "clip.mp4"), with_people()
+@pytest.mark.parametrize("decoder", ["in_process", "ffmpeg"])
+def test_the_sandbox_gives_what_this_process_gives(decoder, with_people, tmp_path):
+    """Its limits leave room for pictures that are much larger than the frames."""
+    path = red_squares(tmp_path / "clip.mp4", size=(1280, 768))
+    settings = with_people(decoder, longest_side_px=1280)
     here, sandbox = read_clip(path, settings), Sandbox()
     try:
         there = sandbox.read_clip(path, settings)
     finally:
         sandbox.close()
+    assert len(here.people) == 4
     assert [person.facts() for person in there.people] == [person.facts() for person in here.people]
     assert [bytes(person.jpeg) for person in there.people] == [person.jpeg for person in here.people]
     np.testing.assert_array_equal(there.waveform, here.waveform)
@@ -214,6 +219,14 @@ def test_a_missing_detector_is_one_sentence(with_people, tmp_path):
     with pytest.raises(UserError, match=r"absent\.onnx is missing.*stages\.fetch_weights"):
         check_detector(settings)
     check_detector(with_people(detector=tmp_path / "absent.onnx", most=0))
+
+
+def test_a_worker_without_the_detector_stops_instead_of_quarantining_all_clips(with_people, tmp_path):
+    settings = with_people(detector=tmp_path / "absent.onnx")
+    clips = manifest([red_squares(tmp_path / "1_1.mp4")], tmp_path)
+    (task,) = plan_tasks("train", clips, tmp_path, tmp_path / "shards", settings)
+    with pytest.raises(UserError, match=r"absent\.onnx is missing"):
+        extract_shard(task)
 
 
 def test_another_file_is_not_taken_for_the_detector(with_people):

@@ -176,3 +176,10 @@ def test_mixup_mixes_faces_that_are_in_the_same_place(squares, features):
     unmixed = changed(lacking, features, mixup_alpha=0.4)
     assert torch.equal(unmixed.people.crops[4:6], crops[4:6].float()), "a pair is not mixed if one lacks the stream"
     assert torch.equal(unmixed.people.crops[:2], mixed.people.crops[:2])
+
+
+def test_a_face_without_one_in_the_place_of_the_other_clip_is_not_mixed(with_people):
+    batch = collated(with_people, (person(0, 100), person(0, 150)), (person(0, 250),))
+    mixed = changed(batch, with_people, mixup_alpha=0.4)
+    assert [levels(mixed.people)[clip][0][1] for clip in (0, 1)] == [150, 250]
+    assert 100 < levels(mixed.people)[0][0][0] < 250

@@ -119,6 +119,17 @@ def test_each_face_has_its_share_of_the_attention(ready_with_four, clip_of_four)
     assert set(explanation.alone) == set(STREAMS)
 
 
+def test_the_attention_to_a_face_is_that_in_all_streams_that_take_people(ready_with_four, clip_of_four):
+    streams = ready_with_four.recipe.model.model_dump()["streams"]
+    streams["bodies"] = streams["people"] | {"frames": 3}
+    model = model_of(ready_with_four, streams=streams, use=["people", "bodies", "sound"])
+    explanation = explain(clip_of_four[0], Scorer(model, Accelerator(cpu=True)))
+    of_frames = explanation.faces.sum(axis=1)
+    both = explanation.attention["people"].shares
+    both[1::2] += explanation.attention["bodies"].shares
+    assert of_frames == pytest.approx(both)
+
+
 def test_the_picture_of_a_clip_has_a_box_with_its_attention_around_each_face(clip_of_four):
     figure = draw_clip(*clip_of_four)
     frames = [axes for axes in figure.axes if axes.get_title().endswith(" s")]
