@@ -11,7 +11,8 @@ All loaders read the same clips in one interleaved run, each clip many times; th
 shuffle and give batches of uint8 frames and float16 log-mels padded to one length. The first round is not counted: in
 it, this loader checks its shards' SHA-256, worker processes start (they stay), and the pictures of all loaders are
 compared. Processor time is that of all processes. Ratios are taken within a round, and their medians are printed. If a
-loader runs with several settings, the fastest one counts.
+loader runs with several settings, the fastest one counts. With people, each frame also has two faces, of 112 px; the
+other loaders do without them.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -61,12 +63,14 @@ from pipeline.extraction.timeline import sample_pts
 from pipeline.loading.loader import Loader, read_sample
 from pipeline.loading.plan import plan_epoch, shard_numbers, split_step
 from pipeline.loading.selection import ClipRef, locate
-from pipeline.shards.format import Sample, write_shard
+from pipeline.shards.format import Person, Sample, write_shard
 from pipeline.shards.index import ShardIndex, write_index
 
 SECONDS, HEIGHT, COPIES, THREADS = 5.0, 360, 32, 2
 SILENT_SUFFIX, LABEL = ".silent.mp4", "neutral"
 FLOOR, OURS, MP4 = "floor: JPEG alone", "ours", "mp4"
+PEOPLE_FLOOR, PEOPLE = "people, floor: JPEG alone", "people, ours"
+FACES, FACE_SIZE_PX = 2, 112  # of a frame
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def main() -> None:
         passes: dict[str, Pass] = {
             FLOOR: partial(decode_jpegs, samples, features),
             OURS: partial(load_batches, clips, features, config.recipe.training.shuffle_shards),
+            **people_passes(drawn, folder / "people", features, config.recipe.training.shuffle_shards),
             **webdataset_passes(samples, folder / "webdataset", features),
             **litdata_passes(samples, folder / "litdata", features),
             **mds_passes(samples, folder / "mds", features),
@@ -122,7 +127,7 @@ def measure(passes: dict[str, Pass], repeats: int) -> dict[str, list[Cost]]:
     means = {name: mean_content(load()) for name, load in passes.items()}  # the round that is not counted
     for name, mean in means.items():
         # Decoders round differently, and the frames of an mp4 were not JPEGs before. Other clips would differ by more.
-        if name != FLOOR and not np.allclose(mean, means[OURS], atol=0.5):
+        if name not in (FLOOR, PEOPLE_FLOOR) and not np.allclose(mean, means[OURS], atol=0.5):
             raise AssertionError(f"{name} loads pictures and log-mels of mean {mean}, this loader {means[OURS]}")
     costs: dict[str, list[Cost]] = {name: [] for name in passes}
     for _ in range(repeats):
@@ -147,6 +152,7 @@ def report(costs: dict[str, list[Cost]]) -> None:
         print(f"{name:36} {median(cost.cpu_ms for cost in rounds):8.2f} CPU-ms per clip {rate(rounds):8.0f} clips/s")
     ratios = {
         "cpu_vs_jpeg_floor": ratio(costs, OURS, FLOOR, "cpu_ms"),
+        "people_cpu_vs_jpeg_floor": ratio(costs, PEOPLE, PEOPLE_FLOOR, "cpu_ms"),
         "rate_vs_webdataset": ratio(costs, OURS, f"{WEBDATASET},", "rate"),
         "rate_vs_webdataset_simplejpeg": ratio(costs, OURS, f"{WEBDATASET} with simplejpeg", "rate"),
         "rate_vs_litdata": ratio(costs, OURS, LITDATA, "rate"),
@@ -189,23 +195,50 @@ def draw_and_extract(folder: Path, count: int, settings: ClipSettings) -> list[C
 def list_many_times(drawn: list[ClipRef], folder: Path, features: Features) -> list[ClipRef]:
     """Make shards in which each clip occurs `COPIES` times, under different ids."""
     folder.mkdir()
-    samples = [replace(read_sample(clip), clip_id=f"{copy}_{clip.clip_id}") for copy in range(COPIES) for clip in drawn]
+    read = [add_faces(read_sample(clip), features) for clip in drawn]
+    samples = [replace(sample, clip_id=f"{copy}_{sample.clip_id}") for copy in range(COPIES) for sample in read]
     shards = [write_shard(folder, f"train-{i:06d}.tar", "", samples[i::SHARDS]) for i in range(SHARDS)]
     index = ShardIndex(folder, features, shards)
     write_index(index)
     return locate(index, [Clip(sample.clip_id, "drawn", LABEL, "", 0, "") for sample in samples], [LABEL])
 
 
+def add_faces(sample: Sample, features: Features) -> Sample:
+    """The sample with the middle of each frame as its faces, as many as the features have."""
+    people: list[Person] = []
+    for number, jpeg in enumerate(sample.jpegs):
+        frame = simplejpeg.decode_jpeg(jpeg, "BGR")
+        quarter = len(frame) // 4
+        crop = cv2.resize(frame[quarter:-quarter, quarter:-quarter], (features.people.size_px, features.people.size_px))
+        face = Person(number, (0.5, 0.5, 0.5, 0.5), 0.9, cv2.imencode(".jpg", crop)[1].tobytes())
+        people += [face] * features.people.most
+    return replace(sample, people=tuple(people))
+
+
 # ------------------------------------------------------------------------------------------------------------ passes
+
+
+def people_passes(drawn: list[ClipRef], folder: Path, features: Features, shuffle_shards: int) -> dict[str, Pass]:
+    """This project's loader on clips with faces, and the floor of them."""
+    people = features.people.model_copy(update={"most": FACES, "size_px": FACE_SIZE_PX})
+    features = features.model_copy(update={"people": people})
+    clips = list_many_times(drawn, folder, features)
+    return {
+        PEOPLE_FLOOR: partial(decode_jpegs, [read_sample(clip) for clip in clips], features),
+        PEOPLE: partial(load_batches, clips, features, shuffle_shards),
+    }
 
 
 def decode_jpegs(samples: list[Sample], features: Features) -> Iterator[tuple[Tensor, Tensor]]:
     """The floor: decode one JPEG after the other into memory that stays in the processor's cache."""
     picture = np.empty((features.frame_size_px, features.frame_size_px, 3), np.uint8)
+    crop = np.empty((features.people.size_px, features.people.size_px, 3), np.uint8)
     empty = torch.zeros(1, 1)
     for sample in samples:
         for jpeg in sample.jpegs:
             simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
+        for person in sample.people:
+            simplejpeg.decode_jpeg(person.jpeg, "RGB", buffer=crop)
         yield empty, empty
 
 

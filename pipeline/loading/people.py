@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.common.features import Features
 from pipeline.loading.jpeg import decode_jpeg
 from pipeline.loading.memory import Memory, to_device
-from pipeline.shards.format import Sample
+from pipeline.shards.format import Person, Sample
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,16 @@ def allocate_people(clips: int, count: int, features: Features, memory: Memory) 
 
 def fill_people(people: People, row: int, sample: Sample, numbers: NDArray[np.int64]) -> None:
     """Decode the faces in the frames `numbers` (N,) of a sample into the clip `row` of `people`."""
-    crops, boxes, present = people.crops[row].permute(0, 1, 3, 4, 2).numpy(), people.boxes[row], people.present[row]
-    for place, number in enumerate(numbers):
-        faces = [person for person in sample.people if person.frame == number]
-        for rank, person in enumerate(faces[: present.shape[1]]):
+    # As NumPy arrays: setting one element of a tensor takes as long as decoding a small face.
+    crops = people.crops[row].permute(0, 1, 3, 4, 2).numpy()
+    boxes, present = people.boxes[row].numpy(), people.present[row].numpy()
+    faces: dict[int, list[Person]] = {}
+    for person in sample.people:
+        faces.setdefault(person.frame, []).append(person)
+    for place, number in enumerate(numbers.tolist()):
+        for rank, person in enumerate(faces.get(number, ())[: present.shape[1]]):
             decode_jpeg(person.jpeg, sample.clip_id, crops[place, rank])
-            boxes[place, rank], present[place, rank] = torch.tensor(person.box), True
-    filled = present.nonzero().tolist()
-    for turn, (place, rank) in enumerate((~present).nonzero().tolist()):
+            boxes[place, rank], present[place, rank] = person.box, True
+    filled = np.argwhere(present).tolist()
+    for turn, (place, rank) in enumerate(np.argwhere(~present).tolist()):
         crops[place, rank] = crops[tuple(filled[turn % len(filled)])] if filled else 0
