@@ -43,7 +43,7 @@ class Batch:
         has_people = torch.zeros_like(self.has_video) if self.people is None else self.people.present.any(2).any(1)
         return {"frames": self.has_video, "people": has_people, "log_mel": self.mel_frames > 0}
 
-    def in_frames(self, numbers: NDArray[np.int64]) -> "Batch":
+    def in_frames(self, numbers: NDArray[np.int64] | slice) -> "Batch":
         """The batch with some of its frames, and the people in them."""
         return replace(
             self,

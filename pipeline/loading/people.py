@@ -30,7 +30,7 @@ class People:
         """The same people on `device`."""
         return People(*(to_device(value, device) for value in (self.crops, self.boxes, self.present)))
 
-    def in_frames(self, numbers: NDArray[np.int64]) -> "People":
+    def in_frames(self, numbers: NDArray[np.int64] | slice) -> "People":
         """Those in some of the frames."""
         return People(*(value[:, numbers] for value in (self.crops, self.boxes, self.present)))
 

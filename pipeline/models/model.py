@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.common.features import Features
@@ -119,7 +117,7 @@ class GroupEmotionModel(
     def _frames_of(self, name: str, batch: Batch) -> Batch:
         """The batch with the frames that a stream takes."""
         step = self.steps[name]
-        return batch if step == 1 else batch.in_frames(every_nth(batch.frames.shape[1], step))
+        return batch if step == 1 else batch.in_frames(every_nth(step))
 
     def _frame_tokens(self, network: Backbone, batch: Batch) -> Tokens:
         """A token has the time of the frame on which it is centred, or of the middle between two frames.
@@ -150,9 +148,9 @@ class GroupEmotionModel(
         return Tokens(values, self.features.hop_time_s(centres), first_hops >= batch.mel_frames[:, None])
 
 
-def every_nth(frames: int, step: int) -> NDArray[np.int64]:
-    """The numbers of the frames that a stream takes: of each `step` successive ones, the middle one."""
-    return np.arange(step // 2, frames, step)
+def every_nth(step: int) -> slice:
+    """The frames that a stream takes: of each `step` successive ones, the middle one."""
+    return slice(step // 2, None, step)
 
 
 def token_centres(interface: Interface, values: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ def _attention_to_faces(
         return None
     together = np.zeros(batch.people.present.shape[1:])
     for name in names:
-        taken = every_nth(len(together), model.steps[name])
-        together[taken] += shares[name].view(len(taken), -1).double().numpy()
+        taken = together[every_nth(model.steps[name])]
+        taken += shares[name].view(taken.shape).double().numpy()
     return together
 
 

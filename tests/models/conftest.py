@@ -22,7 +22,9 @@ def build(features: Features) -> Callable[..., Backbone]:
 
     def build(takes: str, name: str, grid: int = 1, weights: str = "none", **changes: object) -> Backbone:
         torch.manual_seed(0)
-        settings = StreamSettings(input=takes, network=name, weights=weights, sha256=None, min_matched=0.9, grid=grid)
+        settings = StreamSettings(
+            input=takes, network=name, weights=weights, sha256=None, min_matched=0.9, frames=None, grid=grid
+        )
         return build_backbone("stream", settings, features.model_copy(update=changes)).eval()
 
     return build

@@ -128,7 +128,7 @@ def test_gradient_checkpointing_is_set_in_the_backbones_and_changes_no_gradient(
         torch.testing.assert_close(stored, recomputed)
 
 
-RANDOM = {"weights": "none", "sha256": None, "min_matched": 0.9, "grid": 1}
+RANDOM = {"weights": "none", "sha256": None, "min_matched": 0.9, "frames": None, "grid": 1}
 
 
 def test_a_token_has_the_time_of_its_frame_or_its_hop(build_model, batch):

@@ -146,7 +146,9 @@ def test_a_file_is_fetched_once_and_checked_by_the_hash_in_its_name(tmp_path, mo
 
     monkeypatch.setattr("torch.hub.urlopen", urlopen)
     wrong, right = (Published(url=f"https://server.test/net-{name}.pth") for name in ("ffffffff", digest[:8]))
-    settings = StreamSettings(input="frames", network="net", weights="pretrained", sha256=None, min_matched=0.9, grid=1)
+    settings = StreamSettings(
+        input="frames", network="net", weights="pretrained", sha256=None, min_matched=0.9, frames=None, grid=1
+    )
     with pytest.raises(UserError, match=rf"net-ffffffff\.pth is damaged: its SHA-256 is {digest}, not ffffffff"):
         find(settings, wrong, tmp_path / "fetched")
     expected = WeightFile(tmp_path / f"fetched/net/net-{digest[:8]}.pth", digest)
@@ -178,7 +180,7 @@ def package(tmp_path, monkeypatch):
 
 def find_in_package(place, sha256=None):
     settings = StreamSettings(
-        input="frames", network="net", weights=f"package:{place}", sha256=sha256, min_matched=0.9, grid=1
+        input="frames", network="net", weights=f"package:{place}", sha256=sha256, min_matched=0.9, frames=None, grid=1
     )
     return find(settings, Published(), "nowhere")
 

@@ -50,6 +50,7 @@ def load(network, tmp_path):
             "weights": str(path),
             "sha256": None,
             "min_matched": 0.9,
+            "frames": None,
             "grid": 1,
         }
         return load_weights(network, StreamSettings(**(settings | changes)), tmp_path / "fetched")
@@ -123,6 +124,7 @@ def test_batch_norms_counters_are_not_weights(tmp_path):
         weights=str(tmp_path / "w.safetensors"),
         sha256=None,
         min_matched=1.0,
+        frames=None,
         grid=1,
     )
     loaded = load_weights(network, settings, tmp_path)

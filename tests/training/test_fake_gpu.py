@@ -17,6 +17,7 @@ from pipeline.loading import draws
 from pipeline.loading.augmentation import augment
 from pipeline.loading.batch import Batch
 from pipeline.loading.draws import Draws
+from pipeline.loading.people import People
 from pipeline.models.model import GroupEmotionModel
 from pipeline.training.objective import Objective
 from pipeline.training.optimization import build_optimizer, clip_gradients, moving_average
@@ -32,7 +33,13 @@ AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def empty_batch(recipe):
     """A batch on the GPU, as the loader gives it."""
     features, frames = recipe.features, recipe.model.frames
-    size, bins = features.frame_size_px, features.mel_bins
+    size, bins, crop = features.frame_size_px, features.mel_bins, features.people.size_px
+    places = (CLIPS, frames, features.people.most)
+    people = People(
+        crops=torch.empty((*places, 3, crop, crop), dtype=torch.uint8, device=GPU),
+        boxes=torch.empty((*places, 4), device=GPU),
+        present=torch.empty(places, dtype=torch.bool, device=GPU),
+    )
     return Batch(
         clip_ids=["a"] * CLIPS,
         frames=torch.empty((CLIPS, frames, 3, size, size), dtype=torch.uint8, device=GPU),
@@ -41,6 +48,7 @@ def empty_batch(recipe):
         log_mel=torch.empty((CLIPS, bins, features.max_mel_frames), dtype=torch.float16, device=GPU),
         mel_frames=torch.empty(CLIPS, dtype=torch.int64, device=GPU),
         labels=torch.empty(CLIPS, dtype=torch.int64, device=GPU),
+        people=people if features.people.most else None,
     )
 
 
