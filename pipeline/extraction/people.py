@@ -49,9 +49,9 @@ def find_faces(picture: NDArray[np.uint8], detector: str, settings: PeopleSettin
     if rows is None:
         return np.zeros((0, SCORE + 1), np.float32)
     rows = rows[rows[:, 2:4].min(axis=1) >= settings.smallest_px]
-    largest_first = np.argsort(-rows[:, 2] * rows[:, 3], kind="stable")
-    found: NDArray[np.float32] = rows[largest_first[: settings.most]]
-    return found
+    order = np.argsort(-rows[:, 2] * rows[:, 3], kind="stable")
+    largest: NDArray[np.float32] = rows[order[: settings.most]]
+    return largest
 
 
 @functools.cache

@@ -51,12 +51,11 @@ def change_boxes(boxes: Tensor, changes: PictureChanges) -> Tensor:
     """
     if changes.view is None:
         return boxes
-    turned = changes.view[:, :, :2]
-    back = torch.linalg.inv(turned)
-    flat = boxes.flatten(1, -2)
-    centres = (2 * flat[..., :2] - 1 - changes.view[:, None, :, 2]) @ back.mT
-    sides = flat[..., 2:] / turned.norm(dim=1)[:, None]
-    return torch.cat([(centres + 1) / 2, sides], dim=-1).view(boxes.shape)
+    flat, turned = boxes.flatten(1, -2), changes.view[:, :, :2]
+    scale = turned.norm(dim=1, keepdim=True)
+    # The columns of the map are orthogonal, so this is the inverse. A GPU would have to be waited for by linalg.inv.
+    centres = (2 * flat[..., :2] - 1 - changes.view[:, None, :, 2]) @ (turned / scale**2)
+    return torch.cat([(centres + 1) / 2, flat[..., 2:] / scale], dim=-1).view(boxes.shape)
 
 
 def _move(frames: Tensor, affine: Tensor | None) -> Tensor:
