@@ -40,8 +40,10 @@ def with_people(clip_settings, tmp_path):
     detector = write_stand_in(tmp_path / "detector.onnx")
 
     def build(decoder="in_process", framing="full_frame", detector=detector, **changes):
-        found = clip_settings.features.people.model_copy(update=SETTINGS | changes)
-        features = clip_settings.features.model_copy(update={"people": found, "framing": framing, "frames": 2})
+        people_settings = clip_settings.features.people.model_copy(update=SETTINGS | changes)
+        features = clip_settings.features.model_copy(
+            update={"people": people_settings, "framing": framing, "frames": 2}
+        )
         limits = clip_settings.limits.model_copy(update={"face_detector": str(detector), "decoder": decoder})
         return ClipSettings(features=features, limits=limits)
 
@@ -174,15 +176,15 @@ def test_the_sandbox_gives_what_this_process_gives(decoder, with_people, tmp_pat
     """Its limits leave room for pictures that are much larger than the frames."""
     path = red_squares(tmp_path / "clip.mp4", size=(1280, 768))
     settings = with_people(decoder, longest_side_px=1280)
-    here, sandbox = read_clip(path, settings), Sandbox()
+    expected, sandbox = read_clip(path, settings), Sandbox()
     try:
-        there = sandbox.read_clip(path, settings)
+        media = sandbox.read_clip(path, settings)
     finally:
         sandbox.close()
-    assert len(here.people) == 4
-    assert [person.facts() for person in there.people] == [person.facts() for person in here.people]
-    assert [bytes(person.jpeg) for person in there.people] == [person.jpeg for person in here.people]
-    np.testing.assert_array_equal(there.waveform, here.waveform)
+    assert len(expected.people) == 4
+    assert [person.facts() for person in media.people] == [person.facts() for person in expected.people]
+    assert [bytes(person.jpeg) for person in media.people] == [person.jpeg for person in expected.people]
+    np.testing.assert_array_equal(media.waveform, expected.waveform)
 
 
 def manifest(paths, root):
@@ -209,8 +211,8 @@ def test_a_shard_holds_the_faces_and_the_index_counts_them(with_people, tmp_path
     members = [read_members(content[entry.offset : entry.offset + entry.size]) for entry in entries]
     assert ["people.mjpeg" in names for names in members] == [True, False]
     samples = [Sample.from_members(each) for each in members]
-    here = read_clip(paths[0], settings).people
-    assert [bytes(person.jpeg) for person in samples[0].people] == [person.jpeg for person in here]
+    expected = read_clip(paths[0], settings).people
+    assert [bytes(person.jpeg) for person in samples[0].people] == [person.jpeg for person in expected]
     assert samples[1].people == ()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -47,11 +48,7 @@ def batch_of_four(ready_with_four):
     samples = [read_sample(clip) for clip in clips]
     samples[-1] = dataclasses.replace(samples[-1], people=())
     features = config.recipe.features
-    return collate(samples, [clip.label for clip in clips], range_of(features.frames), features, Memory())
-
-
-def range_of(count):
-    return torch.arange(count).numpy()
+    return collate(samples, [clip.label for clip in clips], np.arange(features.frames), features, Memory())
 
 
 def model_of(config, **changes):
@@ -124,10 +121,9 @@ def test_the_attention_to_a_face_is_that_in_all_streams_that_take_people(ready_w
     streams["bodies"] = streams["people"] | {"frames": 3}
     model = model_of(ready_with_four, streams=streams, use=["people", "bodies", "sound"])
     explanation = explain(clip_of_four[0], Scorer(model, Accelerator(cpu=True)))
-    of_frames = explanation.faces.sum(axis=1)
     both = explanation.attention["people"].shares
     both[1::2] += explanation.attention["bodies"].shares
-    assert of_frames == pytest.approx(both)
+    assert explanation.faces.sum(axis=1) == pytest.approx(both)
 
 
 def test_the_picture_of_a_clip_has_a_box_with_its_attention_around_each_face(clip_of_four):
