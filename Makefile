@@ -52,7 +52,8 @@ $(UV):
 
 $(VENV): requirements.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv
-	$(UV) pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	# Each process would compile what it imports, again and again where PYTHONDONTWRITEBYTECODE is set.
+	$(UV) pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@.venv/bin/python -c 'import vl_convert; print(vl_convert.javascript_bundle(vl_version="5.21"))' > .venv/vega.js
 	@touch $@

@@ -66,7 +66,7 @@ class TrainingSettings(Settings):
     channels_last: bool = Field(description="convolutions use the channels-last memory layout")
     compile: bool = Field(description="torch.compile: minutes at the start, faster steps on a GPU")
     deterministic: bool = Field(
-        description="on a GPU. true: the same bits each time, and full fp32; false: the fastest algorithms, and TF32"
+        description="on a GPU. true: the same bits each time, and full fp32; false: TF32 and faster algorithms"
     )
     select_on: Literal["dev", "val", "none"] = Field(
         description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself; "

@@ -1,11 +1,16 @@
 """The log-mel spectrogram: one definition for training, evaluation and prediction, by either of two front ends."""
 
-import librosa
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.features import Features
 from pipeline.shards.log_mel_units import MIN_POWER
+
+# Slaney's scale (Auditory Toolbox, 1998): 15 mels up to 1 kHz, then 27 for each factor of 6.4.
+LINEAR_HZ, LINEAR_MELS = 1000.0, 15.0
+MELS_PER_LOG_HZ = 27 / np.log(6.4)
 
 
 def log_mel(waveform: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
@@ -21,20 +26,37 @@ def _librosa(waveform: NDArray[np.float32], features: Features) -> NDArray[np.fl
 
     Power spectrogram, Hann window, frames centred on multiples of the hop with zeros beyond the ends, Slaney mel scale
     and norm, reference power 1, no clamp relative to the clip's own maximum: the level stays comparable across clips.
-    librosa's defaults otherwise (librosa 0.11, `feature.melspectrogram`).
+
+    The definition is librosa's (0.11, `feature.melspectrogram` and `power_to_db`), to which the tests and each
+    extraction hold this code (`pipeline.extraction.librosa_check`). Importing librosa takes seconds, which a prediction
+    would wait for, so it is not called here.
     """
-    power = librosa.feature.melspectrogram(
-        y=waveform,
-        sr=features.sample_rate_hz,
-        n_fft=features.fft_size,
-        win_length=features.window_length,
-        hop_length=features.hop_length,
-        n_mels=features.mel_bins,
-        window="hann",
-        center=True,
-        pad_mode="constant",
-    )
-    return np.asarray(librosa.power_to_db(power, ref=1.0, amin=MIN_POWER, top_db=None), dtype=np.float32)
+    size, length = features.fft_size, features.window_length
+    window = np.zeros(size)
+    first = (size - length) // 2
+    window[first : first + length] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    padded = np.pad(waveform, size // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: features.hop_length]
+    # In float64 up to here and in float32 from here, as in librosa.
+    power = np.abs(np.fft.rfft(frames * window).astype(np.complex64)) ** 2
+    mels = _slaney_filters(features.sample_rate_hz, size, features.mel_bins) @ power.T
+    return 10 * np.log10(np.maximum(MIN_POWER, mels), dtype=np.float32)
+
+
+@cache
+def _slaney_filters(sample_rate_hz: int, fft_size: int, mel_bins: int) -> NDArray[np.float32]:
+    """Triangles of equal area up to half the sample rate, evenly spaced in mels: (mel_bins, 1 + fft_size / 2)."""
+    highest_hz = sample_rate_hz / 2
+    linear_mels = min(highest_hz, LINEAR_HZ) * LINEAR_MELS / LINEAR_HZ
+    highest_mels = linear_mels + MELS_PER_LOG_HZ * np.log(max(highest_hz, LINEAR_HZ) / LINEAR_HZ)
+    mels = np.linspace(0.0, highest_mels, mel_bins + 2)
+    logarithmic = LINEAR_HZ * np.exp((mels - LINEAR_MELS) / MELS_PER_LOG_HZ)
+    edges_hz = np.where(mels < LINEAR_MELS, mels * LINEAR_HZ / LINEAR_MELS, logarithmic)
+    distances = np.subtract.outer(edges_hz, np.fft.rfftfreq(fft_size, 1 / sample_rate_hz))
+    widths = np.diff(edges_hz)[:, None]
+    filters = np.maximum(0, np.minimum(-distances[:-2] / widths[:-1], distances[2:] / widths[1:])).astype(np.float32)
+    filters *= (2 / (edges_hz[2:] - edges_hz[:-2]))[:, None]
+    return filters
 
 
 def _kaldi(waveform: NDArray[np.float32], features: Features) -> NDArray[np.float32]:

@@ -18,8 +18,8 @@ from pipeline.extraction.tasks import ShardTask, extract_shard, plan_tasks
 from pipeline.shards.format import Shard
 from pipeline.shards.index import ShardIndex, finished_shards, is_intact, missing_clips, write_index
 
-# What a worker should find imported: librosa with its first call compiled, or torch.
-PRELOADS = {"librosa": "pipeline.extraction.warm_up", "kaldi": "torchaudio.compliance.kaldi"}
+# What a worker should find imported.
+PRELOADS = {"librosa": "pipeline.extraction.tasks", "kaldi": "torchaudio.compliance.kaldi"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def _reusable_shards(tasks: list[ShardTask], folder: Path) -> dict[str, Shard]:
 
 
 def _run(tasks: list[ShardTask], settings: ClipSettings, workers: int) -> Iterator[Shard]:
+    if tasks and settings.features.front_end == "librosa":
+        # Imported here, because that takes seconds, for which a run with nothing to do need not wait.
+        from pipeline.extraction.librosa_check import check_log_mel
+
+        check_log_mel(settings.features)
     if settings.limits.executor == "dask" and settings.limits.scheduler is not None:
         return run_on_dask(extract_shard, tasks, settings.limits.scheduler)
     return run_on_this_machine(extract_shard, tasks, workers, PRELOADS[settings.features.front_end])

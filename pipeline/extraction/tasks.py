@@ -33,7 +33,7 @@ WORKER_ZONES = {"pipeline.extraction", "pipeline.shards"}
 # a Dask worker can be days old.
 CODE_DIGEST = code_digest(WORKER_MODULES, WORKER_ZONES)
 LIBRARIES = {
-    "librosa": ("av", "imageio-ffmpeg", "librosa", "numpy", "opencv-python-headless", "scipy"),
+    "librosa": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless"),
     "kaldi": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless", "torch", "torchaudio"),
 }
 # Settings that change how the work is done, but not its result.

@@ -51,11 +51,13 @@ class AttentionBlock(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor, padding: Tensor, maps: list[Tensor] | None) -> Tensor:
         """Tokens (B, T, D), context (B, S, D), its padding (B, S) -> (B, T, D); appends (B, heads, T, S) to `maps`."""
         context = self.context_norm(context)
+        # The same as `key_padding_mask=padding`, whose check makes PyTorch import SymPy, which takes two seconds.
+        mask = padding[:, None, None].expand(-1, self.attention.num_heads, tokens.shape[1], -1).flatten(0, 1)
         attended, weights = self.attention(
             self.query_norm(tokens),
             context,
             context,
-            key_padding_mask=padding,
+            attn_mask=mask,
             need_weights=maps is not None,
             average_attn_weights=False,
         )

@@ -78,12 +78,12 @@ def test_a_full_gpu_ends_in_a_sentence_that_names_what_saves_memory():
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_gpu_computes_the_same_bits_or_as_fast_as_it_can(deterministic, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    settings = [(torch.backends.cudnn, name) for name in ("benchmark", "allow_tf32")]
-    settings.append((torch.backends.cuda.matmul, "allow_tf32"))
+    settings = [(owner, "allow_tf32") for owner in (torch.backends.cudnn, torch.backends.cuda.matmul)]
     before = [getattr(owner, name) for owner, name in settings]
     try:
         accelerator.choose_gpu_arithmetic(deterministic)
-        assert [getattr(owner, name) for owner, name in settings] == [not deterministic] * 3
+        assert [getattr(owner, name) for owner, name in settings] == [not deterministic] * 2
+        assert not torch.backends.cudnn.benchmark  # it would begin anew for each length of a batch
         assert torch.are_deterministic_algorithms_enabled() == deterministic
     finally:
         torch.use_deterministic_algorithms(False)
