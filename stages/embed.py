@@ -21,7 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import add_run, stage_parser
+from pipeline.common.command_line import add_run, let_waiting_threads_sleep, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def main() -> None:
 
 def embed(arguments: Namespace) -> "Embeddings":
     """The embeddings of the files or of the split that the command line names."""
+    let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.embedding import embed_files, embed_split

@@ -20,17 +20,18 @@ exit codes:
 
 import argparse
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import add_runs, runs_of, stage_parser
+from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, runs_of, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
-    from pipeline.serving.partial_rows import PartialRows
-    from pipeline.serving.predictor import Predictor
-    from pipeline.serving.rows import NoPrediction, Prediction
+    from pipeline.models.scoring import Scorer
+    from pipeline.serving.partial_rows import PartialRows, Row
+    from pipeline.serving.predictor import Answer
 
 
 @exits_with_one_sentence
@@ -48,6 +49,7 @@ def main() -> None:
     if arguments.explain and len(runs_of(arguments)) > 1:
         raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
 
+    let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.predictor import Predictor, list_files
@@ -56,16 +58,15 @@ def main() -> None:
     files, output = list_files(arguments.paths), arguments.output
     run, *voters = map(open_run, runs_of(arguments))
     partial = open_partial_rows(arguments) if output and not is_stream(output) else None
-    rows: list[Prediction | NoPrediction] = []
+    done = {path: rows for path in files if partial and (rows := partial.rows_of(path))}
+    left = [path for path in files if path not in done]
     with closing(Predictor(run, start_accelerator(run.config, trains=False), voters)) as predictor:
-        for number, path in enumerate(files):
-            if partial and (done := partial.rows_of(path)):
-                rows += done
-                continue
-            picture = arguments.explain and arguments.explain / f"{number:04d}-{path.stem}.png"
-            rows += (new := predict_file(predictor, path, arguments.window, picture))
+        for path, answers in zip(left, predictor.predict_files(left, arguments.window), strict=True):
+            picture = arguments.explain and arguments.explain / f"{files.index(path):04d}-{path.stem}.png"
+            done[path] = show(path, answers, predictor.scorer, picture)
             if partial:
-                partial.add(path, new)
+                partial.add(path, done[path])
+    rows = [row for path in files for row in done[path]]
     if output:
         kind = arguments.format or ("csv" if output.suffix.lower() == ".csv" else "jsonl")
         text = csv_table(rows, run.model.labels) if kind == "csv" else "".join(map(json_line, rows))
@@ -92,22 +93,20 @@ def open_partial_rows(arguments: argparse.Namespace) -> "PartialRows":
     return PartialRows(arguments.output, {"models": models, "window_s": arguments.window, "explain": explain})
 
 
-def predict_file(
-    predictor: "Predictor", path: Path, window_s: float | None, picture: Path | None
-) -> "list[Prediction | NoPrediction]":
-    """Predict a file, print its rows and, if `picture` is given, write its picture."""
+def show(path: Path, answers: "Iterable[Answer]", scorer: "Scorer", picture: Path | None) -> "list[Row]":
+    """Print the rows of a file as they come, and write its picture if one is asked for; returns the rows."""
     from pipeline.common.files import written_whole
     from pipeline.serving.rows import printable, text_line
 
     rows, clip = [], None
-    for answer in predictor.predict_windows(path, window_s):
+    for answer in answers:
         print(text_line(answer.row), flush=True)
         rows.append(answer.row)
         clip = answer.clip
     if picture:
         from pipeline.serving.file_picture import draw_file  # Matplotlib takes a second
 
-        if figure := draw_file(printable(path.name), rows, clip, predictor.scorer):
+        if figure := draw_file(printable(path.name), rows, clip, scorer):
             picture.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(picture) as temporary:
                 figure.savefig(temporary, format="png", dpi=110)

@@ -15,11 +15,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import add_runs, stage_parser
+from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
 if TYPE_CHECKING:
-    from pipeline.serving.predictor import Predictor
+    from pipeline.serving.rows import NoPrediction, Prediction
 
 
 @exits_with_one_sentence
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()
 
+    let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.predictor import Predictor
@@ -42,18 +43,21 @@ def main() -> None:
     if arguments.unreadable not in (None, *classes):
         raise UserError(f"--unreadable is {arguments.unreadable}, expected one of {', '.join(classes)}")
     with closing(Predictor(run, start_accelerator(run.config, trains=False), voters)) as predictor:
-        labels = {path.stem: predict_label(predictor, path, arguments.unreadable) for path in files}
+        answers = predictor.predict_clips((path, None) for path in files)
+        labels = {
+            path.stem: label_of(answer.row, path, arguments.unreadable)
+            for path, answer in zip(files, answers, strict=True)
+        }
     write_submission(labels, arguments.output)
     check_submission(arguments.output, list(labels), classes)
     counts = ", ".join(f"{label} {list(labels.values()).count(label)}" for label in classes)
     print(f"{arguments.output}: {len(labels)} answers, {counts}")
 
 
-def predict_label(predictor: "Predictor", path: Path, unreadable: str | None) -> str:
+def label_of(row: "Prediction | NoPrediction", path: Path, unreadable: str | None) -> str:
     """The predicted class of a clip, or `unreadable` if it cannot be read; raises `UserError` if that is None."""
     from pipeline.serving.rows import Prediction
 
-    row = predictor.predict(path).row
     if isinstance(row, Prediction):
         return row.prediction
     if unreadable is None:

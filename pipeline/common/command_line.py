@@ -4,6 +4,7 @@ It imports nothing heavy, so that `--help` answers at once; a stage imports what
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,15 @@ def stage_parser(file: str, description: str | None, settings: bool = False) -> 
             help="change one setting, such as recipe.training.epochs=3; may be repeated",
         )
     return parser
+
+
+def let_waiting_threads_sleep() -> None:
+    """Have PyTorch's threads sleep while they wait for each other; to be called before PyTorch is imported.
+
+    They would spin, and keep the cores from the processes that read clips: on two cores, half as many clips per second
+    were predicted. Training is faster with spinning threads.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -57,6 +57,7 @@ class Sandbox:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._given_up = False
 
     def read_clip(self, path: Path, settings: ClipSettings, window: Window | None = None) -> ClipMedia:
         """Read a clip, or a window of a file, within the limits; raises `MediaError`."""
@@ -70,10 +71,15 @@ class Sandbox:
         """Kill the child and everything that it started."""
         if self._process is not None and self._connection is not None:
             self._connection.close()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            _kill_group(self._process)
             self._process.wait()
         self._process = self._connection = None
+
+    def give_up(self) -> None:
+        """Kill the child for good: what another thread is reading ends with a `MediaError`, and no child is started."""
+        self._given_up = True
+        if (process := self._process) is not None:
+            _kill_group(process)
 
     def _ask(self, request: Request, unpack: Callable[[bytes], Answer]) -> Answer:
         try:
@@ -98,6 +104,8 @@ class Sandbox:
 
     def _exchange(self, request: Request) -> bytes:
         """Send a request and wait for its answer; raises `ChildDiedError`, or `MediaError` after the time limit."""
+        if self._given_up:
+            raise ChildDiedError(-signal.SIGKILL)
         process, connection = self._running_child()
         timeout_s = request.settings.limits.timeout_s
         try:
@@ -128,3 +136,8 @@ class Sandbox:
                     start_new_session=True,
                 )
         return self._process, self._connection
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

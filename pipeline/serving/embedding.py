@@ -42,11 +42,11 @@ class Embeddings:
 
 
 def embed_files(files: Sequence[Path], predictor: Predictor) -> Embeddings:
-    """Embed files one after the other; raises `UserError` if none can be used."""
+    """Embed files, some of which are read ahead; raises `UserError` if none can be used."""
     rows, ids, unusable = [], [], {}
-    for path in files:
+    for path, read in zip(files, predictor.reader.read_ahead((path, None) for path in files), strict=True):
         try:
-            _, batch = predictor.read(path)
+            _, batch = read.result()
         except MediaError as error:
             unusable[printable(path)] = str(error)
             continue

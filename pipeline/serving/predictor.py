@@ -3,25 +3,20 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from threadpoolctl import threadpool_limits
 
 from pipeline.common.errors import UserError
-from pipeline.common.features import Features
-from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.face_detector import check_detector
 from pipeline.extraction.reasons import MediaError
-from pipeline.extraction.sample_extraction import to_sample
-from pipeline.extraction.sandbox import Sandbox
 from pipeline.extraction.timeline import Window
-from pipeline.loading.batch import Batch, collate
-from pipeline.loading.memory import Memory
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import ScoredClip, Scorer
+from pipeline.serving.reading import Reader
 from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, prediction_row, printable
 
 # In a folder, only files with these suffixes are taken for clips. A file that is named itself may have any suffix.
@@ -43,72 +38,67 @@ class Answer:
 class Predictor:
     """Predicts files with the model of a run, with the features and within the limits that the run was made with.
 
-    With `voters`, the probabilities are the mean over the models of all runs. A child process reads the files; `close`
-    ends it. Raises `UserError` for a voter that takes something else of a clip, or has other classes, and if a face
-    detector that is needed is missing.
+    With `voters`, the probabilities are the mean over the models of all runs. `close` ends the
+    processes that read the files. Raises `UserError` for a voter that takes something else of a clip, or has other
+    classes, and if a face detector that is needed is missing.
     """
 
     def __init__(self, run: FinishedRun, accelerator: Accelerator, voters: Sequence[FinishedRun] = ()) -> None:
         self.scorer = Scorer(run.model, accelerator)
         self._voters = [Scorer(_like(voter, run).model, accelerator) for voter in voters]
-        self._settings = ClipSettings(features=run.config.recipe.features, limits=run.config.extract)
-        check_detector(self._settings)
-        self._sandbox, self._memory = Sandbox(), Memory()
+        settings = ClipSettings(features=run.config.recipe.features, limits=run.config.extract)
+        check_detector(settings)
+        self.features, self.reader = settings.features, Reader(settings, run.model.sampling)
 
-    @property
-    def features(self) -> Features:
-        """What is taken from a clip."""
-        return self._settings.features
+    def predict(self, path: Path) -> Answer:
+        """Predict a file that is a clip."""
+        return next(self.predict_clips([(path, None)]))
 
-    def read(self, path: Path, window: Window | None = None) -> tuple[ClipMedia, Batch]:
-        """Read a file that is a clip, or a window of a file, as a batch of one, as evaluation does.
+    def predict_clips(self, clips: Iterable[tuple[Path, Window | None]]) -> Iterator[Answer]:
+        """Predict files that are clips, or windows of files, in order; some are read ahead."""
+        clips, to_read = tee(clips)
+        for (path, window), read in zip(clips, self.reader.read_ahead(to_read), strict=True):
+            try:
+                media, batch = read.result()
+            except MediaError as error:
+                yield Answer(no_prediction_row(path, window, error), None)
+                continue
+            probabilities = np.mean([each.probabilities(batch)[0] for each in (self.scorer, *self._voters)], axis=0)
+            clip = ScoredClip(
+                printable(path.name), media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform
+            )
+            yield Answer(prediction_row(path, window, clip), clip)
 
-        Raises `MediaError`.
-        """
-        media = self._sandbox.read_clip(path, self._settings, window)
-        with threadpool_limits(1):  # as in extraction: the order of a sum, hence its last bits, depends on the threads
-            sample = to_sample(path.stem, media, self.features)
-        return media, collate([sample], [0], self.scorer.model.sampling.evaluated, self.features, self._memory)
+    def predict_files(self, paths: Sequence[Path], window_s: float | None = None) -> Iterator[Iterable[Answer]]:
+        """The answers of each file, in order: one for each window of `window_s`, with None one for the whole file."""
+        if window_s is None:
+            yield from ([answer] for answer in self.predict_clips((path, None) for path in paths))
+        else:
+            yield from (self.predict_windows(path, window_s) for path in paths)
 
-    def predict(self, path: Path, window: Window | None = None) -> Answer:
-        """Predict a file that is a clip, or a window of a file."""
-        try:
-            media, batch = self.read(path, window)
-        except MediaError as error:
-            return Answer(no_prediction_row(path, window, error), None)
-        probabilities = np.mean([scorer.probabilities(batch)[0] for scorer in (self.scorer, *self._voters)], axis=0)
-        clip = ScoredClip(
-            printable(path.name), media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform
-        )
-        return Answer(prediction_row(path, window, clip), clip)
-
-    def predict_windows(self, path: Path, length_s: float | None, longest_s: float = math.inf) -> Iterator[Answer]:
-        """Predict each window of `length_s` of a file, in order; with None, predict the file as one clip.
+    def predict_windows(self, path: Path, length_s: float, longest_s: float = math.inf) -> Iterator[Answer]:
+        """Predict each window of `length_s` of a file, in order.
 
         A file that lasts longer than `longest_s` gets no prediction. Raises `UserError` for a length that is not
         positive or exceeds that of a clip.
         """
-        if length_s is None:
-            yield self.predict(path)
-            return
         if not 0 < length_s <= self.features.max_duration_s:
             raise UserError(
                 f"windows of {length_s} s: expected more than 0 and at most features.max_duration_s, "
                 f"{self.features.max_duration_s} s, as for clips"
             )
         try:
-            duration_s = self._sandbox.read_duration_s(path, self._settings)
+            duration_s = self.reader.read_duration_s(path)
             if duration_s > longest_s:
                 raise MediaError("too_long", f"it lasts {duration_s:.0f} s, more than {longest_s:.0f} s")
         except MediaError as error:
             yield Answer(no_prediction_row(path, None, error), None)
             return
-        for window in split_into_windows(duration_s, length_s):
-            yield self.predict(path, window)
+        yield from self.predict_clips((path, window) for window in split_into_windows(duration_s, length_s))
 
     def close(self) -> None:
-        """End the process that reads files."""
-        self._sandbox.close()
+        """End the processes that read files."""
+        self.reader.close()
 
 
 def _like(voter: FinishedRun, run: FinishedRun) -> FinishedRun:

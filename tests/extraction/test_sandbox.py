@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,6 +283,21 @@ def test_a_child_that_hangs_is_killed_with_every_process_that_it_started(child, 
     time.sleep(0.2)
     orphans = [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == sleep]
     assert orphans == []
+
+
+def test_a_sandbox_that_is_given_up_ends_what_another_thread_reads_and_starts_no_child(
+    child, sandbox, one_clip, clip_settings
+):
+    child("sandbox_child.read_clip = lambda *_: time.sleep(60)")
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(sandbox.read_clip, one_clip, clip_settings)
+        while sandbox._process is None:
+            time.sleep(0.01)
+        sandbox.give_up()
+        with pytest.raises(MediaError, match="ended with -9"):
+            read.result(timeout=5)
+    assert reason_of(sandbox, one_clip, clip_settings) == "crashed"
+    assert sandbox._process is None
 
 
 def test_after_a_crash_the_clip_is_decoded_by_ffmpeg(child, sandbox, one_clip, clip_settings):

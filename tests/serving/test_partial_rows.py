@@ -19,20 +19,20 @@ def predict(trained, one_clip, tmp_path, monkeypatch):
     for name in ("a.mp4", "b.mp4", "d.mp4"):
         shutil.copy(one_clip, tmp_path / name)
     (tmp_path / "c.mp4").write_text("not a video")
-    predict_file = stages.predict.predict_file
+    show = stages.predict.show
 
     def predict(*options, stops_at=None):
         predicted = []
 
-        def noted(predictor, path, *rest):
+        def noted(path, *rest):
             if path.name == stops_at:
                 raise KeyboardInterrupt
             predicted.append(path.name)
-            return predict_file(predictor, path, *rest)
+            return show(path, *rest)
 
         words = ["predict", str(tmp_path), "--run", str(trained), "--output", str(tmp_path / "p.jsonl"), *options]
         monkeypatch.setattr("sys.argv", words)
-        monkeypatch.setattr(stages.predict, "predict_file", noted)
+        monkeypatch.setattr(stages.predict, "show", noted)
         with pytest.raises(SystemExit) as end:
             stages.predict.main()
         return predicted, end.value.code
