@@ -22,7 +22,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.common.command_line import add_run, stage_parser
+from pipeline.common.command_line import add_run, let_waiting_threads_sleep, stage_parser
 from pipeline.common.errors import exits_with_one_sentence, missing_extra
 
 
@@ -43,6 +43,7 @@ def main() -> None:
 
 def serve_page(run_folder: Path, host: str, port: int) -> None:
     """Serve the page of a run until a signal ends this process."""
+    let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.predictor import Predictor

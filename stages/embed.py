@@ -40,6 +40,7 @@ def main() -> None:
     if bool(arguments.paths) == bool(arguments.split) or (arguments.dataset and not arguments.split):
         raise UserError("name either files, or a split with --split and, if it is not the run's, --dataset")
 
+    let_waiting_threads_sleep()
     from pipeline.serving.embedding import writer_for
 
     write = writer_for(arguments.output)
@@ -55,7 +56,6 @@ def main() -> None:
 
 def embed(arguments: Namespace) -> "Embeddings":
     """The embeddings of the files or of the split that the command line names."""
-    let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.serving.embedding import embed_files, embed_split

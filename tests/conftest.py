@@ -27,6 +27,7 @@ from pipeline.common.errors import Stopped
 from pipeline.common.features import Features
 from pipeline.common.files import sha256_of
 from pipeline.extraction import face_detector
+from pipeline.extraction import sandbox as sandbox_module
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.splits import extract_splits
 from pipeline.loading.batch import Batch
@@ -246,3 +247,25 @@ def unfinished(ready: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Stopped):
             train(ready, tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def child(monkeypatch, tmp_path):
+    """Replaces the program of the child that reads clips by a script, in which a test changes `sandbox_child`."""
+
+    def child(body):
+        script = tmp_path / "child.py"
+        script.write_text(
+            f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+            "from multiprocessing.connection import Connection\n"
+            "from pipeline.extraction import sandbox_child\n"
+            f"{body}\nsandbox_child.serve(Connection(int(sys.argv[1])))\n"
+        )
+        popen = subprocess.Popen
+
+        def start(command, **options):
+            return popen([sys.executable, script, *command[-1:]], **options)
+
+        monkeypatch.setattr(sandbox_module.subprocess, "Popen", start)
+
+    return child

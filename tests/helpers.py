@@ -85,7 +85,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def extraction_in_this_process() -> Iterator[None]:
-    """Do shard tasks in this process. A pool of processes would first import librosa, which takes seconds."""
+    """Do shard tasks in this process: starting a pool of processes takes longer than the work."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "run_on_this_machine", lambda extract, tasks, workers, preload: map(extract, tasks))
         yield

@@ -55,8 +55,8 @@ def stage_parser(file: str, description: str | None, settings: bool = False) -> 
 def let_waiting_threads_sleep() -> None:
     """Have PyTorch's threads sleep while they wait for each other; to be called before PyTorch is imported.
 
-    They would spin, and keep the cores from the processes that read clips: on two cores, half as many clips per second
-    were predicted. Training is faster with spinning threads.
+    They would spin, and keep the cores from the processes that read clips: two cores then predict half as many clips a
+    second. Training is faster with threads that spin.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

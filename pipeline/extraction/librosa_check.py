@@ -1,6 +1,7 @@
 """A comparison of this project's log-mel with librosa's, before an extraction writes any.
 
-A result is only as good as its features, and NumPy's FFT and logarithm differ between versions and processors.
+A result is only as good as its features, and NumPy's FFT and logarithm differ between versions and processors. The
+machine that starts the extraction is checked; workers of a Dask cluster are not.
 """
 
 from importlib.metadata import version

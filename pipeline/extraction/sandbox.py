@@ -104,9 +104,10 @@ class Sandbox:
 
     def _exchange(self, request: Request) -> bytes:
         """Send a request and wait for its answer; raises `ChildDiedError`, or `MediaError` after the time limit."""
-        if self._given_up:
-            raise ChildDiedError(-signal.SIGKILL)
         process, connection = self._running_child()
+        if self._given_up:  # asked after the start, because `give_up` sees no child that is being started
+            self.close()
+            raise ChildDiedError(-signal.SIGKILL)
         timeout_s = request.settings.limits.timeout_s
         try:
             connection.send_bytes(request.to_bytes())

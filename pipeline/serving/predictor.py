@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 from accelerate import Accelerator
 
 from pipeline.common.errors import UserError
+from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.face_detector import check_detector
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.timeline import Window
+from pipeline.loading.batch import Batch
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.serving.reading import Reader
@@ -57,17 +60,15 @@ class Predictor:
     def predict_clips(self, clips: Iterable[tuple[Path, Window | None]]) -> Iterator[Answer]:
         """Predict files that are clips, or windows of files, in order; some are read ahead."""
         clips, to_read = tee(clips)
-        for (path, window), read in zip(clips, self.reader.read_ahead(to_read), strict=True):
-            try:
-                media, batch = read.result()
-            except MediaError as error:
-                yield Answer(no_prediction_row(path, window, error), None)
-                continue
-            probabilities = np.mean([each.probabilities(batch)[0] for each in (self.scorer, *self._voters)], axis=0)
-            clip = ScoredClip(
-                printable(path.name), media.duration_s, batch, self.scorer.model.labels, probabilities, media.waveform
-            )
-            yield Answer(prediction_row(path, window, clip), clip)
+        with closing(self.reader.read_ahead(to_read)) as reads:
+            for (path, window), read in zip(clips, reads, strict=True):
+                try:
+                    media, batch = read.result()
+                except MediaError as error:
+                    yield Answer(no_prediction_row(path, window, error), None)
+                else:
+                    clip = self._score(path, media, batch)
+                    yield Answer(prediction_row(path, window, clip), clip)
 
     def predict_files(self, paths: Sequence[Path], window_s: float | None = None) -> Iterator[Iterable[Answer]]:
         """The answers of each file, in order: one for each window of `window_s`, with None one for the whole file."""
@@ -95,6 +96,11 @@ class Predictor:
             yield Answer(no_prediction_row(path, None, error), None)
             return
         yield from self.predict_clips((path, window) for window in split_into_windows(duration_s, length_s))
+
+    def _score(self, path: Path, media: ClipMedia, batch: Batch) -> ScoredClip:
+        probabilities = np.mean([each.probabilities(batch)[0] for each in (self.scorer, *self._voters)], axis=0)
+        labels = self.scorer.model.labels
+        return ScoredClip(printable(path.name), media.duration_s, batch, labels, probabilities, media.waveform)
 
     def close(self) -> None:
         """End the processes that read files."""

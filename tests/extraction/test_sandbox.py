@@ -17,7 +17,6 @@ import pytest
 from helpers import REPOSITORY, run_ffmpeg
 from numbered_clips import with_limits
 
-from pipeline.extraction import sandbox as sandbox_module
 from pipeline.extraction.clip_file import open_clip
 from pipeline.extraction.clip_reader import read_clip
 from pipeline.extraction.ffmpeg_decoder import decode_with_ffmpeg
@@ -39,28 +38,6 @@ def lasting_sandbox():
     sandbox = Sandbox()
     yield sandbox
     sandbox.close()
-
-
-@pytest.fixture
-def child(monkeypatch, tmp_path):
-    """Replaces the child's program by a script, in which a test changes `sandbox_child`."""
-
-    def child(body):
-        script = tmp_path / "child.py"
-        script.write_text(
-            f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-            "from multiprocessing.connection import Connection\n"
-            "from pipeline.extraction import sandbox_child\n"
-            f"{body}\nsandbox_child.serve(Connection(int(sys.argv[1])))\n"
-        )
-        popen = subprocess.Popen
-
-        def start(command, **options):
-            return popen([sys.executable, script, *command[-1:]], **options)
-
-        monkeypatch.setattr(sandbox_module.subprocess, "Popen", start)
-
-    return child
 
 
 def reason_of(sandbox, path, settings):

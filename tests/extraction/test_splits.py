@@ -51,7 +51,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow  # each pool of workers imports librosa first
+@pytest.mark.slow  # it starts three pools of workers
 def test_any_number_of_workers_writes_the_same_bytes_wherever_the_clips_lie(drawn_root, extract, tmp_path):
     written = []
     for workers in (1, 2, 4):

@@ -17,7 +17,7 @@ from pipeline.common.errors import UserError
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
-ANSWER_MS = 180_000  # the first answer imports and compiles librosa, which takes a minute on a busy machine
+ANSWER_MS = 180_000  # on a busy machine
 
 
 @pytest.fixture(scope="module")

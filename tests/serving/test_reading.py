@@ -9,6 +9,7 @@ import psutil
 import pytest
 from accelerate import Accelerator
 
+from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sandbox import Sandbox
 from pipeline.models.runs import open_run
 from pipeline.serving import reading
@@ -64,7 +65,7 @@ def test_answers_arrive_in_order_and_are_those_of_clips_that_are_read_one_by_one
     assert [answer.clip is None for answer in answers] == [path.name == "4.mp4" for path in clips]
 
 
-def test_no_more_clips_are_read_ahead_than_fit_into_memory(predictor, clips):
+def test_only_a_few_clips_are_read_ahead(predictor, clips):
     asked_for = []
 
     def paths():
@@ -77,11 +78,31 @@ def test_no_more_clips_are_read_ahead_than_fit_into_memory(predictor, clips):
     assert len(asked_for) == min(AHEAD * 3 + 1, len(clips))
 
 
-def test_closing_ends_all_children_and_what_they_read(predictor, clips, children):
-    next(predictor.predict_clips((path, None) for path in clips))
-    before = children()
+def test_closing_ends_all_children_and_what_they_read(child, predictor, clips, children):
+    child("sandbox_child.read_clip = lambda *_: time.sleep(60)")
+    answers = list(predictor.reader.read_ahead([(clips[0], None), (clips[1], None)]))
+    while len(before := children()) < 2:
+        time.sleep(0.01)
     started = time.monotonic()
     predictor.close()
     assert time.monotonic() - started < 5
-    assert before
     assert psutil.wait_procs(before, timeout=2)[1] == []
+    for answer in answers:
+        with pytest.raises(MediaError):
+            answer.result()
+
+
+def test_what_nobody_waits_for_is_not_read(predictor, clips, monkeypatch):
+    read_clip, read = Sandbox.read_clip, []
+
+    def note(self, path, *rest):
+        read.append(path)
+        time.sleep(0.2)
+        return read_clip(self, path, *rest)
+
+    monkeypatch.setattr(Sandbox, "read_clip", note)
+    answers = predictor.predict_clips((path, None) for path in clips)
+    next(answers)
+    answers.close()
+    time.sleep(1)
+    assert len(read) <= AHEAD * 3  # one more was asked for
