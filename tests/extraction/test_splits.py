@@ -18,7 +18,8 @@ from pipeline.clips.manifest import write_manifest
 from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
 from pipeline.common.machine import exclusive_use
-from pipeline.extraction import tasks
+from pipeline.extraction import librosa_check, tasks
+from pipeline.extraction.log_mel import log_mel
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.sandbox import CHILD_MODULE
 from pipeline.extraction.splits import extract_splits
@@ -91,6 +92,16 @@ def test_finished_shards_are_kept_and_others_made_again(extract, tmp_path):
     assert contents(tmp_path) == before
     kept = [path.name for path in tmp_path.glob("train/*.tar") if path.stat().st_mtime_ns == times[path.name]]
     assert sorted(kept) == ["train-000000.tar", "train-000002.tar"]
+
+
+def test_no_shard_is_written_if_the_log_mel_is_not_librosas(extract, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(librosa_check, "log_mel", lambda waveform, features: 1.001 * log_mel(waveform, features))
+        with pytest.raises(AssertionError, match="differs by"):
+            extract(tmp_path)
+    assert list(tmp_path.glob("train/*.tar")) == []
+    extract(tmp_path)
+    assert list(tmp_path.glob("train/*.tar"))
 
 
 def test_shards_made_with_other_settings_are_made_again(drawn_root, clips, settings, tmp_path):
