@@ -18,6 +18,7 @@ from pipeline.extraction.clip_file import ClipFile
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoder_output import Decoded, check_sound
 from pipeline.extraction.filters import Filter, frame_filters, people_filters, sound_filters
+from pipeline.extraction.h264 import packets_to_decode
 from pipeline.extraction.reasons import MediaError
 
 
@@ -82,7 +83,7 @@ def _decode_pictures(
     context.thread_count = 1
     context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
     missing: set[int | None] = {*wanted}
-    for packet in [*clip.video_packets, None]:
+    for packet in [*packets_to_decode(clip.video_packets, wanted, context.extradata), None]:
         # The decoder skips pictures that no other one refers to (nal_ref_idc 0), unless they are wanted.
         context.skip_frame = "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"
         for picture in context.decode(packet):

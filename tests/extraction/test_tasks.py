@@ -82,6 +82,7 @@ def test_a_changed_comment_or_docstring_keeps_finished_shards(decoder, edited_di
     [
         ("extraction/ffmpeg_decoder.py", "threads=1", "threads=2"),
         ("extraction/pyav_decoder.py", "thread_count = 1", "thread_count = 2"),
+        ("extraction/h264.py", "IDR_SLICE = 5", "IDR_SLICE = 1"),
         ("extraction/filters.py", '"area"', '"bilinear"'),
         ("extraction/timeline.py", "2 * i + 1", "2 * i"),
         ("extraction/clip_file.py", "PREROLL_S = 1.0", "PREROLL_S = 2.0"),
