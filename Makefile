@@ -10,7 +10,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow test-gpu test-all lint format lock clean
+.PHONY: help setup repro test test-slow test-gpu test-all lint format docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,12 +38,17 @@ lint: $(VENV) ## run the linter, the formatter check and the type checker
 format: $(VENV) ## apply the formatter and the linter's safe fixes
 	@$(ACTIVATE) ruff format . && ruff check --fix .
 
+docs: $(VENV) ## build the documentation's website, site/index.html; a warning or a broken link fails
+	rm -rf site
+	@$(ACTIVATE) sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . site
+	@cp site/README.html site/index.html
+
 lock: $(UV) ## regenerate requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 
-clean: ## remove the environments; keep data, shards and results
-	rm -rf .venv .uv
+clean: ## remove the environments and the website; keep data, shards and results
+	rm -rf .venv .uv site docs/api
 
 # uv goes into a separate folder, so a system-managed Python needs neither root rights nor the venv module.
 $(UV):
