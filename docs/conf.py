@@ -36,6 +36,7 @@ NAVIGATION = """
 :caption: Use
 
 Start <self>
+docs/demo
 docs/tutorial
 docs/data-sets
 docs/vgaf
@@ -44,6 +45,7 @@ docs/training
 docs/learning
 docs/results
 docs/experiments
+docs/commands
 docs/extraction
 ```
 ```{toctree}

@@ -1,4 +1,7 @@
-"""Runs the README's commands as they are written, in a clone in which the pipeline has run on the tiny set."""
+"""Runs the commands of the README and of docs/commands.md as they are written.
+
+It does so in a clone in which the pipeline has run on the tiny set.
+"""
 
 import re
 import shutil
@@ -12,18 +15,16 @@ SKIPPED = {
     "ln -s": "links VGAF",
     "dvc exp run -S dataset=vgaf": "needs VGAF",
     "dvc exp run -S launch=": "needs a GPU",
-    "accelerate launch --config_file configs/accelerate/multi_node.yaml": "tests/training/test_distributed.py runs it",
-    "sbatch": "needs Slurm",
     "python -m stages.fetch_weights": "needs a network; see tests/stages/test_fetch_weights.py",
     "python -m stages.app": "serves until it is stopped; see tests/serving/test_page.py",
 }
 
-text = Path("README.md").read_text()
+text = "".join(Path(page).read_text() for page in ("README.md", "docs/commands.md"))
 blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
 commands = [command.split("#")[0].strip() for line in lines for command in line.split("&&")]
 unused = [start for start in SKIPPED if not any(command.startswith(start) for command in commands)]
-assert not unused, f"no command of the README begins with {unused}; remove them from SKIPPED"
+assert not unused, f"no command of these pages begins with {unused}; remove them from SKIPPED"
 commands = [command for command in commands if command and not command.startswith(tuple(SKIPPED))]
 
 # The folders and files that the commands name.
