@@ -10,7 +10,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 ACTIVATE := export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow test-gpu test-all lint format docs lock clean
+.PHONY: help setup repro test test-slow test-gpu test-all lint format docs benchmarks lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,12 +43,23 @@ docs: $(VENV) ## build the documentation's website, site/index.html; a warning o
 	@$(ACTIVATE) sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . site
 	@cp site/README.html site/index.html
 
+benchmarks: $(VENV) ## create .venv-benchmarks, which also has the libraries that the benchmarks compare with
+	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv-benchmarks
+	$(UV) pip install --quiet --compile-bytecode --python .venv-benchmarks/bin/python --editable '.[benchmarks,dev]' \
+		--requirement benchmarks/rivals.txt --override benchmarks/rivals-overrides.txt
+	# torchcodec looks for FFmpeg's libraries by their usual names. PyAV brings them with a checksum in each name.
+	@mkdir -p .venv-benchmarks/ffmpeg
+	@for file in $(CURDIR)/.venv-benchmarks/lib/python*/site-packages/av.libs/*; do \
+		usual=$$(basename $$file | sed -E 's/-[0-9a-f]{8}(\.so\.[0-9]+).*/\1/'); \
+		ln -sf $$file .venv-benchmarks/ffmpeg/; ln -sf $$file .venv-benchmarks/ffmpeg/$$usual; \
+	done
+
 lock: $(UV) ## regenerate requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 
 clean: ## remove the environments and the website; keep data, shards and results
-	rm -rf .venv .uv site docs/api
+	rm -rf .venv .venv-benchmarks .uv site docs/api
 
 # uv goes into a separate folder, so a system-managed Python needs neither root rights nor the venv module.
 $(UV):

@@ -2,7 +2,7 @@
 
 `.venv/bin/python benchmarks/faces.py` needs the face detector (`python -m stages.fetch_weights strong`), and a
 photograph of a face, which scikit-image has. MTCNN takes part if facenet-pytorch is installed, whose wheel holds its
-weights (`uv pip install --no-deps facenet-pytorch`). Neither package is in the lock file.
+weights (`make benchmarks`). Neither package is in the lock file.
 
 It draws groups: copies of that face of one width, turned by up to 20 degrees, mirrored, brighter or darker, on noise. A
 face counts as found if the centre of a box is in the middle half of the face, and the box is from half to twice as

@@ -1,11 +1,10 @@
 """What loading costs compared with JPEG decoding alone, and how fast this loader is compared with others.
 
-    .uv/bin/uv venv .venv-peers --python .venv/bin/python
-    .uv/bin/uv pip install --python .venv-peers/bin/python -e . -r benchmarks/peers.txt
-    .venv-peers/bin/python benchmarks/loader.py
+    make benchmarks
+    .venv-benchmarks/bin/python benchmarks/loader.py
 
-It takes some four minutes on two cores. litdata and MosaicML's streaming need another numpy than the lock file has.
-Without the environment of the first two lines, `.venv/bin/python benchmarks/loader.py` leaves them out.
+It takes some four minutes on two cores. The first line installs litdata and MosaicML's streaming, which are not in the
+lock file; without it, `.venv/bin/python benchmarks/loader.py` leaves them out.
 
 All loaders read the same clips in one interleaved run, each clip many times; the page cache is warm. All of them
 shuffle and give batches of uint8 frames and float16 log-mels padded to one length. The first round is not counted: in
