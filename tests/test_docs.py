@@ -1,4 +1,4 @@
-"""What the documentation tells a user to type: every command is valid, and every file that it names exists."""
+"""What documentation and notebook tell a user to type: every command is valid, and every file that they name exists."""
 
 import argparse
 import importlib
@@ -6,6 +6,7 @@ import re
 import shlex
 from itertools import pairwise
 
+import nbformat
 import pytest
 from helpers import REPOSITORY, composed
 
@@ -13,6 +14,17 @@ from pipeline.common.config import parse_config
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "configs").rglob("*.md")]
 TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text() for page in PAGES}
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def text_of_notebook(path):
+    """All cells as one page: the commands, which begin with `!`, with the settings of a reader, in a block of bash."""
+    text = "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    lines = "\n".join(re.findall(r"^ *!(.*)", text, re.MULTILINE))
+    return f"{text}\n\n```bash\n{lines}\n```\n".replace("$DATASET", "tiny").replace("$EPOCHS", "2")
+
+
+TEXTS |= {path.relative_to(REPOSITORY).as_posix(): text_of_notebook(path) for path in NOTEBOOKS}
 
 
 def commands():
@@ -74,3 +86,12 @@ def test_every_linked_or_executed_file_exists():
         assert all((REPOSITORY / name).parent.joinpath(target).exists() for target in linked), (name, linked)
         ran = re.findall(r"(?:--config_file |sbatch |bash |python )((?:configs|benchmarks|\.ci)/[\w./]+)", text)
         assert all((REPOSITORY / target).exists() for target in ran), (name, ran)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_valid_and_committed_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells
+    assert [cell.id for cell in cells if cell.outputs or cell.execution_count is not None] == []
