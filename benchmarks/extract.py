@@ -3,10 +3,11 @@
     make benchmarks
     LD_LIBRARY_PATH=$PWD/.venv-benchmarks/ffmpeg .venv-benchmarks/bin/python benchmarks/extract.py [--footage FILE ...]
 
-takes some ten minutes on two cores. All ways extract the same clips in one interleaved run. What counts is the CPU time
-of all processes. Each ratio is taken within one repeat, and the median over the repeats is printed. The first line
-installs torchcodec and decord; the variable is where torchcodec finds FFmpeg's libraries, which are PyAV's. If the face detector has been fetched, so does the stage with people,
-of whom it stores 8 in a frame at most; `people_vs_without_360p` is its CPU time relative to that of the stage without.
+takes some ten minutes on two cores. All ways extract the same clips in one interleaved run. What counts is the CPU
+time of all processes. Each ratio is taken within one repeat, and the median over the repeats is printed. The first
+line installs torchcodec and decord; the variable is where torchcodec finds FFmpeg's libraries, which are PyAV's. If
+the face detector has been fetched, so does the stage with people, of whom it stores 8 in a frame at most;
+`people_vs_without_360p` is its CPU time relative to that of the stage without.
 """
 
 import argparse
