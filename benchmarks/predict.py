@@ -76,7 +76,7 @@ def predict(path: Path, run: Path) -> tuple[float, float]:
         while is_running(process):
             peak = max(peak, sum(map(memory_bytes, [watched, *watched.children(recursive=True)])))
     if process.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return time.perf_counter() - started, peak / 1e6
 
 

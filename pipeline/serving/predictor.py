@@ -41,9 +41,9 @@ class Answer:
 class Predictor:
     """Predicts files with the model of a run, with the features and within the limits that the run was made with.
 
-    With `voters`, the probabilities are the mean over the models of all runs. `close` ends the
-    processes that read the files. Raises `UserError` for a voter that takes something else of a clip, or has other
-    classes, and if a face detector that is needed is missing.
+    With `voters`, the probabilities are the mean over the models of all runs. `close` ends the processes that read the
+    files. Raises `UserError` for a voter that takes something else of a clip, or has other classes, and if a face
+    detector that is needed is missing.
     """
 
     def __init__(self, run: FinishedRun, accelerator: Accelerator, voters: Sequence[FinishedRun] = ()) -> None:
