@@ -89,6 +89,12 @@ def test_the_loss_of_a_clip_is_multiplied_by_the_weight_of_its_class(build, batc
     torch.testing.assert_close(build(0.3, (2.5, 1.0, 1.0)).eval()(second).total, build(0.3).eval()(second).total)
 
 
+def test_the_loss_of_a_mixed_clip_is_multiplied_by_the_weights_of_its_classes_in_their_shares(build, batch):
+    mixed = dataclasses.replace(batch, labels=torch.tensor([0.75, 0.25, 0.0]).expand(4, 3))
+    plain, weighted = build(0.3).eval()(mixed), build(0.3, (2.0, 4.0, 1.0)).eval()(mixed)
+    torch.testing.assert_close(weighted.total, (0.75 * 2.0 + 0.25 * 4.0) * plain.total)
+
+
 def test_class_weights_make_all_classes_that_occur_weigh_the_same():
     labels = [0] * 6 + [1] * 3
     weights = class_weights(labels, 3, "weights")
