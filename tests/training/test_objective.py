@@ -67,6 +67,16 @@ def test_a_stream_is_measured_over_the_clips_that_have_it(build, batch):
     assert whole[:, 2].tolist() == [batch.has_video.sum(), (batch.mel_frames > 0).sum()]
 
 
+def test_a_stream_that_is_hidden_from_a_clip_is_as_one_that_the_clip_lacks(build, batch):
+    objective = build(0.3).eval()
+    blind = torch.tensor([True, False, True, False])  # the last clip has no sound
+    hidden = objective(dataclasses.replace(batch, hidden={"scene": blind, "sound": torch.zeros_like(blind)}))
+    lacking = objective(dataclasses.replace(batch, has_video=~blind))
+    for name, value in vars(lacking).items():
+        torch.testing.assert_close(getattr(hidden, name), value)
+    assert hidden.streams[0, 2] == 2
+
+
 def test_soft_labels_that_are_certain_are_hard_labels(build, batch):
     objective = build(0.3).eval()
     hard = objective(batch)
