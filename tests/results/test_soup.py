@@ -6,9 +6,9 @@ import torch
 from accelerate import Accelerator
 from short_trainings import train_and_evaluate
 
-from pipeline.clips.manifest import read_manifest
+from pipeline.clips.manifest import Clip, read_manifest
 from pipeline.common.config import RunId
-from pipeline.loading.selection import clips_with_role
+from pipeline.loading.selection import Subset, clips_with_role
 from pipeline.results import soup
 from pipeline.results.soup import Soups, mean_weights, score_soup
 
@@ -42,6 +42,18 @@ def test_a_model_joins_only_if_dev_gets_no_worse(monkeypatch):
 def test_of_equally_accurate_models_the_log_loss_decides(monkeypatch):
     ranks = {(0,): (0.7, -1.0), (1,): (0.7, -0.8), (0, 1): (0.7, -0.9)}
     assert with_ranks(monkeypatch, 2, ranks).choose(None) == [1]
+
+
+def test_of_models_that_are_right_as_often_the_one_that_is_surer_of_the_label_is_the_better(config, monkeypatch):
+    sure = {(0,): 0.6, (1,): 0.9, (1, 0): 0.7, (0, 1): 0.7}
+    monkeypatch.setattr(
+        Soups,
+        "score",
+        lambda _, chosen, dev: {each.clip_id: np.array([sure[tuple(chosen)], 0.1, 0.0]) for each in dev.clips},
+    )
+    soups = Soups.__new__(Soups)
+    soups._config, soups._weights = config, [{}, {}]
+    assert soups.choose(Subset([Clip("1_1", "1", config.dataset.classes[0], "1_1.mp4", 1, "")], [])) == [1]
 
 
 @pytest.mark.parametrize("case", range(5))
