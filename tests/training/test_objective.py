@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clips.labels import CLASSES
+from pipeline.models.fusion import Tokens
 from pipeline.models.model import GroupEmotionModel
-from pipeline.training.objective import Objective, class_weights
+from pipeline.training.objective import Objective, class_weights, mean_token
 
 
 @pytest.fixture
@@ -75,6 +76,13 @@ def test_a_stream_that_is_hidden_from_a_clip_is_as_one_that_the_clip_lacks(build
     for name, value in vars(lacking).items():
         torch.testing.assert_close(getattr(hidden, name), value)
     assert hidden.streams[0, 2] == 2
+
+
+def test_a_stream_is_measured_by_the_mean_of_its_tokens_that_are_not_padding():
+    values, padding = torch.randn(2, 3, 2, 4), torch.tensor([[False, False, True], [True, True, True]])
+    mean, present = mean_token(Tokens(values, torch.zeros(3), padding))
+    torch.testing.assert_close(mean, torch.stack([values[0, :2].mean(dim=(0, 1)), torch.zeros(4)]))
+    assert present.tolist() == [True, False]
 
 
 def test_soft_labels_that_are_certain_are_hard_labels(build, batch):
