@@ -64,6 +64,14 @@ def test_dev_has_about_its_share_of_each_class(clips, settings, split_seed):
         assert 0.07 < count / (count + fit.class_counts[label]) < 0.13
 
 
+@pytest.mark.parametrize("split_seed", range(4))
+def test_a_source_that_holds_most_clips_is_not_dev(settings, split_seed):
+    train = [CLIP(f"{source}_{number}", source, "neutral") for source in "abcd" for number in range(10)]
+    train += [CLIP(f"large_{number}", "large", "neutral") for number in range(60)]
+    roles = assign_roles({"train": train, "val": train[:1]}, settings(dev_fraction=0.2, split_seed=split_seed))
+    assert sum(row.role == "dev" for row in roles) == 10
+
+
 def test_dev_follows_from_the_split_seed_and_not_from_the_seeds(clips, settings):
     first = assign_roles(clips, settings(seeds=[0]))
     assert assign_roles(clips, settings(seeds=[7, 8])) == first

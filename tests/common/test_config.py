@@ -3,7 +3,7 @@ import copy
 import pytest
 from helpers import REPOSITORY
 
-from pipeline.common.config import load_config, parse_config, with_changes
+from pipeline.common.config import RunId, load_config, parse_config, with_changes
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import load_recipe
 
@@ -139,3 +139,23 @@ def test_streams_that_are_used_but_not_there_or_used_twice_are_refused(values):
 def test_the_dropout_of_streams_names_each_of_them(values):
     values["recipe"]["training"]["augmentation"]["drop"] = {"scene": 0.1, "video": 0.1}
     assert "drop names scene, video, expected each stream of model.streams: scene, sound" in refused(values)
+
+
+@pytest.mark.parametrize(
+    ("setting", "settings", "folders"),
+    [
+        ("recipe.name", ("one", "other"), ("checkpoints", "runs")),
+        ("dataset.name", ("one", "other"), ("manifests", "shards", "cache", "checkpoints", "runs")),
+        ("recipe.features.hop_length", (160, 200), ("shards", "cache")),
+    ],
+)
+def test_two_recipes_data_sets_or_features_never_write_to_one_folder(setting, settings, folders, values):
+    one, other = (parse_config(with_changes(values, {setting: value}), "test") for value in settings)
+    for name in folders:
+        assert getattr(one, name) != getattr(other, name)
+
+
+def test_two_seeds_or_folds_never_write_to_one_folder(config):
+    runs = [RunId(seed, fold) for seed in (0, 1) for fold in (None, 1, 2)]
+    assert len({run.folder for run in runs}) == len(runs)
+    assert config.results_of(0) != config.results_of(1)

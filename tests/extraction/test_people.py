@@ -130,12 +130,31 @@ def cut(picture, face, settings, **changes):
     return people.cut_out(picture, np.array(face, np.float32), changed)
 
 
-def test_the_largest_faces_are_kept_the_largest_first(with_people, monkeypatch):
-    rows = Rows([row(0, 0, 20, 20), row(50, 0, 40, 40), row(0, 50, 30, 30)])
-    monkeypatch.setattr(people, "_load", lambda *_: rows)
-    settings = with_people(most=2).features.people
-    kept = people.find_people([np.zeros((100, 100, 3), np.uint8)], "", settings, 90)
+@pytest.fixture
+def found(with_people, monkeypatch):
+    """Finds people in a picture of 100 x 100 px in which the detector gives some rows."""
+
+    def found(*rows, **changes):
+        monkeypatch.setattr(people, "_load", lambda *_: Rows(rows))
+        settings = with_people(**changes).features.people
+        return people.find_people([np.zeros((100, 100, 3), np.uint8)], "", settings, 90)
+
+    return found
+
+
+def test_the_largest_faces_are_kept_the_largest_first(found):
+    kept = found(row(0, 0, 20, 20), row(50, 0, 40, 40), row(0, 50, 30, 30), most=2)
     assert [person.box[2] for person in kept] == pytest.approx([0.4, 0.3])
+
+
+def test_a_face_is_left_out_if_the_shorter_side_of_its_box_is_too_short(found):
+    kept = found(row(0, 0, 40, 15), row(50, 0, 15, 40), row(0, 50, 16, 40), smallest_px=16)
+    assert [person.box[2:] for person in kept] == [pytest.approx((0.16, 0.4))]
+
+
+def test_a_face_has_the_score_that_the_detector_gives_it(found):
+    kept = found(row(0, 0, 40, 40, score=0.75), row(50, 50, 30, 30, score=0.875))
+    assert [person.score for person in kept] == [0.75, 0.875]
 
 
 def test_a_crop_is_the_square_around_the_box_with_its_margin(with_people):

@@ -187,6 +187,7 @@ def test_a_clip_that_needs_too_much_memory_is_quarantined_and_the_run_goes_on(ch
     child("sandbox_child.read_clip = lambda *_: bytearray(2**29)")
     small = with_limits(clip_settings, memory_mb=256)
     assert reason_of(sandbox, one_clip, small) == "out_of_memory"
+    assert sandbox._process is None, "the next clip is read by a child that has all of its memory"
 
 
 def test_a_child_cannot_fill_the_disk(child, sandbox, one_clip, clip_settings, tmp_path):

@@ -59,6 +59,11 @@ def test_a_dark_picture_with_something_in_it_is_not_black(suspect):
     assert suspect("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=2", "-vf", "eq=brightness=-0.3") == []
 
 
+def test_a_clip_that_is_black_for_a_while_is_not_black(suspect):
+    shown = ("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=2")
+    assert suspect(*BLACK, *shown, "-filter_complex", "[0:v][1:v]concat", "-pix_fmt", "yuv420p") == []
+
+
 ENCODINGS = {
     "h264": ("-c:v", "libx264", "-crf", "23"),
     "short groups": ("-c:v", "libx264", "-crf", "30", "-g", "12"),

@@ -55,6 +55,13 @@ def test_a_pair_in_which_one_clip_lacks_a_modality_stays_as_it_is(changed, batch
     assert torch.equal(kept.labels, F.one_hot(original.labels).float())
 
 
+def test_a_pair_stays_as_it_is_if_one_of_its_clips_alone_loses_a_stream(changed, sounding):
+    for seed in SEEDS:
+        mixed = changed(seed, original=sounding, mixup_alpha=5.0, drop={"scene": 0.5, "sound": 0.0})
+        hidden = mixed.hidden["scene"]
+        assert torch.equal(shares(mixed, sounding) < 1, hidden == hidden[[1, 0, 3, 2]])
+
+
 def test_labels_that_are_not_mixed_give_the_loss_of_their_class(changed, batch):
     logits = torch.randn(4, 3)
     unmixed = dataclasses.replace(batch, has_video=torch.tensor([True, False, True, False]))

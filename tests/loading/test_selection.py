@@ -1,9 +1,11 @@
 import pytest
 
 from pipeline.clips.labels import CLASSES
-from pipeline.clips.splits import read_assignments
+from pipeline.clips.manifest import Clip
+from pipeline.clips.splits import Assignment, read_assignments
 from pipeline.common.errors import UserError
-from pipeline.loading.selection import locate, select_clips
+from pipeline.loading import selection
+from pipeline.loading.selection import ClipRef, Subset, clips_with_role, locate, select_clips
 
 
 def test_labels_come_from_the_manifest(extracted):
@@ -62,3 +64,15 @@ def test_splits_that_are_older_than_the_manifest_are_refused(split_workspace):
     manifest.write_text(manifest.read_text().replace("positive", "neutral", 1))
     with pytest.raises(UserError, match="is older than the manifests; run the split stage again"):
         select_clips(config)
+
+
+def test_clips_of_one_name_in_both_splits_have_roles_of_their_own(config, monkeypatch):
+    subsets = {
+        split: Subset([Clip("1_1", "1", split, "1_1.mp4", 1, "")], [ClipRef("1_1", split, 0, None, None)])
+        for split in ("train", "val")
+    }
+    rows = [Assignment(None, role, split, "1_1", "1", split) for role, split in (("fit", "train"), ("test", "val"))]
+    monkeypatch.setattr(selection, "clips_of_split", lambda config, split: subsets[split])
+    monkeypatch.setattr(selection, "read_assignments", lambda *_: rows)
+    assert clips_with_role(config, None, "fit") == subsets["train"]
+    assert clips_with_role(config, None, "test") == subsets["val"]

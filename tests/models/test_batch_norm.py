@@ -54,6 +54,14 @@ def test_groups_keep_the_activations_of_every_family(name, config, batch):
     torch.testing.assert_close(run_in_groups(backbone, batch.frames, 4), backbone(batch.frames), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "norm_clips", "together"), [("small", 4, 4), ("small", 0, 1), ("convnext_atto", 4, 1)]
+)
+def test_clips_stay_together_in_groups_where_a_network_has_batch_norm(name, norm_clips, together, config):
+    settings = with_stream(with_model(config, norm_clips=norm_clips, use=["scene"]), "scene", network=name).recipe.model
+    assert GroupEmotionModel(settings, config.recipe.features, CLASSES).clips_together == together
+
+
 def test_with_norm_clips_0_the_statistics_stay_as_they_were_loaded(config, batch):
     settings = config.recipe.model.model_copy(update={"norm_clips": 0, "dropout": 0.0})
     model = GroupEmotionModel(settings, config.recipe.features, CLASSES).train()

@@ -163,6 +163,23 @@ def test_of_three_streams_each_attends_to_the_tokens_of_both_others_and_not_to_i
     torch.testing.assert_close(attended[1], expected)
 
 
+@pytest.mark.parametrize("absent", ["scene", "people", "sound"])
+def test_the_keys_of_a_stream_are_the_tokens_of_all_others_in_the_order_of_the_streams(settings, absent):
+    counts = {"scene": 3, "people": 4, "sound": 5}
+    three = settings(fusion="cross_attention", layers=1, use=list(counts))
+    three = three.model_copy(update={"streams": dict.fromkeys(counts, three.streams["scene"])})
+    tokens = {
+        name: Tokens(torch.randn(2, count, 1, DIM), torch.arange(count) * 0.1, torch.full((2, count), name == absent))
+        for name, count in counts.items()
+    }
+    maps = []
+    Fusion(three, dict.fromkeys(counts, (1, DIM)), CLASSES).eval()(tokens, maps)
+    for querying, weights in zip(counts, maps, strict=True):
+        others = [name for name in counts if name != querying]
+        attended = torch.cat([torch.tensor([True] + [name != absent] * counts[name]) for name in others])
+        assert torch.equal(weights > 0, attended.expand(weights.shape))
+
+
 @pytest.mark.parametrize("name", ["scene", "sound"])
 def test_a_single_stream_has_nothing_to_attend_to(settings, name):
     for kind in ("cross_attention", "self_attention"):

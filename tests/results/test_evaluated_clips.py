@@ -17,18 +17,23 @@ from pipeline.loading.selection import clips_with_role
 from pipeline.models.run_record import RUN_NAME
 from pipeline.models.runs import open_run
 from pipeline.models.scoring import Scorer
+from pipeline.results import evaluation as evaluation_module
+from pipeline.results.calibration import scale
 from pipeline.results.evaluation import evaluate_seed, evaluate_split, open_matching_run
 from pipeline.results.predictions import read_predictions
 from pipeline.results.result_files import read_metrics
 
 
-def test_with_folds_each_clip_of_train_is_predicted_once_by_the_run_that_did_not_train_on_its_source(split_workspace):
+def test_with_folds_each_clip_of_train_is_predicted_once_by_the_run_that_did_not_train_on_its_source(
+    split_workspace, monkeypatch
+):
     config = with_training(split_workspace(folds=3), epochs=1)
+    monkeypatch.setattr(evaluation_module, "fit_temperature", lambda dev: 1.0 + dev.folds[0])
     evaluation = train_and_evaluate(config)
     predictions = evaluation.predictions
     assert sorted(predictions.clip_ids) == sorted(clip.clip_id for clip in read_manifest(config.manifests, "train"))
     assert [run.run.fold for run in evaluation.provenance.runs] == [1, 2, 3]
-    assert len(evaluation.temperatures) == 3
+    assert evaluation.temperatures == [2.0, 3.0, 4.0]
     for fold in (1, 2, 3):
         rows = [row for row, predicted_by in enumerate(predictions.folds) if predicted_by == fold]
         held_out = {row.source_id for row in read_assignments(config.manifests, fold) if row.role != "fit"}
@@ -43,6 +48,11 @@ def test_with_folds_each_clip_of_train_is_predicted_once_by_the_run_that_did_not
             )
         )
         assert set(scores) == {predictions.clip_ids[row] for row in rows}
+        of_dev = {row.clip_id for row in read_assignments(config.manifests, fold) if row.role == "dev"}
+        dev = zip(evaluation.dev.clip_ids, evaluation.dev.folds, strict=True)
+        assert {clip_id for clip_id, predicted_by in dev if predicted_by == fold} == of_dev
+        scaled = scale(predictions, 1.0 + fold).probabilities
+        np.testing.assert_allclose(evaluation.scaled.probabilities[rows], scaled[rows], atol=1e-9)
         for row in rows:
             np.testing.assert_allclose(predictions.probabilities[row], scores[predictions.clip_ids[row]], atol=1e-6)
 

@@ -6,6 +6,10 @@ import torch
 from accelerate import Accelerator
 from short_trainings import train_and_evaluate
 
+from pipeline.clips.manifest import Clip, read_manifest
+from pipeline.common.config import RunId
+from pipeline.loading.selection import Subset, clips_with_role
+from pipeline.results import soup
 from pipeline.results.soup import Soups, mean_weights, score_soup
 
 
@@ -40,6 +44,18 @@ def test_of_equally_accurate_models_the_log_loss_decides(monkeypatch):
     assert with_ranks(monkeypatch, 2, ranks).choose(None) == [1]
 
 
+def test_of_models_that_are_right_as_often_the_one_that_is_surer_of_the_label_is_the_better(config, monkeypatch):
+    sure = {(0,): 0.6, (1,): 0.9, (1, 0): 0.7, (0, 1): 0.7}
+    monkeypatch.setattr(
+        Soups,
+        "score",
+        lambda _, chosen, dev: {each.clip_id: np.array([sure[tuple(chosen)], 0.1, 0.0]) for each in dev.clips},
+    )
+    soups = Soups.__new__(Soups)
+    soups._config, soups._weights = config, [{}, {}]
+    assert soups.choose(Subset([Clip("1_1", "1", config.dataset.classes[0], "1_1.mp4", 1, "")], [])) == [1]
+
+
 @pytest.mark.parametrize("case", range(5))
 def test_a_soup_is_never_worse_on_dev_than_its_best_model(case, monkeypatch):
     rng = np.random.default_rng(case)
@@ -66,3 +82,28 @@ def test_the_soup_is_chosen_on_dev_and_scored_on_the_reported_clips(split_worksp
     alone, shares = score_soup(config, Accelerator(cpu=True))
     assert shares == [0.0, 1.0]
     np.testing.assert_allclose(alone.probabilities, evaluations[1].predictions.probabilities, atol=1e-6)
+
+
+def test_with_folds_each_has_a_soup_of_its_own_runs_that_is_chosen_on_its_own_dev(split_workspace, monkeypatch):
+    config, asked = split_workspace(folds=3, seeds=[0, 1]), []
+
+    class OneSoup:
+        def __init__(self, config, accelerator, runs):
+            self.runs = runs
+
+        def choose(self, dev):
+            asked.append((self.runs, dev.clips))
+            return [[0], [0], [0, 1]][len(asked) - 1]
+
+        def score(self, chosen, clips):
+            return {clip.clip_id: np.eye(3)[len(asked) - 1] for clip in clips.located}
+
+    monkeypatch.setattr(soup, "Soups", OneSoup)
+    monkeypatch.setattr(soup, "open_matching_run", lambda config, run: run)
+    predictions, shares = score_soup(config, Accelerator(cpu=True))
+    folds = (1, 2, 3)
+    dev = [clips_with_role(config, fold, "dev").clips for fold in folds]
+    assert asked == [([RunId(0, fold), RunId(1, fold)], dev[fold - 1]) for fold in folds]
+    assert sorted(predictions.clip_ids) == sorted(clip.clip_id for clip in read_manifest(config.manifests, "train"))
+    assert [fold - 1 for fold in predictions.folds] == predictions.predicted.tolist()
+    assert shares == pytest.approx([(1 + 1 + 1 / 2) / 3, (1 / 2) / 3]), "means over the folds"

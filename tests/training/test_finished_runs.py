@@ -1,5 +1,6 @@
 """No training is done twice, and none takes the place of another."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from pipeline.models.run_record import RUN_NAME, read_run_record
 from pipeline.training import loop
 from pipeline.training.checkpoint import latest_step
 from pipeline.training.experiment import STORE, checkpoints_of, train_seed
+from pipeline.training.finished_runs import place_in, reuse_run
 from pipeline.training.loop import train_model
 
 
@@ -52,6 +54,19 @@ def test_a_run_that_gave_way_to_another_comes_back_without_training(config, step
     assert len(steps) == 12
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert len(list(STORE.iterdir())) == 2
+
+
+def test_kept_runs_whose_fingerprints_begin_alike_do_not_take_each_others_place():
+    assert len({place_in(STORE, f"{'0' * 15}{digit}{'0' * 48}") for digit in "0123456789abcdef"}) == 16
+
+
+def test_a_finished_run_that_no_store_has_is_kept_when_it_gives_way(finished, tmp_path):
+    folder, store = shutil.copytree(finished[0], tmp_path / "run"), tmp_path / "store"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert not reuse_run("the fingerprint of another training", folder, store)
+    assert not folder.exists()
+    assert reuse_run(read_run_record(finished[0]).fingerprint, folder, store)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_finished_run_lies_on_the_disk_once(config):

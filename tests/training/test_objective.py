@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clips.labels import CLASSES
+from pipeline.models.fusion import Tokens
 from pipeline.models.model import GroupEmotionModel
-from pipeline.training.objective import Objective, class_weights
+from pipeline.training.objective import Objective, class_weights, mean_token
 
 
 @pytest.fixture
@@ -67,6 +68,23 @@ def test_a_stream_is_measured_over_the_clips_that_have_it(build, batch):
     assert whole[:, 2].tolist() == [batch.has_video.sum(), (batch.mel_frames > 0).sum()]
 
 
+def test_a_stream_that_is_hidden_from_a_clip_is_as_one_that_the_clip_lacks(build, batch):
+    objective = build(0.3).eval()
+    blind = torch.tensor([True, False, True, False])  # the last clip has no sound
+    hidden = objective(dataclasses.replace(batch, hidden={"scene": blind, "sound": torch.zeros_like(blind)}))
+    lacking = objective(dataclasses.replace(batch, has_video=~blind))
+    for name, value in vars(lacking).items():
+        torch.testing.assert_close(getattr(hidden, name), value)
+    assert hidden.streams[0, 2] == 2
+
+
+def test_a_stream_is_measured_by_the_mean_of_its_tokens_that_are_not_padding():
+    values, padding = torch.randn(2, 3, 2, 4), torch.tensor([[False, False, True], [True, True, True]])
+    mean, present = mean_token(Tokens(values, torch.zeros(3), padding))
+    torch.testing.assert_close(mean, torch.stack([values[0, :2].mean(dim=(0, 1)), torch.zeros(4)]))
+    assert present.tolist() == [True, False]
+
+
 def test_soft_labels_that_are_certain_are_hard_labels(build, batch):
     objective = build(0.3).eval()
     hard = objective(batch)
@@ -87,6 +105,12 @@ def test_the_loss_of_a_clip_is_multiplied_by_the_weight_of_its_class(build, batc
     torch.testing.assert_close(weighted.total, 2.5 * plain.total)
     second = dataclasses.replace(batch, labels=torch.ones_like(batch.labels))
     torch.testing.assert_close(build(0.3, (2.5, 1.0, 1.0)).eval()(second).total, build(0.3).eval()(second).total)
+
+
+def test_the_loss_of_a_mixed_clip_is_multiplied_by_the_weights_of_its_classes_in_their_shares(build, batch):
+    mixed = dataclasses.replace(batch, labels=torch.tensor([0.75, 0.25, 0.0]).expand(4, 3))
+    plain, weighted = build(0.3).eval()(mixed), build(0.3, (2.0, 4.0, 1.0)).eval()(mixed)
+    torch.testing.assert_close(weighted.total, (0.75 * 2.0 + 0.25 * 4.0) * plain.total)
 
 
 def test_class_weights_make_all_classes_that_occur_weigh_the_same():

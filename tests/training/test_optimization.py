@@ -1,10 +1,17 @@
 import pytest
 import torch
+from accelerate import Accelerator
 from short_trainings import with_stream
 
 from pipeline.models.model import GroupEmotionModel
 from pipeline.training.objective import Objective
-from pipeline.training.optimization import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from pipeline.training.optimization import (
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.2])
@@ -78,3 +85,20 @@ def test_no_parameter_is_left_out(config):
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(trained) == len(set(trained)) == len(list(objective.parameters()))
     assert all(isinstance(parameter, torch.nn.Parameter) for parameter in trained)
+
+
+def gradient_norm(module):
+    return torch.cat([parameter.grad.flatten().double() for parameter in module.parameters()]).norm().item()
+
+
+def test_the_gradient_of_the_model_is_clipped_to_a_norm_and_that_of_the_streams_own_heads_is_not(config, batch):
+    objective = objective_of(config, config.recipe.model)
+    objective(batch).total.backward()
+    model = objective.model
+    before, heads = gradient_norm(model), gradient_norm(objective.heads)
+    networks = [gradient_norm(network) for network in model.backbones().values()]
+    total, norms = clip_gradients(model, before / 4, Accelerator(cpu=True))
+    assert total.item() == pytest.approx(before, rel=1e-4)
+    assert norms.tolist() == pytest.approx(networks, rel=1e-4)
+    assert gradient_norm(model) == pytest.approx(before / 4, rel=1e-4)
+    assert gradient_norm(objective.heads) == heads
