@@ -52,7 +52,8 @@ class RoleSummary:
 def assign_roles(clips: Mapping[str, Sequence[Clip]], config: Config) -> list[Assignment]:
     """The role of each clip, by the manifests of both splits and `folds`, `split_seed`, `fit_on`, `dev_fraction`.
 
-    Raises `UserError` if the settings leave no clip to report, or if there are too few sources.
+    Raises `UserError` if the settings leave no clip to report, if there are too few sources, or if two clips that are
+    reported together have one id.
     """
     train, val = ([(split, clip) for clip in clips[split]] for split in (TRAIN, VAL))
     pool = train + val if config.fit_on == "train_and_val" else train
@@ -63,12 +64,23 @@ def assign_roles(clips: Mapping[str, Sequence[Clip]], config: Config) -> list[As
                 "its table"
             )
         return _assign_one_training(None, pool, [] if config.fit_on == "train_and_val" else val, config)
+    _check_ids(clip for _, clip in pool)
     parts = part_sources([clip for _, clip in pool], config.folds, config.split_seed)
     rows: list[Assignment] = []
     for part in range(config.folds):
         kept, tested = ([pool[row] for row in np.flatnonzero(chosen)] for chosen in (parts != part, parts == part))
         rows += _assign_one_training(part + 1, kept, tested, config)
     return rows
+
+
+def _check_ids(clips: Iterable[Clip]) -> None:
+    """Raise `UserError` for an id that train and val both have: results name clips by their ids alone."""
+    shared = [clip_id for clip_id, count in Counter(clip.clip_id for clip in clips).items() if count > 1]
+    if shared:
+        raise UserError(
+            f"{len(shared)} ids are in train and in val, the first is {shared[0]}; folds over both report all clips "
+            "together, which needs an id for each: rename the clips of one split, or set fit_on=train"
+        )
 
 
 def _assign_one_training(

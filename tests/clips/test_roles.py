@@ -90,6 +90,18 @@ def test_folds_test_each_clip_once_and_never_a_source_that_was_trained_on(clips,
         assert 0.15 < len([row for row in rows if row.role == "test"]) / len(rows) < 0.25
 
 
+def test_folds_over_both_splits_refuse_an_id_that_both_have(clips, settings):
+    shared = {
+        "train": [*clips["train"], CLIP("1_1", "1", "neutral")],
+        "val": [*clips["val"], CLIP("1_1", "1", "positive")],
+    }
+    both = settings(fit_on="train_and_val", select_on="none", folds=5)
+    with pytest.raises(UserError, match="1 ids are in train and in val, the first is 1_1"):
+        assign_roles(shared, both)
+    assert assign_roles(clips, both)
+    assert assign_roles(shared, settings(folds=5))  # val is not reported
+
+
 def test_what_the_weights_are_fitted_on_is_a_setting(clips, settings):
     def fitted(**changes):
         return {
