@@ -3,10 +3,12 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from pipeline.clips.manifest import Clip
-from pipeline.clips.splits import assign_roles, read_assignments, summarize_roles, write_assignments
+from pipeline.clips.splits import assign_roles, part_sources, read_assignments, summarize_roles, write_assignments
 from pipeline.common.config import Config, parse_config, with_changes
 from pipeline.common.errors import UserError
 
@@ -80,6 +82,20 @@ def test_folds_test_each_clip_once_and_never_a_source_that_was_trained_on(clips,
         assert all(sources)
         assert sum(map(len, sources)) == len(set().union(*sources))
         assert 0.15 < len([row for row in rows if row.role == "test"]) / len(rows) < 0.25
+
+
+@pytest.mark.parametrize("count", [2, 5, 10, 40])
+@pytest.mark.parametrize("most", [1, 3, 60])
+def test_the_parts_are_those_of_scikit_learn(count, most):
+    """With a clip or a few of each source, most parts are equally good for it."""
+    clips = [clip for clip in drawn_clips("s", 300, count) if int(clip.clip_id.partition("_")[2]) < most]
+    labels, sources = [clip.label for clip in clips], [clip.source_id for clip in clips]
+    expected = np.zeros(len(clips), np.int64)
+    for part, (_, rows) in enumerate(
+        StratifiedGroupKFold(count, shuffle=True, random_state=7).split(labels, labels, sources)
+    ):
+        expected[rows] = part
+    np.testing.assert_array_equal(part_sources(clips, count, 7), expected)
 
 
 def test_what_the_weights_are_fitted_on_is_a_setting(clips, settings):
