@@ -1,7 +1,8 @@
 """From the list of a data set's clips to the manifest: every file is hashed, and what is recorded twice is found."""
 
-import functools
 from collections import Counter
+from collections.abc import Iterable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from pipeline.clips.identical import check_identical, find_identical
@@ -11,6 +12,7 @@ from pipeline.clips.table import list_table
 from pipeline.clips.vgaf_layout import list_split
 from pipeline.common.config import DatasetSettings
 from pipeline.common.files import sha256_of
+from pipeline.common.machine import available_cores
 
 
 def index_dataset(dataset: DatasetSettings) -> tuple[dict[str, list[Clip]], DatasetSummary]:
@@ -19,10 +21,15 @@ def index_dataset(dataset: DatasetSettings) -> tuple[dict[str, list[Clip]], Data
     Raises `UserError` for a label file, table or folder that breaks its format, and for a recording that is in both
     splits unless the settings allow it.
     """
-    folder, digest = dataset.clips_folder, functools.cache(sha256_of)
+    folder, listings = dataset.clips_folder, list_clips(dataset)
+    digests = hash_files(
+        folder / path
+        for listing in listings.values()
+        for path in (listing.file, *(clip.path for clip in listing.clips))
+    )
     clips: dict[str, list[Clip]] = {}
     summaries: dict[str, SplitSummary] = {}
-    for split, listing in list_clips(dataset).items():
+    for split, listing in listings.items():
         clips[split] = [
             Clip(
                 clip_id=clip.clip_id,
@@ -30,18 +37,25 @@ def index_dataset(dataset: DatasetSettings) -> tuple[dict[str, list[Clip]], Data
                 label=clip.label,
                 path=clip.path.as_posix(),
                 bytes=(folder / clip.path).stat().st_size,
-                sha256=digest(folder / clip.path),
+                sha256=digests[folder / clip.path],
                 start_s=clip.start_s,
                 end_s=clip.end_s,
             )
             for clip in sorted(listing.clips, key=lambda clip: clip.clip_id)
         ]
-        summaries[split] = summarise_split(clips[split], listing.file, digest(folder / listing.file), dataset.classes)
+        summaries[split] = summarise_split(clips[split], listing.file, digests[folder / listing.file], dataset.classes)
     identical = find_identical(clips)
     if not dataset.allow_identical:
         check_identical(identical)
     shared = sources_in_both(clips[TRAIN], clips[VAL])
     return clips, DatasetSummary(summaries[TRAIN], summaries[VAL], shared, dataset.classes, identical)
+
+
+def hash_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 by path, each file read once, in as many threads as there are cores: hashing releases the lock."""
+    files = list(dict.fromkeys(paths))
+    with ThreadPool(available_cores()) as pool:
+        return dict(zip(files, pool.map(sha256_of, files), strict=True))
 
 
 def list_clips(dataset: DatasetSettings) -> dict[str, Listing]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.clips.manifest import TRAIN, VAL, Clip
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
-from pipeline.common.records import read_table, reading, write_table
+from pipeline.common.records import reading, table_rows, write_table
 
 SPLITS_NAME = "splits.csv"
 # fit: the weights are fitted on the clip; dev: it is held out, and may choose the epoch; test: the result is about it.
@@ -26,7 +26,7 @@ Role = Literal["fit", "dev", "test"]
 ROLES: tuple[Role, ...] = ("fit", "dev", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """The role of a clip in a training, or in the training of one fold. `split` is that of the manifest."""
 
@@ -161,7 +161,7 @@ def write_assignments(assignments: Iterable[Assignment], folder: Path) -> None:
 def read_assignments(folder: Path, fold: int | None) -> list[Assignment]:
     """Read the rows of one fold, or those without folds; raises `UserError` if `split` has not written them."""
     with reading(folder / SPLITS_NAME, "split") as path:
-        rows = [row for row in read_table(Assignment, path) if row.fold == fold]
+        rows = [row for row in table_rows(Assignment, path) if row.fold == fold]
     if not rows:
         raise UserError(f"{path} has no fold {fold or 'none'}; run the split stage (dvc repro split)")
     return rows

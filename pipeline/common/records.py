@@ -4,7 +4,7 @@ import csv
 import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,18 +65,25 @@ def reading(path: Path, stage: str) -> Iterator[Path]:
 
 def write_table(kind: type[Kind], rows: Iterable[Kind], path: Path) -> None:
     """Write records as CSV, whole or not at all: one column per field, and an empty cell for None."""
+    columns = [field.name for field in fields(kind)]
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        # Not `asdict`, which copies every value: with it, a table takes five times as long.
+        writer.writerows([getattr(row, column) for column in columns] for row in rows)
 
 
 def read_table(kind: type[Kind], path: Path) -> list[Kind]:
     """Undo `write_table`; raises `FileNotFoundError`, or `ValueError` for a table of something else."""
+    return list(table_rows(kind, path))
+
+
+def table_rows(kind: type[Kind], path: Path) -> Iterator[Kind]:
+    """Yield the records of a table one by one; raises like `read_table`, at the first row that is wrong."""
     with path.open(newline="") as file:
         try:
-            rows = [{key: cell or None for key, cell in row.items()} for row in csv.DictReader(file)]
-            return [_adapter(kind).validate_python(row) for row in rows]
+            for row in csv.DictReader(file):
+                yield _adapter(kind).validate_python({key: cell or None for key, cell in row.items()})
         except (ValidationError, csv.Error, TypeError) as error:
             raise ValueError(_sentence(kind, error)) from None
 

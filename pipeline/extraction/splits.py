@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from pipeline.clips.manifest import Clip
@@ -44,7 +46,7 @@ def extract_splits(
         plans = {split: plan_tasks(split, clips, root, folder / split, settings) for split, clips in splits.items()}
         shard_by_name: dict[str, Shard] = {}
         for split, tasks in plans.items():
-            shard_by_name |= _reusable_shards(tasks, folder / split)
+            shard_by_name |= _reusable_shards(tasks, folder / split, workers)
         remaining = [task for tasks in plans.values() for task in tasks if task.name not in shard_by_name]
         total, new_clips = sum(map(len, splits.values())), sum(len(task.clips) for task in remaining)
         progress_line = Progress("extract", total, "clips", initial=total - new_clips)
@@ -75,17 +77,19 @@ def _no_leftovers(folders: list[Path]) -> Iterator[None]:
         remove()
 
 
-def _reusable_shards(tasks: list[ShardTask], folder: Path) -> dict[str, Shard]:
-    """The shards of an earlier run that need not be made again, by name."""
+def _reusable_shards(tasks: list[ShardTask], folder: Path, workers: int) -> dict[str, Shard]:
+    """The shards of an earlier run that need not be made again, by name; `workers` threads hash them."""
     finished = finished_shards(folder)
-    return {
-        task.name: shard
+    shards = [
+        shard
         for task in tasks
         if (shard := finished.get(task.name))
         and shard.fingerprint == task.fingerprint
         and not any(clip.reason in RETRIED_REASONS for clip in shard.quarantined)
-        and is_intact(folder, shard)
-    }
+    ]
+    with ThreadPool(workers) as pool:  # hashing releases the interpreter's lock
+        intact = pool.map(partial(is_intact, folder), shards, chunksize=1)
+    return {shard.name: shard for shard, is_kept in zip(shards, intact, strict=True) if is_kept}
 
 
 def _run(tasks: list[ShardTask], settings: ClipSettings, workers: int) -> Iterator[Shard]:

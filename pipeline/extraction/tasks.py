@@ -4,6 +4,7 @@ A task depends on its clips, the settings and the code, and on nothing else. Its
 finished shard with the same fingerprint is kept, so an interrupted run continues where it was.
 """
 
+import functools
 import hashlib
 import json
 import threading
@@ -79,10 +80,16 @@ def shard_fingerprint(clips: list[Clip], settings: ClipSettings) -> str:
         "features": settings.features.model_dump(),
         "limits": settings.limits.model_dump(exclude=NOT_IN_FINGERPRINT),
         "code": CODE_DIGEST,
-        "libraries": {name: version(name) for name in LIBRARIES[settings.features.front_end]},
+        "libraries": library_versions(settings.features.front_end),
         "ffmpeg": ffmpeg_version(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache  # like the code's digest, they are those that this process runs; looking them up takes a millisecond
+def library_versions(front_end: str) -> dict[str, str]:
+    """The versions of the libraries that decide the bytes of a shard, by name."""
+    return {name: version(name) for name in LIBRARIES[front_end]}
 
 
 def extract_shard(task: ShardTask) -> Shard:

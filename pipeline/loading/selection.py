@@ -17,7 +17,7 @@ from pipeline.shards.index import INDEX_NAME, ShardIndex, missing_clips
 ROLES_KEY = "the clips and their roles"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipRef:
     """A labelled clip and where its members lie; `label` is the index of its class."""
 
@@ -71,13 +71,9 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
 
     The epoch is chosen on the clips of dev, on the reported ones, or on none, as `training.select_on` says.
     """
-    assignments = read_assignments(config.manifests, fold)
-    roles = {(each.split, each.clip_id): each.role for each in assignments}
     classes = config.dataset.classes
     opened = {split: open_split(config, split) for split in SPLITS}
-    labels = {(split, clip.clip_id): clip.label for split, (_, clips) in opened.items() for clip in clips}
-    if any(labels.get((each.split, each.clip_id)) != each.label for each in assignments):
-        raise UserError(f"{config.manifests / SPLITS_NAME} is older than the manifests; run the split stage again")
+    roles, digest = _current_roles(config, fold, ((split, clip) for split in SPLITS for clip in opened[split][1]))
     clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split], classes)]
     selected = {"dev": "dev", "val": "test", "none": None}[config.recipe.training.select_on]
     return TrainingClips(
@@ -85,9 +81,24 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
         selection=[clip for role, clip in clips if role == selected and role is not None],
         digests={
             **{f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in opened.items()},
-            ROLES_KEY: roles_digest(assignments),
+            ROLES_KEY: digest,
         },
     )
+
+
+def _current_roles(
+    config: Config, fold: int | None, clips: Iterable[tuple[str, Clip]]
+) -> tuple[dict[tuple[str, str], Role], str]:
+    """The roles by split and clip id, and their digest, without the rows of `splits.csv`, which take more memory.
+
+    Raises `UserError` if the file is older than the manifests, whose `clips` these are, each with its split.
+    """
+    assignments = read_assignments(config.manifests, fold)
+    digest = roles_digest(assignments)
+    labels = {(split, clip.clip_id): clip.label for split, clip in clips}
+    if any(labels.get((each.split, each.clip_id)) != each.label for each in assignments):
+        raise UserError(f"{config.manifests / SPLITS_NAME} is older than the manifests; run the split stage again")
+    return {(each.split, each.clip_id): each.role for each in assignments}, digest
 
 
 def roles_digest(assignments: Iterable[Assignment]) -> str:

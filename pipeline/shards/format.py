@@ -119,7 +119,7 @@ def split_bytes(content: bytes | memoryview, sizes: Sequence[int]) -> list[memor
     return [view[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Where a clip's members lie in its shard (`offset` and `size` in bytes), and facts known without reading them.
 
