@@ -1,7 +1,7 @@
 """What extraction costs, beside decoding alone, the usual way and other libraries; its speed-up; and its memory.
 
     make benchmarks
-    LD_LIBRARY_PATH=$PWD/.venv-benchmarks/ffmpeg .venv-benchmarks/bin/python benchmarks/extract.py [--footage FILE ...]
+    LD_LIBRARY_PATH=$PWD/.venv-benchmarks/ffmpeg .venv-benchmarks/bin/python benchmarks/extract.py [--group 12]
 
 takes some ten minutes on two cores. All ways extract the same clips in one interleaved run. What counts is the CPU
 time of all processes. Each ratio is taken within one repeat, and the median over the repeats is printed. The first
@@ -29,7 +29,7 @@ import cv2
 import librosa
 import numpy as np
 import psutil
-from footage import cut_clip, draw_clip, run_ffmpeg
+from footage import GROUP, cut_clip, draw_clip, run_ffmpeg
 from threadpoolctl import threadpool_limits
 
 from pipeline.clips.manifest import Clip
@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure extraction.")
     parser.add_argument("--footage", type=Path, nargs="*", default=[], help="recordings with sound to cut clips from")
     parser.add_argument("--clips", type=int, default=16, help="number of clips of each height")
+    parser.add_argument("--group", type=int, default=GROUP, help=f"frames of a group of pictures, at most ({GROUP})")
     parser.add_argument("--repeats", type=int, default=5, help="number of repeats of the comparison")
     parser.add_argument(
         "--many", type=int, default=MANY, help=f"clips whose peak memory is compared with that of {FEW}"
@@ -69,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, result = Path(name), {}
         for height in HEIGHTS:
-            clips = make_clips(folder, arguments.footage, height, arguments.clips)
+            clips = make_clips(folder, arguments.footage, height, arguments.clips, arguments.group)
             seconds = compare(clips, folder, settings, arguments.repeats)
             result[f"cpu_vs_floor_{height}p"] = ratio(seconds, OURS, FLOOR)
             result[f"ffmpeg_vs_floor_{height}p"] = ratio(seconds, f"{OURS}, decoder ffmpeg", FLOOR)
@@ -82,14 +83,14 @@ def main() -> None:
     print(json.dumps({key: round(value, 3) for key, value in result.items()}))
 
 
-def make_clips(folder: Path, footage: list[Path], height: int, count: int) -> list[Clip]:
+def make_clips(folder: Path, footage: list[Path], height: int, count: int, group: int) -> list[Clip]:
     clips = []
     for number in range(count):
         path = folder / f"{height}_{number}.mp4"
         if footage:
-            cut_clip(footage[number % len(footage)], number // len(footage), SECONDS, height, path)
+            cut_clip(footage[number % len(footage)], number // len(footage), SECONDS, height, path, group)
         else:
-            draw_clip(number, SECONDS, height, path)
+            draw_clip(number, SECONDS, height, path, group)
         clips.append(Clip(path.stem, f"{height}", "neutral", path.name, path.stat().st_size, sha256_of(path)))
     kbits = sum(clip.bytes for clip in clips) * 8 / 1000 / count / SECONDS
     print(f"\n{count} {'cut' if footage else 'drawn'} clips of {height}p, {SECONDS:.0f} s, {kbits:.0f} kbit/s")
