@@ -43,14 +43,14 @@ docs: $(VENV) ## build the documentation's website, site/index.html; a warning o
 	@$(ACTIVATE) sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . site
 	@cp site/README.html site/index.html
 
-benchmarks: $(VENV) ## create .venv-benchmarks, which also has the libraries that the benchmarks compare with
+benchmarks: $(UV) ## create .venv-benchmarks, which also has the libraries that the benchmarks compare with
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv-benchmarks
 	$(UV) pip install --quiet --compile-bytecode --python .venv-benchmarks/bin/python --editable '.[benchmarks,dev]' \
 		--requirement benchmarks/rivals.txt --override benchmarks/rivals-overrides.txt
 	# torchcodec looks for FFmpeg's libraries by their usual names. PyAV brings them with a checksum in each name.
 	@mkdir -p .venv-benchmarks/ffmpeg
 	@for file in $(CURDIR)/.venv-benchmarks/lib/python*/site-packages/av.libs/*; do \
-		usual=$$(basename $$file | sed -E 's/-[0-9a-f]{8}(\.so\.[0-9]+).*/\1/'); \
+		[ -e "$$file" ] || continue; usual=$$(basename $$file | sed -E 's/-[0-9a-f]{8}(\.so\.[0-9]+).*/\1/'); \
 		ln -sf $$file .venv-benchmarks/ffmpeg/; ln -sf $$file .venv-benchmarks/ffmpeg/$$usual; \
 	done
 

@@ -1,8 +1,8 @@
 """Draw docs/claims.png, what the paper claims on real emotional clips, from docs/claims.csv.
 
-`.venv/bin/python benchmarks/claims_figure.py`. The table has one row per training and person: how many of this person's
-clips the training is right on that was not fitted on this person. It holds the trainings of recipe `light` that
-docs/learning.md describes; `benchmarks/claims.py` runs them.
+`.venv/bin/python benchmarks/claims_figure.py`. The table has one row per training and person: how many of the
+person's clips are predicted rightly by the network of the fold that left this person out. It was written from the
+results of the trainings of recipe `light` that docs/learning.md describes.
 """
 
 import csv
@@ -68,17 +68,17 @@ def read() -> dict[str, Trainings]:
 
 
 def draw_accuracies(axes: Axes, row: int, variant: str, trainings: Trainings) -> None:
-    color, below = COLORS.get(variant, OTHERS), Counter[float]()
+    color, below = COLORS.get(variant, OTHERS), Counter[str]()
     for (device, _), shares in trainings.items():
-        accuracy = float(shares.mean())
+        accuracy, place = float(shares.mean()), f"{shares.mean():.4f}"
         axes.scatter(
-            *(accuracy, row + 0.13 * below[accuracy]),
+            *(accuracy, row + 0.13 * below[place]),
             marker=MARKERS[device],
             facecolor=color if device == "cpu" else "white",
             edgecolor=color,
             zorder=3,
         )
-        below[accuracy] += 1  # trainings that are equally right stand one below the other
+        below[place] += 1  # trainings that are equally right stand one below the other
     mean = float(np.mean([shares.mean() for shares in trainings.values()]))
     axes.plot([mean, mean], [row - 0.3, row + 0.3], color=color, linewidth=2)
     axes.annotate(f"{mean:.3f}".lstrip("0"), (mean, row - 0.32), ha="center", va="bottom", color=color, fontsize=8)

@@ -4,7 +4,7 @@ A group of pictures begins with an IDR picture. Pictures of a group refer to no 
 which no picture is wanted need not be decoded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from pipeline.extraction.timeline import Packet
@@ -19,24 +19,28 @@ def packets_to_decode(packets: Sequence[Packet], wanted: set[int], extradata: by
     """The packets of those groups in which a picture is wanted, each up to its last wanted picture.
 
     `wanted` are presentation timestamps. `extradata` is the configuration of the decoder, which says how NAL units are
-    separated. Where the groups do not all bring the same parameter sets, a group may need those of an earlier one, and
-    all packets are returned.
+    separated. The first packet is always among them: it may name the encoder, by which FFmpeg's decoder goes. Where the
+    configuration changes, where the groups do not all bring the same parameter sets, and where a packet does not
+    consist of whole NAL units, a group may need another one, and all packets are returned.
     """
     length_bytes = (extradata[4] & 3) + 1 if extradata and extradata[0] == 1 and len(extradata) > 4 else None
     groups: list[list[Packet]] = [[]]
-    brought: set[tuple[bytes, ...]] = set()
+    parameter_sets: set[tuple[bytes, ...]] = set()
     for packet in packets:
         units = _nal_units(bytes(packet), length_bytes)
+        if units is None or packet.has_sidedata("new_extradata"):
+            return list(packets)
         is_idr = any(unit[0] & 31 == IDR_SLICE for unit in units)
         parameters = tuple(unit for unit in units if unit[0] & 31 in PARAMETER_SETS)
         if is_idr:
             groups.append([])
         if is_idr or parameters:
-            brought.add(parameters)
+            parameter_sets.add(parameters)
         groups[-1].append(packet)
-    if len(brought) > 1:
+    if len(parameter_sets) > 1:
         return list(packets)
-    return list(chain.from_iterable(_up_to_last_wanted(group, wanted) for group in groups))
+    first, needed = list(packets[:1]), list(chain.from_iterable(_up_to_last_wanted(group, wanted) for group in groups))
+    return needed if needed[:1] == first else first + needed
 
 
 def _up_to_last_wanted(group: list[Packet], wanted: set[int]) -> list[Packet]:
@@ -44,14 +48,17 @@ def _up_to_last_wanted(group: list[Packet], wanted: set[int]) -> list[Packet]:
     return group[:count]
 
 
-def _nal_units(content: bytes, length_bytes: int | None) -> list[bytes]:
-    """The NAL units of a packet, each after its length in `length_bytes` bytes, or with None after a start code."""
-    units = content.split(START_CODE)[1:] if length_bytes is None else _after_lengths(content, length_bytes)
-    return [unit for unit in units if unit]
+def _nal_units(content: bytes, length_bytes: int | None) -> list[bytes] | None:
+    """The NAL units of a packet, each after its length in `length_bytes` bytes; with None, after start codes.
 
-
-def _after_lengths(content: bytes, length_bytes: int) -> Iterator[bytes]:
-    start = 0
-    while (end := start + length_bytes) < len(content):
+    Empty ones are left out. None for a packet that does not consist of whole units.
+    """
+    if length_bytes is None:
+        before, *units = content.split(START_CODE)
+        # Zeros before a start code belong to no unit, which never ends in one.
+        return None if before.strip(b"\0") else [unit for unit in (each.rstrip(b"\0") for each in units) if unit]
+    units, start = [], 0
+    while (end := start + length_bytes) <= len(content):
         start = end + int.from_bytes(content[start:end])
-        yield content[end:start]
+        units.append(content[end:start])
+    return [unit for unit in units if unit] if start == len(content) else None

@@ -1,7 +1,7 @@
 """The quick decoder: H.264 and its sound through PyAV, in this process.
 
 It skips the pictures that no sampled frame needs, and gives what ffmpeg gives. Where it may give something else, it
-gives nothing.
+gives nothing; what is skipped is not examined.
 """
 
 from collections.abc import Iterator

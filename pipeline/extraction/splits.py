@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.files import UNFINISHED
-from pipeline.common.machine import exclusive_use
+from pipeline.common.machine import available_cores, exclusive_use
 from pipeline.common.processes import run_on_this_machine
 from pipeline.common.progress import Progress
 from pipeline.extraction.clip_settings import ClipSettings
@@ -46,7 +46,7 @@ def extract_splits(
         plans = {split: plan_tasks(split, clips, root, folder / split, settings) for split, clips in splits.items()}
         shard_by_name: dict[str, Shard] = {}
         for split, tasks in plans.items():
-            shard_by_name |= _reusable_shards(tasks, folder / split, workers)
+            shard_by_name |= _reusable_shards(tasks, folder / split)
         remaining = [task for tasks in plans.values() for task in tasks if task.name not in shard_by_name]
         total, new_clips = sum(map(len, splits.values())), sum(len(task.clips) for task in remaining)
         progress_line = Progress("extract", total, "clips", initial=total - new_clips)
@@ -77,8 +77,8 @@ def _no_leftovers(folders: list[Path]) -> Iterator[None]:
         remove()
 
 
-def _reusable_shards(tasks: list[ShardTask], folder: Path, workers: int) -> dict[str, Shard]:
-    """The shards of an earlier run that need not be made again, by name; `workers` threads hash them."""
+def _reusable_shards(tasks: list[ShardTask], folder: Path) -> dict[str, Shard]:
+    """The shards of an earlier run that need not be made again, by name; all cores of this machine hash them."""
     finished = finished_shards(folder)
     shards = [
         shard
@@ -87,7 +87,7 @@ def _reusable_shards(tasks: list[ShardTask], folder: Path, workers: int) -> dict
         and shard.fingerprint == task.fingerprint
         and not any(clip.reason in RETRIED_REASONS for clip in shard.quarantined)
     ]
-    with ThreadPool(workers) as pool:  # hashing releases the interpreter's lock
+    with ThreadPool(available_cores()) as pool:  # hashing releases the interpreter's lock
         intact = pool.map(partial(is_intact, folder), shards, chunksize=1)
     return {shard.name: shard for shard, is_kept in zip(shards, intact, strict=True) if is_kept}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers import run_ffmpeg
-from numbered_clips import sample_clip, write_numbered, write_picture
+from numbered_clips import read_number, write_numbered, write_picture
 
 from pipeline.extraction import pyav_decoder
 from pipeline.extraction.clip_file import open_clip
@@ -32,18 +32,21 @@ def decoded_for(path, numbers, settings):
 
 
 def test_only_groups_with_a_wanted_frame_are_decoded_and_each_up_to_it(grouped, clip_settings):
-    assert decoded_for(grouped, [33], clip_settings)[0] == 30
-    assert set(decoded_for(grouped, [33, 70], clip_settings)) <= {*range(30, 40), 70}
-    assert {33, 70} <= set(decoded_for(grouped, [33, 70], clip_settings))
-    assert decoded_for(grouped, [40], clip_settings) == [40]
+    assert decoded_for(grouped, [33], clip_settings)[:2] == [0, 30]
+    assert {33, 70} <= set(decoded_for(grouped, [33, 70], clip_settings)) <= {0, *range(30, 40), 70}
+    assert decoded_for(grouped, [40], clip_settings) == [0, 40]
     assert len(decoded_for(grouped, range(100), clip_settings)) == 100
 
 
 def test_frames_of_the_needed_groups_are_those_of_decoding_everything(grouped, clip_settings, monkeypatch):
-    quick = sample_clip(grouped, clip_settings)
-    assert quick.numbers == [int((i + 0.5) / 6 * 100) for i in range(6)]
+    with open_clip(grouped, clip_settings) as clip:
+        pts = [clip.timeline.pts[number] for number in (33, 38, 70)]
+        quick = decode_in_process(clip, pts, clip_settings)
     monkeypatch.setattr(pyav_decoder, "packets_to_decode", lambda packets, wanted, extradata: packets)
-    np.testing.assert_array_equal(quick.frames, sample_clip(grouped, clip_settings).frames)
+    with open_clip(grouped, clip_settings) as clip:
+        everything = decode_in_process(clip, pts, clip_settings)
+    assert list(map(read_number, quick.frames)) == [33, 38, 70]
+    np.testing.assert_array_equal(quick.frames, everything.frames)
 
 
 def test_damage_in_a_group_without_a_sampled_frame_changes_nothing(tmp_path, features, clip_settings):
@@ -83,14 +86,55 @@ def test_an_open_group_is_decoded_from_the_picture_that_refers_to_nothing_before
     assert min(numbers) == 0  # its later groups begin without an IDR picture
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00", b"\x00\x00\x00\x00", b"\x00\x00\x00\xff\x65", b"\x00\x00\x01"])
-@pytest.mark.parametrize("extradata", [None, b"", b"\x01", b"\x01d\x00\x1f\xff", b"\x00\x00\x00\x01\x67"])
-def test_damaged_packets_are_left_to_the_decoder(content, extradata):
-    class Packet:
-        pts = 0
+class FakePacket:
+    def __init__(self, pts, content, sidedata=()):
+        self.pts, self.content, self.sidedata = pts, content, sidedata
 
-        def __bytes__(self):
-            return content
+    def __bytes__(self):
+        return self.content
 
-    packet = Packet()
-    assert packets_to_decode([packet], {0}, extradata) == [packet]
+    def has_sidedata(self, kind):
+        return kind in self.sidedata
+
+
+AVCC = b"\x01d\x00\x1f\xff"  # lengths of four bytes
+ANNEX_B = b"\x00\x00\x00\x01\x67"
+IDR, SLICE = b"\x65\x88", b"\x41\x9a"
+
+
+def packets_of(*contents, extradata=AVCC, sidedata=()):
+    separators = [len(content).to_bytes(4) if extradata == AVCC else b"\x00\x00\x01" for content in contents]
+    return [
+        FakePacket(pts, separator + content, sidedata if pts == 1 else ())
+        for pts, (separator, content) in enumerate(zip(separators, contents, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("extradata", [AVCC, ANNEX_B, None])
+def test_the_first_packet_is_decoded_because_it_may_name_the_encoder(extradata):
+    packets = packets_of(IDR, SLICE, IDR, SLICE, IDR, extradata=extradata)
+    assert packets_to_decode(packets, {3}, extradata) == [packets[0], *packets[2:4]]
+    assert packets_to_decode(packets, {0, 3}, extradata) == [packets[0], *packets[2:4]]
+    assert packets_to_decode([], set(), extradata) == []
+
+
+def test_all_packets_are_decoded_where_the_configuration_changes():
+    packets = packets_of(IDR, IDR, IDR, sidedata=("new_extradata",))
+    assert packets_to_decode(packets, {2}, AVCC) == packets
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x00", b"\x00\x00\x00\xff\x65", b"\x00\x00\x00\x02\x65\x88\x00", b"\x65\x00\x00\x01\x65"]
+)
+@pytest.mark.parametrize("extradata", [AVCC, ANNEX_B])
+def test_all_packets_are_decoded_where_one_does_not_consist_of_whole_units(content, extradata):
+    packets = packets_of(IDR, SLICE, IDR, extradata=extradata)
+    packets[1].content = content
+    whole = extradata == ANNEX_B and not content.strip(b"\x00")
+    assert packets_to_decode(packets, {2}, extradata) == (packets[::2] if whole else packets)
+
+
+def test_zeros_before_a_start_code_make_no_difference_between_parameter_sets():
+    sets = [b"\x67\x64" + zeros + b"\x00\x00\x01\x68\xee\x00\x00\x01" + IDR for zeros in (b"", b"\x00", b"\x00\x00")]
+    packets = packets_of(*sets, extradata=ANNEX_B)
+    assert packets_to_decode(packets, {2}, ANNEX_B) == [packets[0], packets[2]]
