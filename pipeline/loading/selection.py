@@ -89,9 +89,9 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
 def _current_roles(
     config: Config, fold: int | None, clips: Iterable[tuple[str, Clip]]
 ) -> tuple[dict[tuple[str, str], Role], str]:
-    """The roles by split and clip id, and their digest, and no longer the rows of `splits.csv`, which take more memory.
+    """The roles by split and clip id, and their digest; not the rows of `splits.csv`, which take more memory.
 
-    Raises `UserError` if the file is older than the manifests, whose `clips` these are, each with its split.
+    `clips` are those of the manifests, each with its split. Raises `UserError` if the file is older than they are.
     """
     assignments = read_assignments(config.manifests, fold)
     digest = roles_digest(assignments)

@@ -8,6 +8,7 @@ from helpers import run_ffmpeg
 
 from pipeline.extraction.clip_file import open_clip
 from pipeline.extraction.decoding import decode
+from pipeline.extraction.pyav_decoder import decode_in_process
 from pipeline.extraction.reasons import REASONS, MediaError
 from pipeline.extraction.timeline import Timeline, sample_pts
 
@@ -44,6 +45,19 @@ def write_picture(path, *options, size="320x180", seconds=2, sound=False):
     video = f"testsrc2=size={size}:rate=25:duration={seconds},noise=alls=8:allf=t"
     tone = ("-f", "lavfi", "-i", f"aevalsrc=0.4*sin(500*t*t)|0.3*sin(900*t):s=44100:d={seconds}") if sound else ()
     run_ffmpeg("-f", "lavfi", "-i", video, *tone, *options, path)
+
+
+def frames_with_damage(path, packets, first_byte, pts, settings):
+    """The frames at `pts` of a copy of a clip in which these packets hold zeros from their byte `first_byte` on."""
+    content = bytearray(path.read_bytes())
+    for packet in packets:
+        content[packet.pos + first_byte : packet.pos + packet.size] = bytes(packet.size - first_byte)
+    damaged = path.with_name(f"damaged{path.suffix}")
+    damaged.write_bytes(content)
+    with open_clip(damaged, settings) as clip:
+        decoded = decode_in_process(clip, pts, settings)
+    assert decoded is not None
+    return decoded.frames
 
 
 @dataclass(frozen=True)
