@@ -43,10 +43,10 @@ docs: $(VENV) ## build the documentation's website, site/index.html; a warning o
 	@$(ACTIVATE) sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . site
 	@cp site/README.html site/index.html
 
-benchmarks: $(UV) ## create .venv-benchmarks, which also has the libraries that the benchmarks compare with
+benchmarks: $(UV) ## create .venv-benchmarks: the versions of the lock file, and the libraries that the benchmarks compare with
 	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv-benchmarks
 	$(UV) pip install --quiet --compile-bytecode --python .venv-benchmarks/bin/python --editable '.[benchmarks,dev]' \
-		--requirement benchmarks/rivals.txt --override benchmarks/rivals-overrides.txt
+		--requirement benchmarks/rivals.txt --override benchmarks/rivals-overrides.txt --constraint requirements.lock
 	# torchcodec looks for FFmpeg's libraries by their usual names. PyAV brings them with a checksum in each name.
 	@mkdir -p .venv-benchmarks/ffmpeg
 	@for file in $(CURDIR)/.venv-benchmarks/lib/python*/site-packages/av.libs/*; do \
