@@ -1,8 +1,7 @@
 """The settings of an experiment, read from params.yaml and checked against one schema.
 
-DVC composes `params.yaml` from `configs/` (Hydra groups `dataset` and `recipe`). Every key is declared here or in
-`pipeline/common/recipe.py`, with its unit. An unknown key, a missing key or a value of another type is refused with one
-sentence.
+DVC composes `params.yaml` from `configs/` (Hydra groups `dataset` and `recipe`). The modules of `pipeline/common/`
+declare every key, with its unit. An unknown key, a missing key or a value of another type is refused with one sentence.
 """
 
 import copy

@@ -61,5 +61,5 @@ class Features(Settings):
 
     @property
     def max_mel_frames(self) -> int:
-        """Length, in hops, to which a batch pads every log-mel: that of a clip of `max_duration_s`."""
+        """Length, in hops, of the longest log-mel: that of a clip of `max_duration_s`."""
         return self.mel_frames(round(self.max_duration_s * self.sample_rate_hz))

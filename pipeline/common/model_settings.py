@@ -9,7 +9,7 @@ from pipeline.common.schema import Count, Fraction, Settings
 
 
 class StreamSettings(Settings):
-    """What a stream takes of a clip, its network (`pipeline.models.backbone`), its weights (`models.weights`)."""
+    """The input of a stream, its network (`pipeline.models.building`) and its weights (`pipeline.models.weights`)."""
 
     input: Literal["frames", "people", "log_mel"] = Field(
         description="what the network takes of a clip: whole frames, the crops of faces in them, or the sound"
