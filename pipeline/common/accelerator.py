@@ -122,7 +122,7 @@ def _settings_use_cpu(launch: str) -> bool:
 def _precision(wanted: str, use_cpu: bool, trains: bool) -> str:
     if wanted == "fp16" and (use_cpu or not torch.cuda.is_available()):
         if trains:
-            raise UserError("training.mixed_precision is fp16, which a CPU cannot train in; use bf16 or no")
+            raise UserError("recipe.training.mixed_precision is fp16, which a CPU cannot train in; use bf16 or no")
         return "no"
     return wanted
 

@@ -77,7 +77,7 @@ class ModelSettings(Settings):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens in the fusion")
     heads: Count
     layers: Count = Field(description="attention blocks of the fusion, one after the other")
-    pooling: Literal["mean", "learned"] = Field(description="of a stream's tokens; learned: a weighted mean")
+    pooling: Literal["mean", "learned"] = Field(description="mean of a stream's tokens; learned: a weighted one")
     dropout: Fraction
     stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
 
