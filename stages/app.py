@@ -5,7 +5,7 @@ example:
 reads:
   a finished run or an exported folder
 writes:
-  nothing that stays: uploads are removed after their prediction, and all others when the server ends
+  nothing that stays: an upload is removed after its prediction, and what remains when the server ends
 
 Only this machine can open the page. `--host 0.0.0.0` offers it to every machine that reaches this one, without a
 password. Ctrl-C or SIGTERM ends the server. It needs the extra `app`, which make setup installs.

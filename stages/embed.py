@@ -5,9 +5,9 @@ example:
 reads:
   the videos, or a split's shards and manifest; and a finished run or an exported folder
 writes:
-  the file that --output names, with a row per clip: its id, embedding and class probabilities, of a split also its
-  label and source. NumPy reads .npz; .parquet needs pyarrow. Clips that cannot be used have no row; they are printed
-  with the reason.
+  the file that --output names, with a row per clip: its id, embedding and class probabilities, and for a split
+  also its label and source. NumPy reads .npz; .parquet needs pyarrow. Clips that cannot be used have no row; they are
+  printed with the reason.
 exit codes:
   0    every clip has a row
   2    nothing was written; the line that begins with "error:" says why

@@ -27,7 +27,9 @@ def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("folder", type=Path, help="folder to write")
     add_run(parser)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="(results)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="results for the card (results)"
+    )
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="repository to upload the folder to")
     parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded")
     parser.add_argument("--public", action="store_true", help="everyone may download the repository")

@@ -8,7 +8,7 @@ writes:
   data/shards/<dataset>/<features>/: one folder of shards with an index.json per split; quarantine.csv, with the clips
   that cannot be used and why. Finished shards of an interrupted or earlier extraction are kept.
 
-If the recipe asks for pretrained weights, it first runs stages.fetch_weights, so that missing ones are known at once.
+If the recipe asks for weights or faces, it first runs stages.fetch_weights, so that missing files are known at once.
 """
 
 import subprocess

@@ -6,10 +6,10 @@ reads:
   the settings, configs/recipe/<recipe>.yaml
 writes:
   the files of the weights, to the folder that execution.pretrained names
-  the face detector, if a recipe looks for people, to where extract.face_detector says
+  the face detector, if a recipe looks for people, to the path that extract.face_detector names
   Prints what each network takes and gives, and where the file of its weights is, with its SHA-256.
 
-So it also tells whether a recipe's features fit its networks. To pin a file, set sha256 of the network to its SHA-256.
+So it also tells whether a recipe's features fit its networks. To pin a file, set sha256 of the stream to its SHA-256.
 Without names, it takes the recipe of the settings. Named recipes are taken as their files are, whatever --set changes.
 """
 

@@ -6,7 +6,7 @@ reads:
   the settings (dataset)
 writes:
   data_manifests/<dataset>/location.txt, which names dataset.root
-  In the copy of a queued experiment also a link to the data set of its workspace.
+  In the copy of a queued experiment, it also links the data set of the original workspace.
 """
 
 from pipeline.common.command_line import settings_of, stage_parser

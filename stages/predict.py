@@ -7,10 +7,10 @@ reads:
 writes:
   Prints one row per file or, with --window, one row per window of a file. Windows overlap by half.
   A file or window that cannot be used has a row with the reason.
-  --output writes the rows as CSV if the file's name ends in .csv, otherwise as JSON lines. --format names one of the
-  two whatever the name. --explain writes a picture of each file that has a prediction.
-  Until it is complete, FILE.partial keeps the rows of the files that are done, and the same command goes on with the
-  others.
+  --output writes the rows as CSV if the file's name ends in .csv, otherwise as JSON lines. --format chooses one of
+  the two, whatever the name. --explain writes a picture of each file that has a prediction.
+  Until the output is complete, FILE.partial keeps the rows of the files that are done, and the same command goes on
+  with the others.
 exit codes:
   0    every row has a prediction
   2    nothing was predicted; the line that begins with "error:" says why
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("paths", type=Path, nargs="+", metavar="path", help="files, or folders of files")
     add_runs(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="file for the rows")
-    parser.add_argument("--format", choices=("jsonl", "csv"), help="that of the file (by its name)")
+    parser.add_argument("--format", choices=("jsonl", "csv"), help="format of the file (by its name)")
     parser.add_argument("--explain", type=Path, metavar="FOLDER", help="folder for the pictures")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="length of the windows")
     arguments = parser.parse_args()

@@ -3,7 +3,7 @@
 example:
   python -m stages.search --trials 20
 reads:
-  the settings, data/shards/, configs/search.yaml (which settings vary, and within which bounds)
+  the settings, data/shards/, data_manifests/, configs/search.yaml (which settings vary, and within which bounds)
 writes:
   runs/search/<dataset>.db, where the study continues the next time
   Prints the best settings as a `dvc exp run` command, which trains and scores them.

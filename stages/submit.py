@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with the clips of the test split, Test_<n>.mp4")
     add_runs(parser, required=True)
     parser.add_argument("--gaps", action="store_true", help="the numbers of the clips may have gaps")
-    parser.add_argument("--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="(submission.zip)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("submission.zip"), metavar="FILE", help="zip to write (submission.zip)"
+    )
     parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()
 

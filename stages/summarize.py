@@ -3,11 +3,12 @@
 example:
   python -m stages.summarize
 reads:
-  the settings, results/seeds/, and with several seeds runs/<dataset>/<recipe>/ and the shards, for the soup of models
+  the settings, results/seeds/, and for the soup of several seeds with dev: runs/<dataset>/<recipe>/, the shards and
+  data_manifests/<dataset>/
 writes:
   results/ (metrics.json, predictions.csv, per_class.csv, per_source.csv, reliability.csv, curves.csv)
 
-What has a choice in it (weights of a vote, which models are in the soup) is chosen on dev, never on the reported clips.
+The weights of a vote and the models of the soup are chosen on dev, never on the reported clips.
 """
 
 from pipeline.common.command_line import settings_of, stage_parser

@@ -2,8 +2,8 @@
 
 Everything that varies is drawn from random generators that are seeded by the settings, the source and the clip. The
 files have the same bytes on every x86-64 processor. Pixels and sound samples are rounded to integers, so differences in
-the last bit of a float disappear. Functions whose rounding depends on the processor (sines, powers, OpenCV's
-interpolation) are not applied to whole arrays. The encoders run in bit-exact modes.
+the last bit of a float disappear. Functions whose rounding depends on the processor (powers, OpenCV's interpolation)
+are not applied to whole arrays, and sines are read from a rounded table. The encoders run in bit-exact modes.
 """
 
 import functools
@@ -28,7 +28,7 @@ ASPECT_RATIOS = (4 / 3, 16 / 9)
 AUDIO_RATE_HZ = 44_100
 FULL_SCALE = 32_767  # the largest 16-bit sample
 MOST_FACES = 3
-# One period in 65,536 steps. Its values are rounded to whole parts of FULL_SCALE, because np.sin's last bit differs
+# One period in 65,536 steps. Its values are rounded to multiples of 1 / FULL_SCALE, because np.sin's last bit differs
 # between processors.
 SINE = np.round(FULL_SCALE * np.sin(2 * np.pi * np.arange(65_536) / 65_536)) / FULL_SCALE
 
@@ -36,7 +36,8 @@ SINE = np.round(FULL_SCALE * np.sin(2 * np.pi * np.arange(65_536) / 65_536)) / F
 def draw_set(name: str, settings: DemoSettings, root: Path) -> None:
     """Draw a set into `root`, on all cores; `name` is for the progress line.
 
-    An earlier drawn set in `root` is replaced. Raises `UserError` if other files are in it.
+    An earlier drawn set in `root` is replaced. Raises `UserError` if other files are in it, and for a number of clips
+    that is not a multiple of 9.
     """
     clips = plan_clips(settings)
     prepare_root(root)
@@ -147,7 +148,7 @@ def draw_sound(
     """
     samples = round(duration_s * AUDIO_RATE_HZ)
     harmonics = np.cumprod([1, *[source.uniform(0.2, 0.9)] * 3])
-    # Each sample of the noise is a sum of 16 neighbours: uniform numbers of deviation 577, so a sum of deviation 2,309.
+    # Each sample of the noise is the sum of 16 uniform numbers. Their deviation is about 577, that of the sum 2,309.
     sums = np.cumsum(rng.integers(-1000, 1001, samples + 16))
     sound = (sums[16:] - sums[:-16]) / 2309 * source.uniform(0.002, 0.01)
     events = int(rng.integers(4, 8))
@@ -182,7 +183,7 @@ def _encode(frames: NDArray[np.uint8], frame_rate: str, sound: NDArray[np.int16]
             codecs |= {"acodec": "aac", "audio_bitrate": "96k", "aac_coder": "fast"}
         # Bit-exact: without encoder version and time in the file, a set that is drawn again has the same bytes.
         output = ffmpeg.output(*streams, str(encoded), **codecs, fflags="+bitexact", flags="+bitexact")
-        # AAC is computed in floats: without code for single processors (cpuflags 0) it rounds the same everywhere.
+        # AAC is computed in floats: without code for particular processors (cpuflags 0) it rounds the same everywhere.
         command = output.global_args("-loglevel", "error", "-cpuflags", "0").compile(cmd=ffmpeg_path())
         subprocess.run(command, input=frames.tobytes(), check=True)
         shutil.move(encoded, target)

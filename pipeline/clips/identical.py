@@ -1,4 +1,4 @@
-"""Clips that hold the same recording: a leak where they are in both splits, and counted twice where in one."""
+"""Clips that hold the same recording: in both splits they are a leak, and in one split it counts twice."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def find_identical(clips: dict[str, list[Clip]]) -> list[IdenticalClips]:
 
 
 def _overlapping(clips: list[tuple[str, Clip]]) -> Iterator[list[tuple[str, Clip]]]:
-    """Yield groups of those clips of one recording that overlap; a whole file overlaps all of its parts."""
+    """Yield the clips of one file in groups that overlap, the first one empty; a whole file overlaps all its parts."""
     group: list[tuple[str, Clip]] = []
     group_end_s = -inf
     for split, clip in sorted(clips, key=lambda item: item[1].start_s or 0.0):
@@ -49,7 +49,7 @@ def check_identical(identical: list[IdenticalClips]) -> None:
 
 
 def identical_warnings(identical: list[IdenticalClips]) -> list[str]:
-    """One sentence for leaks, one for recordings that a split has more than once, and one for different labels."""
+    """A sentence for leaks, one for each split that repeats recordings, one for recordings with different labels."""
     warnings = []
     if leaks := _leaks(identical):
         warnings.append(_leak_sentence(leaks))

@@ -1,4 +1,4 @@
-"""From the list of a data set's clips to the manifest: every file is hashed, and what is recorded twice is found."""
+"""Making the manifest from the list of a data set's clips: hashing every file, and finding repeated recordings."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -52,14 +52,14 @@ def index_dataset(dataset: DatasetSettings) -> tuple[dict[str, list[Clip]], Data
 
 
 def hash_files(paths: Iterable[Path]) -> dict[Path, str]:
-    """SHA-256 by path, each file read once, in as many threads as there are cores: hashing releases the lock."""
+    """SHA-256 by path, each file read once, in a thread per core, because hashing releases the interpreter's lock."""
     files = list(dict.fromkeys(paths))
     with ThreadPool(available_cores()) as pool:
         return dict(zip(files, pool.map(sha256_of, files), strict=True))
 
 
 def list_clips(dataset: DatasetSettings) -> dict[str, Listing]:
-    """What the table lists for each split, or else the label files; raises `UserError`."""
+    """The clips of each split, as the table or else the label files list them; raises `UserError` for a wrong file."""
     if dataset.table is not None:
         return list_table(Path(dataset.table), dataset.classes)
     return {split: list_split(dataset.clips_folder, split, dataset.classes) for split in SPLITS}

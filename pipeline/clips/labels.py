@@ -38,7 +38,7 @@ def class_of(label: str, classes: Sequence[str]) -> str | None:
 
 
 def expected_labels(classes: Sequence[str]) -> str:
-    """What a label may be, for error messages: 1 (positive), 2 (neutral), 3 (negative)."""
+    """What a label may be, for error messages: `1 (positive), 2 (neutral), 3 (negative)`."""
     return ", ".join(f"{place} ({name})" for place, name in enumerate(classes, start=1))
 
 

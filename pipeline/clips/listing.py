@@ -1,4 +1,4 @@
-"""What a label file or a table says of the clips, before their files are read."""
+"""What a label file or a table says about the clips, before their files are read."""
 
 from dataclasses import dataclass
 from pathlib import Path

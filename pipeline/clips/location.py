@@ -1,4 +1,4 @@
-"""Where the clips of a data set are: checked before DVC looks for them, because its own error says nothing to do."""
+"""Checking where the clips are before DVC looks for them, because DVC's own error does not say what to do."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from pipeline.common.workspace import is_copy, original_workspace
 def locate(dataset: DatasetSettings) -> None:
     """Check that the data set exists; in the copy of a queued experiment, link the folder that its workspace has.
 
-    Git does not track `data/`, so a copy lacks it. Raises `UserError` for a data set that does not exist.
+    Git does not track `data/`, so a copy lacks it. Raises `UserError` for a data set that does not exist, or that the
+    copy cannot link.
     """
     root, folder = Path(dataset.root), dataset.clips_folder
     if dataset.synthesize or (root.exists() and folder.exists()):

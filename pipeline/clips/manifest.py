@@ -86,7 +86,7 @@ def write_manifest(clips: list[Clip], path: Path) -> None:
 
 
 def read_manifest(folder: Path, split: str) -> list[Clip]:
-    """Read the table of a split; raises `UserError` if `index` has not written it."""
+    """Read the table of a split; raises `UserError` if it is missing or damaged."""
     path = folder / f"{split}.csv"
     try:
         return read_table(Clip, path)
@@ -97,7 +97,7 @@ def read_manifest(folder: Path, split: str) -> list[Clip]:
 
 
 def read_summary(folder: Path) -> DatasetSummary:
-    """Read `summary.json`; raises `UserError` if `index` has not written it."""
+    """Read `summary.json`; raises `UserError` if it is missing or damaged."""
     path = folder / SUMMARY_NAME
     try:
         return read_record(DatasetSummary, path)

@@ -52,8 +52,8 @@ class RoleSummary:
 def assign_roles(clips: Mapping[str, Sequence[Clip]], config: Config) -> list[Assignment]:
     """The role of each clip, by the manifests of both splits and `folds`, `split_seed`, `fit_on`, `dev_fraction`.
 
-    Raises `UserError` if the settings leave no clip to report, if there are too few sources, or if two clips that are
-    reported together have one id.
+    Raises `UserError` if val is to be reported and has no clips, if there are too few sources or clips, or if two clips
+    that are reported together have one id.
     """
     train, val = ([(split, clip) for clip in clips[split]] for split in (TRAIN, VAL))
     pool = train + val if config.fit_on == "train_and_val" else train
@@ -159,7 +159,7 @@ def write_assignments(assignments: Iterable[Assignment], folder: Path) -> None:
 
 
 def read_assignments(folder: Path, fold: int | None) -> list[Assignment]:
-    """Read the rows of one fold, or those without folds; raises `UserError` if `split` has not written them."""
+    """Read the rows of one fold, or those without folds; raises `UserError` if they are missing or damaged."""
     with reading(folder / SPLITS_NAME, "split") as path:
         rows = [row for row in table_rows(Assignment, path) if row.fold == fold]
     if not rows:

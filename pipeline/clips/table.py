@@ -1,7 +1,7 @@
 """A table of clips: a CSV file that says where each clip is, what it is labelled with, and who or what is its source.
 
 The columns `path`, `label` and `source` are required. `split` (train or val), `start_s` and `end_s` (a part of the
-file, in seconds), and `clip_id` may be there; other columns are ignored. Relative paths are relative to the table.
+file, in seconds), and `clip_id` are optional; other columns are ignored. Relative paths are relative to the table.
 """
 
 import csv
@@ -40,7 +40,8 @@ class Row:
 def list_table(table: Path, classes: Sequence[str]) -> dict[str, Listing]:
     """The clips that a table lists for each split; all are in train if it has no column `split`.
 
-    Raises `UserError` for the first line that breaks the format or names a file that does not exist.
+    Raises `UserError` if the table is missing or lists no clip of train, if there are no classes, and for a line that
+    breaks the format or names a file that does not exist.
     """
     rows = read_rows(table)
     check_classes(classes, {row.cells["label"] for row in rows}, f"table {table}")
@@ -96,7 +97,7 @@ def _row(table: Path, line: int, header: list[str], cells: list[str]) -> Row:
 
 
 def split_of(row: Row) -> str:
-    """The split of a line: train if the table has no column for it."""
+    """The split of a line, train if the table has no column for it; raises `UserError` for another name."""
     split = row.cells.get("split", TRAIN)
     if split.lower() not in SPLITS:
         raise row.error(f"the split is {split[:40]!r}, expected {' or '.join(SPLITS)}")
@@ -104,7 +105,10 @@ def split_of(row: Row) -> str:
 
 
 def span_of(row: Row) -> tuple[float | None, float | None]:
-    """From when to when a clip is a part of its file, in seconds; None and None for the whole file."""
+    """From when to when a clip is a part of its file, in seconds; None and None for the whole file.
+
+    Raises `UserError` unless the cells hold two increasing numbers or are both empty.
+    """
     cells = row.cells.get("start_s", ""), row.cells.get("end_s", "")
     if cells == ("", ""):
         return None, None
@@ -121,7 +125,7 @@ def span_of(row: Row) -> tuple[float | None, float | None]:
 
 
 def clip_ids(rows: list[Row]) -> list[str]:
-    """The id of each line's clip: the column `clip_id`, or else made of the file's name, or else of its path.
+    """The id of each line's clip: the column `clip_id`, or else the file's name, or its path if that name repeats.
 
     Raises `UserError` for an id that is malformed or is that of another line too.
     """

@@ -28,10 +28,10 @@ LAUNCH_FOLDER = Path("configs/accelerate")
 def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
     """Join the processes of this launch on the device that the launcher was asked for.
 
-    Without a launcher, that is the device of the settings' `launch`; to score, a machine without a GPU uses its CPU.
+    Without a launcher, that is the device of the settings' `launch`, or the CPU of a machine without a GPU.
     With `trains` false, for scoring, no tracker is needed, and fp16 becomes full precision where it is not available.
-    Raises `UserError` if fewer processes run than were asked for, if they did not find each other, and for a device, a
-    precision or a tracker that is not available.
+    Raises `UserError` if the processes are not as many as were asked for, do not divide among the machines, or do not
+    find each other, and for a port, a device, a precision or a tracker that is not available.
     """
     launch = launch_arguments()
     _check_launch(launch)
@@ -68,11 +68,12 @@ def start_accelerator(config: Config, trains: bool = True) -> Accelerator:
 
 
 def choose_gpu_arithmetic(deterministic: bool) -> None:
-    """Have a GPU compute the same bits each time, in full fp32; otherwise with TF32, as fast as it can.
+    """If `deterministic`, have a GPU compute the same bits each time, in full fp32; if not, compute fast, with TF32.
 
-    cuDNN is not asked to try its algorithms out (`cudnn.benchmark`). It would do so for each new shape, and batches
-    have as many as there are longest clips: on an H200 it took 7 s for one shape of the recipe `small` and 23 s for one
-    of `light`, whose steps were then no faster.
+    An operation that has no deterministic algorithm only warns. cuDNN is not asked to try its algorithms out
+    (`cudnn.benchmark`). It would do so for each new shape, and batches have many, because each is about as long as its
+    longest clip: on an H200 it took 7 s for one shape of the recipe `small` and 23 s for one of `light`, whose steps
+    were then no faster.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
@@ -82,7 +83,7 @@ def choose_gpu_arithmetic(deterministic: bool) -> None:
 
 @contextmanager
 def names_full_memory() -> Iterator[None]:
-    """Turn what PyTorch raises when a GPU has no memory left into one sentence."""
+    """Turn what PyTorch raises when a GPU has no memory left into a `UserError`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -113,7 +114,7 @@ def _uses_cpu(launch: Namespace | None, config: Config) -> bool:
 
 
 def _settings_use_cpu(launch: str) -> bool:
-    """Whether the settings of a launch are for a CPU; a model that was exported may have been far from any."""
+    """Whether the settings of a launch are for a CPU; False without their file, which an exported model may lack."""
     path = LAUNCH_FOLDER / f"{launch}.yaml"
     return path.is_file() and bool(load_config_from_file(str(path)).use_cpu)
 
@@ -121,7 +122,7 @@ def _settings_use_cpu(launch: str) -> bool:
 def _precision(wanted: str, use_cpu: bool, trains: bool) -> str:
     if wanted == "fp16" and (use_cpu or not torch.cuda.is_available()):
         if trains:
-            raise UserError("training.mixed_precision is fp16, which a CPU cannot train in; use bf16 or no")
+            raise UserError("recipe.training.mixed_precision is fp16, which a CPU cannot train in; use bf16 or no")
         return "no"
     return wanted
 
@@ -157,9 +158,8 @@ def _check_number_of_processes(running: int, launch: Namespace | None) -> None:
 def launch_arguments() -> Namespace | None:
     """What `accelerate launch` was asked for (`num_processes`, `num_machines`, `use_cpu`).
 
-    None if it did not start this process.
-
-    Only its command line tells: asked for several processes on a CPU, it starts one and says nothing.
+    None if it did not start this process. Only its command line tells: asked for several processes on a CPU, it starts
+    one without a warning.
     """
     if (command := launch_command()) is None:
         return None
@@ -176,7 +176,7 @@ def launch_arguments() -> Namespace | None:
 
 @contextmanager
 def names_a_lost_process(timeout_s: float) -> Iterator[None]:
-    """Turn what a collective operation raises when another process died or hangs into one sentence."""
+    """Turn what a collective operation raises when another process died or hangs into a `UserError`."""
     try:
         yield
     except RuntimeError as error:

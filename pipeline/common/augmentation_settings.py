@@ -44,8 +44,8 @@ class AugmentationSettings(Settings):
     mask_mel_bins: Annotated[int, Field(ge=0)] = Field(description="SpecAugment: widest frequency mask, in mel bins")
     mask_time_s: Annotated[float, Field(ge=0)] = Field(description="SpecAugment: longest time mask, in seconds")
     drop: dict[str, Fraction] = Field(
-        description="for each stream, the share of the clips that are trained on without it, of those that have "
-        "another one; a clip loses one at most"
+        description="for each stream, the share of the clips with another stream that are trained on without this one; "
+        "a clip loses one at most"
     )
     drop_final: Annotated[float, Field(ge=0, le=1)] = Field(
         description="share of drop that is left at the end of the training; it falls linearly; 1: it stays"

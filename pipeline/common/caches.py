@@ -1,4 +1,4 @@
-"""A folder for what libraries cache, where they could write nowhere."""
+"""A temporary folder for the caches of libraries that have no other folder to write to."""
 
 import atexit
 import os
@@ -13,7 +13,8 @@ NUMBA = "NUMBA_CACHE_DIR"
 def use_writable_caches() -> None:
     """Give numba, which librosa uses, a temporary folder if it could write neither beside the libraries nor at home.
 
-    Without one it refuses to be imported. Child processes inherit the folder, which is removed when this process ends.
+    Without a folder, numba refuses to be imported. Child processes inherit the temporary one, which is removed when
+    this process ends.
     """
     at_home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     if NUMBA not in os.environ and not any(map(_can_write_to, (Path(sysconfig.get_path("purelib")), at_home))):

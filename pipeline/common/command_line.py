@@ -1,6 +1,7 @@
-"""One way to read a command line: help with an example, settings from a file, single settings changed.
+"""How every stage reads its command line: help with an example, a file of settings, and changes to single settings.
 
-It imports nothing heavy, so that `--help` answers at once; a stage imports what it needs after its words are parsed.
+It imports nothing heavy, so that `--help` answers at once; a stage imports what it needs after it has parsed its
+arguments.
 """
 
 import argparse

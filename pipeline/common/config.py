@@ -1,8 +1,7 @@
 """The settings of an experiment, read from params.yaml and checked against one schema.
 
-DVC composes `params.yaml` from `configs/` (Hydra groups `dataset` and `recipe`). Every key is declared here or in
-`pipeline/common/recipe.py`, with its unit. An unknown key, a missing key or a value of another type is refused with one
-sentence.
+DVC composes `params.yaml` from `configs/` (Hydra groups `dataset` and `recipe`). The modules of `pipeline/common/`
+declare every key, with its unit. An unknown key, a missing key or a value of another type is refused with one sentence.
 """
 
 import copy
@@ -156,12 +155,13 @@ class Config(Settings):
         description="one training for each of them; the result is that of all of them together"
     )
     folds: Annotated[int, Field(ge=2)] | None = Field(
-        description="cross-validation over sources: each clip is predicted by the run whose fold it is in; null: none"
+        description="cross-validation over sources: each clip is predicted by the run of its fold, which is not fitted "
+        "on it; null: none"
     )
     split_seed: Annotated[int, Field(ge=0)] = Field(description="draws the folds and dev; the same for all seeds")
     fit_on: FitOn = Field(
         description="clips that the weights are fitted on. train: the train split without dev; "
-        "train_and_dev: all of the train split; train_and_val: all labelled clips, so that none are left to report"
+        "train_and_dev: all of the train split; train_and_val: all labelled clips, which only folds can report"
     )
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ class Features(Settings):
     mel_bins: Count
     # As it is written, 5 or 5.0: it is a part of the name of a folder, which DVC makes from params.yaml.
     max_duration_s: Annotated[int | float, Field(gt=0)] = Field(
-        description="longer clips are quarantined; shorter log-mels are padded to it"
+        description="longer clips are quarantined; shorter log-mels are padded to at most this"
     )
     require_video: bool = Field(description="false: a file with sound and without a video stream is a clip too")
     people: PeopleSettings
@@ -61,5 +61,5 @@ class Features(Settings):
 
     @property
     def max_mel_frames(self) -> int:
-        """Length, in hops, to which a batch pads every log-mel: that of a clip of `max_duration_s`."""
+        """Length, in hops, of the longest log-mel: that of a clip of `max_duration_s`."""
         return self.mel_frames(round(self.max_duration_s * self.sample_rate_hz))

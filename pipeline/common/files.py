@@ -28,7 +28,7 @@ UNFINISHED = ".*.tmp"  # the pattern of the names that `temporary_beside` gives
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the same folder: a worker that its scheduler gave up may still write to an earlier one."""
+    """A new hidden name in the same folder: a worker that its scheduler gave up on may still write to an old one."""
     return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 

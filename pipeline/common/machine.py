@@ -71,7 +71,7 @@ def launch_command() -> list[str] | None:
 def end_with_launcher() -> None:
     """Receive SIGTERM when `accelerate launch` ends: with a single process, the launcher does not pass it on.
 
-    Receive Ctrl-C too, which the launcher ignores where dvc.yaml says so, and its processes after it.
+    Receive Ctrl-C too: where dvc.yaml makes the launcher ignore it, its processes inherit that.
     """
     if launch_command() is not None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ from pipeline.common.schema import Count, Fraction, Settings
 
 
 class StreamSettings(Settings):
-    """What a stream takes of a clip, its network (`pipeline.models.backbone`), its weights (`models.weights`)."""
+    """The input of a stream, its network (`pipeline.models.building`) and its weights (`pipeline.models.weights`)."""
 
     input: Literal["frames", "people", "log_mel"] = Field(
         description="what the network takes of a clip: whole frames, the crops of faces in them, or the sound"
@@ -77,7 +77,7 @@ class ModelSettings(Settings):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="width of the tokens in the fusion")
     heads: Count
     layers: Count = Field(description="attention blocks of the fusion, one after the other")
-    pooling: Literal["mean", "learned"] = Field(description="of a stream's tokens; learned: a weighted mean")
+    pooling: Literal["mean", "learned"] = Field(description="mean of a stream's tokens; learned: a weighted one")
     dropout: Fraction
     stochastic_depth: Fraction = Field(description="probability that a clip skips a branch of an attention block")
 

@@ -19,7 +19,7 @@ class PeopleSettings(Settings):
         description="what a crop shows around the face: on each side, this share of the longer side of its box"
     )
     aligned: bool = Field(description="true: a crop is turned so that the eyes are level")
-    smallest_px: Count = Field(description="smaller faces are left out: the shorter side, in the searched picture")
+    smallest_px: Count = Field(description="faces with a shorter side below this in the searched picture are left out")
     confidence: Annotated[int | float, Field(ge=0, le=1)] = Field(description="faces with a lower score are left out")
     longest_side_px: Count = Field(description="larger pictures are scaled down to this before they are searched")
 

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 def run_on_this_machine(
     function: Callable[[Task], Result], tasks: list[Task], workers: int, preload: str
 ) -> Iterator[Result]:
-    """Yield the results of the tasks as they finish, from `workers` processes that start with `preload` imported.
+    """Yield the results of the tasks as they finish, from at most `workers` processes, with `preload` imported.
 
     Raises `UserError` if a worker is killed.
     """

@@ -35,7 +35,7 @@ class Progress:
             self._log()
 
     def advance(self, count: int = 1, note: Callable[[], str] | None = None) -> None:
-        """Record `count` more finished units. `note` returns a text to show beside the rate; it is called only then."""
+        """Record `count` more finished units. `note` is called when its text is shown beside the rate."""
         self._done += count
         self._bar.update(count)
         interval_s = BAR_INTERVAL_S if self._interactive else LOG_INTERVAL_S

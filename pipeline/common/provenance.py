@@ -36,7 +36,7 @@ def environment() -> Environment:
 
 
 def code_version() -> str:
-    """The commit, with `-dirty` if the library or a stage differs from it; `unknown` outside a repository."""
+    """The commit, with `-dirty` if the library or a stage differs from it; `unknown` without git or a repository."""
     if not (git := shutil.which("git")):
         return "unknown"
     head = subprocess.run([git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=PROJECT)

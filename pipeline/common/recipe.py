@@ -72,7 +72,9 @@ class TrainingSettings(Settings):
         description="split that chooses the epoch. dev: sources held out of train; val: the reported split itself; "
         "none: the last epoch is taken; with fit_on train_and_dev, all of train is then trained on"
     )
-    dev_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the train sources held out as dev")
+    dev_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="share of the train clips held out as dev, in whole sources"
+    )
     augmentation: AugmentationSettings
 
     @model_validator(mode="after")

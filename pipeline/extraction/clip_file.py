@@ -38,7 +38,7 @@ ACCESS_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTAL
 
 @dataclass(frozen=True)
 class ClipFile:
-    """An open clip: its first video and audio streams, their packets in the order of the file, and the timeline.
+    """An open clip: its video and audio streams, their packets in the order of the file, and the timeline.
 
     A clip without video has the timeline of its sound. The packets begin at the key frame before `seek_s`, on the
     container's clock; with None, at the beginning of the file.

@@ -10,8 +10,8 @@ from pipeline.common.features import Features
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.timeline import Timeline
 
-# A waveform that ends this much before its track's last packet was not decoded to the end. Codecs that signal padding
-# end up to two of their frames early.
+# A waveform that ends more than this before its track's last packet was not decoded to the end. Codecs that signal
+# padding end up to two of their frames early.
 AUDIO_SLACK_S = 0.15
 # Floating-point tracks can hold any number. A sample 40 dB above full scale means damage.
 MAX_AMPLITUDE = 100.0
@@ -22,7 +22,7 @@ class Decoded:
     """The sampled frames and the waveform of a clip.
 
     frames (N, size, size, 3) uint8, BGR, N = 0 for a clip without video; waveform (samples,), mono, None without sound;
-    pictures: what the frames show as (H, W, 3) uint8, BGR, in which faces are looked for, if they are.
+    pictures: for each frame, the picture (H, W, 3) uint8, BGR, in which faces are looked for; empty if they are not.
     """
 
     frames: NDArray[np.uint8]

@@ -6,8 +6,8 @@ from pipeline.extraction.timeline import Timeline
 # The name of a libavfilter filter, and its options.
 Filter = tuple[str, dict[str, str]]
 
-# From HLG or PQ to BT.709. White is at 203 cd/m2, as ITU-R BT.2408 says; brighter things are pressed together below it.
-# In RGB, because zscale refuses pictures of an odd size whose colours are stored at half of it.
+# From HLG or PQ to BT.709. White is at 203 cd/m2, as ITU-R BT.2408 says; brighter values are compressed to below it. In
+# RGB, because zscale refuses pictures of an odd size whose chroma is stored at half the resolution.
 TONE_MAPPING: list[Filter] = [
     ("format", {"pix_fmts": "gbrp16le"}),
     ("zscale", {"transfer": "linear", "npl": "203"}),
@@ -19,7 +19,7 @@ TONE_MAPPING: list[Filter] = [
 
 
 def frame_filters(features: Features, is_hdr: bool = False) -> list[Filter]:
-    """The filters that make a frame of a decoded picture: scaled, cropped if `framing` says so, and tone-mapped.
+    """The filters that make a frame from a decoded picture: they scale it, and crop and tone-map it where needed.
 
     HDR is tone-mapped last, because a frame is much smaller than the picture.
     """
@@ -29,7 +29,7 @@ def frame_filters(features: Features, is_hdr: bool = False) -> list[Filter]:
 def people_filters(features: Features, is_hdr: bool = False) -> list[Filter]:
     """The filters that make the picture in which faces are looked for: what a frame shows, in the decoded size.
 
-    Its pixels are square. Its longest side is at most `people.longest_side_px`.
+    Its pixels are square. A picture with a side longer than `people.longest_side_px` is scaled down to that first.
     """
     scale = f"min(1,{features.people.longest_side_px}/max(iw*sar,ih))"
     filters: list[Filter] = [("scale", {"w": f"ceil(iw*sar*{scale})", "h": f"ceil(ih*{scale})", "flags": "area"})]
@@ -48,7 +48,7 @@ def _framing(features: Features) -> list[Filter]:
 
 
 def sound_filters(timeline: Timeline, features: Features) -> list[Filter]:
-    """The filters that make the waveform of decoded sound: resampled once, from the clip's start to at most its end.
+    """The filters that make the waveform from decoded sound: resampled once, from the clip's start to at most its end.
 
     Gaps, and the time before a track that starts later, become silence.
     """

@@ -19,9 +19,9 @@ def packets_to_decode(packets: Sequence[Packet], wanted: set[int], extradata: by
     """The packets of those groups in which a picture is wanted, each up to its last wanted picture.
 
     `wanted` are presentation timestamps. `extradata` is the configuration of the decoder, which says how NAL units are
-    separated. The first packet is always among them: it may name the encoder, by which FFmpeg's decoder goes. Where the
-    configuration changes, where the groups do not all bring the same parameter sets, and where a packet does not
-    consist of whole NAL units, a group may need another one, and all packets are returned.
+    separated. The first packet is always among them, because it may name the encoder, to which FFmpeg's decoder adapts.
+    Where the configuration changes, where the groups do not all bring the same parameter sets, and where a packet does
+    not consist of whole NAL units, a group may need another group, and all packets are returned.
     """
     length_bytes = (extradata[4] & 3) + 1 if extradata and extradata[0] == 1 and len(extradata) > 4 else None
     groups: list[list[Packet]] = [[]]

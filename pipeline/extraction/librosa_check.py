@@ -1,7 +1,7 @@
 """A comparison of this project's log-mel with librosa's, before an extraction writes any.
 
-A result is only as good as its features, and NumPy's FFT and logarithm differ between versions and processors. The
-machine that starts the extraction is checked; workers of a Dask cluster are not.
+NumPy's FFT and logarithm differ between versions and processors. The machine that starts the extraction is checked;
+workers of a Dask cluster are not.
 """
 
 from importlib.metadata import version
@@ -19,7 +19,7 @@ MOST_DB = 1e-3
 
 
 def librosa_log_mel(waveform: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
-    """The log-mel that librosa computes of a waveform (samples,): (bins, frames), in dB."""
+    """The log-mel that librosa computes of a waveform (samples,): (mel_bins, hops), in dB."""
     power = librosa.feature.melspectrogram(
         y=waveform,
         sr=features.sample_rate_hz,

@@ -45,7 +45,7 @@ def _librosa(waveform: NDArray[np.float32], features: Features) -> NDArray[np.fl
 
 @cache
 def _slaney_filters(sample_rate_hz: int, fft_size: int, mel_bins: int) -> NDArray[np.float32]:
-    """Triangles of equal area up to half the sample rate, evenly spaced in mels: (mel_bins, 1 + fft_size / 2)."""
+    """Triangles of equal area up to half the sample rate, evenly spaced in mels: (mel_bins, 1 + fft_size // 2)."""
     highest_hz = sample_rate_hz / 2
     linear_mels = min(highest_hz, LINEAR_HZ) * LINEAR_MELS / LINEAR_HZ
     highest_mels = linear_mels + MELS_PER_LOG_HZ * np.log(max(highest_hz, LINEAR_HZ) / LINEAR_HZ)
@@ -65,7 +65,7 @@ def _kaldi(waveform: NDArray[np.float32], features: Features) -> NDArray[np.floa
     Hanning window, HTK mel scale from 20 Hz to half the sample rate, no dither, no energy: the settings with which the
     Audio Spectrogram Transformer and AudioMAE were trained (torchaudio 2.11, `compliance.kaldi.fbank`).
     """
-    # Imported here: with the other front end, no extraction process pays for torch (half a gigabyte, seconds).
+    # Imported here, so that with the other front end no extraction process loads torch (half a gigabyte, seconds).
     import torch
     from torchaudio.compliance.kaldi import fbank
 

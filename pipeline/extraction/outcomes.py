@@ -46,9 +46,9 @@ def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
 
 
 def summary_table(run: Extraction) -> str:
-    """One line per split (clips, outcomes, size of the shards), per kind of suspect clip and per reason; the speed.
+    """A line per split (clips, outcomes, size of the shards), per kind of suspect clip, per reason, and for the speed.
 
-    If faces were looked for, one more says how many there are.
+    If faces were looked for, one more line says how many there are.
     """
     lines = [f"{'':8} {'clips':>8} {'extracted':>10} {'no sound':>9} {'quarantined':>12} {'shards':>7} {'MB':>9}"]
     total, suspect, faces = 0, Counter[str](), list[int]()

@@ -1,4 +1,4 @@
-"""Faces in the frames of a clip: found by YuNet at the size of the decoded picture, and cut out.
+"""Faces in the frames of a clip: YuNet finds them in pictures of at most `longest_side_px`, and they are cut out.
 
 Faces are not tracked, named or matched: nothing says whether two crops show the same person.
 """
@@ -16,7 +16,8 @@ from pipeline.common.files import expand_home
 from pipeline.common.people_settings import PeopleSettings
 from pipeline.shards.format import Person
 
-OVERLAP, CANDIDATES = 0.3, 5000  # of two boxes for one face the better is kept; boxes that are looked at for this
+# Of two boxes that overlap by more than this share, the one with the lower score is dropped, among this many boxes.
+OVERLAP, CANDIDATES = 0.3, 5000
 # In a row of the detector: left, top, width and height; x and y of the right and the left eye of five points; a score.
 BOX, RIGHT_EYE, LEFT_EYE, SCORE = slice(0, 4), slice(4, 6), slice(6, 8), 14
 
@@ -24,7 +25,7 @@ BOX, RIGHT_EYE, LEFT_EYE, SCORE = slice(0, 4), slice(4, 6), slice(6, 8), 14
 def find_people(
     pictures: Sequence[NDArray[np.uint8]], detector: str, settings: PeopleSettings, jpeg_quality: int
 ) -> list[Person]:
-    """The faces in the pictures (H, W, 3) BGR of a clip's frames, in the order of the frames, the largest first.
+    """The faces in the pictures (H, W, 3) BGR of a clip's frames, by frame, and the largest of a frame first.
 
     `detector` is the file of the network (`pipeline.extraction.face_detector`).
     """
@@ -62,7 +63,7 @@ def _load(detector: str, confidence: float) -> cv2.FaceDetectorYN:
 
 
 def cut_out(picture: NDArray[np.uint8], face: NDArray[np.float32], settings: PeopleSettings) -> NDArray[np.uint8]:
-    """The square around a face, a row of the detector, scaled to (size, size, 3).
+    """The square around a face, a row of the detector, scaled to (size, size, 3); with level eyes if `aligned`.
 
     What lies beyond the picture's edge repeats the edge.
     """
@@ -71,7 +72,7 @@ def cut_out(picture: NDArray[np.uint8], face: NDArray[np.float32], settings: Peo
     across, down = face[LEFT_EYE] - face[RIGHT_EYE]
     turn = math.atan2(down, across) if settings.aligned else 0.0
     # The map from a pixel of the crop to one of the picture, turned about the middle of the box. A box is measured from
-    # the picture's edge, and a pixel's middle is half a pixel from its own.
+    # the picture's edge, but OpenCV measures from the middle of the first pixel, half a pixel further in.
     columns = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     middle = np.array([left + width / 2, top + height / 2]) - 0.5
     affine = np.column_stack([columns, middle - columns @ np.full(2, (side - 1) / 2)])

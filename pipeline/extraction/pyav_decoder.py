@@ -1,7 +1,7 @@
 """The quick decoder: H.264 and its sound through PyAV, in this process.
 
-It skips the pictures that no sampled frame needs, and gives what ffmpeg gives. Where it may give something else, it
-gives nothing; what is skipped is not examined.
+It skips the pictures that no sampled frame needs, without looking for damage in them, and gives what ffmpeg gives.
+Where it may give something else, it returns None.
 """
 
 from collections.abc import Iterator
@@ -53,8 +53,8 @@ def _decode_frames(
         if picture.interlaced_frame:
             raise InexactError("an interlaced picture")
         if first is None:
-            # Only the first picture is asked: the matrix belongs to the stream, and PyAV 18 never frees the 100 bytes
-            # of the answer.
+            # Only the first picture is asked for it: the matrix belongs to the stream, and PyAV 18 never frees the 100
+            # bytes of the answer.
             if SideData.DISPLAYMATRIX in picture.side_data:
                 raise InexactError("a rotated or mirrored picture")
             first = picture

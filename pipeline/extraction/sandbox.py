@@ -2,8 +2,8 @@
 
 A clip is untrusted input to megabytes of native code. So a child process in its own session reads it, under limits of
 the operating system (`pipeline.extraction.sandbox_child`), and without the tokens and keys that are in the environment
-of the asking process. The asking process waits no longer than the time limit, or
-twice that if the child died, and then kills the child's whole process group.
+of the asking process. The asking process waits no longer than the time limit, or twice that if the child died, and then
+kills the child's whole process group.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from pipeline.extraction.timeline import Window
 PACKAGE_ROOT = Path(__file__).parents[2]
 # Started by name, not imported: it reads untrusted files, so it starts with as little as possible.
 CHILD_MODULE = "pipeline.extraction.sandbox_child"
-# The environment variables that the child gets: where programs and libraries are, and how file names are encoded.
+# The environment variables that the child gets: where programs, libraries and temporary files are, and the encoding.
 PASSED_VARIABLES = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -76,7 +76,7 @@ class Sandbox:
         self._process = self._connection = None
 
     def give_up(self) -> None:
-        """Kill the child for good: what another thread is reading ends with a `MediaError`, and no child is started."""
+        """Kill the child for good: what another thread reads, now or later, ends with a `MediaError`."""
         self._given_up = True
         if (process := self._process) is not None:
             _kill_group(process)
@@ -94,7 +94,7 @@ class Sandbox:
             return self._exchange(request)
         except ChildDiedError as death:
             if death.code in CRASHES:
-                # ffmpeg keeps the video out of the child. A child that was killed is asked for the same again.
+                # A process of ffmpeg decodes the video then. A child that was killed gets the same request again.
                 limits = request.settings.limits.model_copy(update={"decoder": "ffmpeg"})
                 request = replace(request, settings=request.settings.model_copy(update={"limits": limits}))
         try:

@@ -2,7 +2,7 @@
 
 Where the kernel permits it, this process has no network, and all disks are read-only for it.
 
-`python -m pipeline.extraction.sandbox_child DESCRIPTOR`, started by `pipeline.extraction.sandbox` with its end of a
+`pipeline.extraction.sandbox` starts it: `python -m pipeline.extraction.sandbox_child DESCRIPTOR`, with its end of a
 pipe. It imports no more than decoding needs, so that it starts fast and small.
 """
 

@@ -39,7 +39,8 @@ def extract_splits(
     """Make the shards of all splits, in `folder/<split>/`, and their indexes; finished shards are kept.
 
     `workers` processes of this machine do the work, or the Dask cluster that the settings name. If another extraction
-    writes to `folder`, it waits for that one, or raises `UserError` without `wait`, as it does if the workers fail.
+    writes to `folder`, it waits for that one, or raises `UserError` without `wait`. Raises `UserError` too if a worker
+    fails, and `AssertionError` if the log-mel is not librosa's.
     """
     start = time.monotonic()
     with exclusive_use(folder, "extraction", wait):

@@ -31,7 +31,7 @@ class Streams:
 
 
 def choose_streams(container: "av.container.InputContainer", settings: ClipSettings) -> Streams:
-    """The streams that make the clip; raises `MediaError` if there are none, or the video cannot be decoded."""
+    """The streams that make the clip; raises `MediaError` if there are none, or a video too large or undecodable."""
     video = _best(container, "video")
     audio = _best(container, "audio", video)
     assert not isinstance(video, av.AudioStream)
@@ -54,7 +54,8 @@ def _best(
 ) -> Stream | None:
     """The stream that FFmpeg's libraries choose: first the default one, then that with more pictures or a higher rate.
 
-    They pass over sound whose format is unknown, and accept a cover picture as video.
+    They pass over sound whose format is unknown, and accept a cover picture as video. Where they find no stream, or a
+    cover, this is the first stream that is not a cover.
     """
     streams = container.streams.video if kind == "video" else container.streams.audio
     usable = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]

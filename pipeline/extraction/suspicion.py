@@ -1,6 +1,6 @@
-"""What a clip should not be trusted for: sound that is silence, a picture that is black or never changes.
+"""Why a clip should not be trusted: its sound is silence, or its picture is black or never changes.
 
-Such a clip is extracted all the same, and noted: a broken export, a muted track or a slide with a voice looks so.
+Such a clip is extracted all the same, and marked: it may be a broken export, a muted track or a slide with a voice.
 """
 
 import cv2
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.extraction.decoder_output import Decoded
 
 MUTED, BLACK, STILL = KINDS = ("muted", "black", "still")
-# -80 dBFS. Undithered 16-bit sound has no value but 0 below it.
+# -80 dBFS, about three steps of 16-bit sound.
 SILENT_PEAK = 1e-4
 # Black decodes to 0, with grain to less than 1, and to 16 if its limited range is taken for full range.
 BLACK_LEVEL = 16
@@ -21,7 +21,7 @@ CELLS, STILL_RANGE = 16, 5.0
 
 
 def suspicions(decoded: Decoded) -> list[str]:
-    """The kinds, of `KINDS`, that a clip is of. A black clip is not called still too."""
+    """Which of `KINDS` a clip is. A black clip is not called still too."""
     kinds = []
     if decoded.waveform is not None and np.abs(decoded.waveform).max() < SILENT_PEAK:
         kinds.append(MUTED)

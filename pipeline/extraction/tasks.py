@@ -1,7 +1,7 @@
 """Shard tasks: independent slices of a manifest, each with the same bytes wherever it is done.
 
-A task depends on its clips, the settings and the code, and on nothing else. Its fingerprint covers all of these. A
-finished shard with the same fingerprint is kept, so an interrupted run continues where it was.
+A task depends on its clips, the settings, the code, the libraries and ffmpeg, and on nothing else. Its fingerprint
+covers all of these. A finished shard with the same fingerprint is kept, so an interrupted run continues where it was.
 """
 
 import functools
@@ -96,7 +96,7 @@ def extract_shard(task: ShardTask) -> Shard:
     """Make one shard, in a worker that may be on another machine.
 
     Raises `UserError` if its code, libraries or ffmpeg differ from those of the process that planned the task, or if a
-    face detector that it needs is missing.
+    face detector that it needs is missing or another file.
     """
     if shard_fingerprint(task.clips, task.settings) != task.fingerprint:
         raise UserError(

@@ -92,7 +92,7 @@ def build_timeline(
 ) -> Timeline:
     """The timeline of those packets of `stream` that lie in `span`, with the end of the sound in `audio`.
 
-    Raises `MediaError` for a stream without timestamps.
+    Raises `MediaError` if no frame in `span` has a timestamp.
     """
     durations = _durations_by_pts(packets)
     if stream.time_base is None:

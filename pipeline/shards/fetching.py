@@ -19,7 +19,7 @@ SILENCE_S = 60.0
 def fetch(url: str, path: Path, sha256: str | None = None) -> None:
     """Copy what is at `url` to `path`, whole or not at all; try again if a connection breaks or the bytes are wrong.
 
-    Raises `UserError` if the file is missing, may not be read, or still has another SHA-256 after `ATTEMPTS` attempts.
+    Raises `UserError` if the file is missing or may not be read, if the disk is full, or after `ATTEMPTS` failures.
     """
     make_folder(path.parent)
     problem = ""
@@ -68,7 +68,7 @@ def make_folder(folder: Path) -> None:
 
 
 def filesystem(url: str) -> Any:
-    """fsspec's file system for http, https or s3."""
+    """fsspec's file system for http, https or s3; raises `UserError` if s3fs is needed and not installed."""
     protocol = url.partition("://")[0]
     if protocol != "s3":
         from aiohttp import ClientTimeout

@@ -46,7 +46,7 @@ class ShardFile:
         return self.read(entry)
 
     def prepare(self) -> None:
-        """Fetch the shard if it is missing, and check it; returns at once if that was done before."""
+        """Check the shard, and fetch it if it is missing, unless that was done before; raises as `read` does."""
         if self._checked:
             return
         with self._lock:
@@ -96,7 +96,10 @@ def fetched_ahead(files: Iterable[ShardFile]) -> Iterator[None]:
 
 
 def open_index(config: Config, split: str) -> ShardIndex:
-    """The index of a split's shards: those extracted here, or those at `execution.shards_url`."""
+    """The index of a split's shards: those extracted here, or those at `execution.shards_url`.
+
+    Raises `UserError` if it cannot be fetched, and as `read_index` does.
+    """
     features, url = config.recipe.features, config.execution.shards_url
     if url is None:
         return read_index(config.shards / split, features)
@@ -107,7 +110,7 @@ def open_index(config: Config, split: str) -> ShardIndex:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Exclude other processes that fetch to `path`, and remove what killed ones among them left behind."""
+    """Exclude other processes that fetch to `path`, and remove what earlier ones left behind when they were killed."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):

@@ -161,8 +161,8 @@ def write_shard(folder: Path, name: str, fingerprint: str, outcomes: Iterable[Sa
     """Write the samples among the outcomes to `folder/name`, and the record of the shard to a `.json` beside it.
 
     Each file is written whole or not at all. Equal samples give equal bytes: ustar headers have owner 0, mode 0444 and
-    time 0. (webdataset's own writer does this too, but importing it costs each extraction process half a gigabyte and
-    seconds, for torch.)
+    time 0. (webdataset's own writer does this too, but it imports torch, which takes each extraction process seconds
+    and half a gigabyte.)
     """
     with written_whole(folder / name) as temporary, temporary.open("w+b") as file:
         entries, quarantined = _write_members(file, outcomes)
@@ -207,8 +207,8 @@ def _write_members(file: IO[bytes], outcomes: Iterable[Sample | Quarantined]) ->
 def read_members(content: bytes) -> dict[str, memoryview]:
     """Extension -> content of the members in the byte range of one clip, without copies.
 
-    tarfile and webdataset could do this too. They take 50 times as long, holding the interpreter's lock, which is up to
-    half the time that decoding the frames takes. Raises `ValueError` for anything but the ustar format written here.
+    tarfile and webdataset could do this too. They take 50 times as long, up to half the time of decoding the frames,
+    and hold the interpreter's lock meanwhile. Raises `ValueError` for anything but the ustar format written here.
     """
     members: dict[str, memoryview] = {}
     view, start = memoryview(content), 0

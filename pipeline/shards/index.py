@@ -1,4 +1,4 @@
-"""The index of a split's shards: which clips are where, and the SHA-256 that vouches for each shard.
+"""The index of a split's shards: which clips are where, and the SHA-256 of each shard.
 
 `index.json` lists the shards with their size, SHA-256 and clips, and the features they were made with. While an
 extraction is unfinished, each finished shard has its record beside it instead (`<shard>.tar.json`).
@@ -79,8 +79,8 @@ def write_index(index: ShardIndex) -> None:
 def read_index(folder: Path, features: Features, url: str | None = None) -> ShardIndex:
     """Read a split's index.
 
-    Raises `UserError` for shards that are missing, that changed in size, or that were made with other features. With a
-    `url`, missing shards are fetched from there later (`pipeline.shards.files`).
+    Raises `UserError` for an index that is missing or damaged, and for shards that are missing, have another size, or
+    were made with other features. With a `url`, shards are fetched and checked later (`pipeline.shards.files`).
     """
     path = folder / INDEX_NAME
     try:

@@ -1,4 +1,4 @@
-"""The unit of a stored log-mel, for each front end: digital silence, one decibel, the usual mean and deviation."""
+"""The unit of a stored log-mel, for each front end."""
 
 import math
 from dataclasses import dataclass
