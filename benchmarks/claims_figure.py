@@ -1,7 +1,7 @@
-"""Draw docs/claims.png, what the paper claims on real emotional clips, from docs/claims.csv.
+"""Draw docs/claims.png from docs/claims.csv: how the paper's claims fare on real emotional clips.
 
-`.venv/bin/python benchmarks/claims_figure.py`. The table has one row per training and person: how many of the
-person's clips are predicted rightly by the network of the fold that left this person out. It was written from the
+Run `.venv/bin/python benchmarks/claims_figure.py`. The table has one row per training and person: how many of the
+person's clips are predicted correctly by the network of the fold that left this person out. It was written from the
 results of the trainings of recipe `light` that docs/learning.md describes.
 """
 
@@ -78,7 +78,7 @@ def draw_accuracies(axes: Axes, row: int, variant: str, trainings: Trainings) ->
             edgecolor=color,
             zorder=3,
         )
-        below[place] += 1  # trainings that are equally right stand one below the other
+        below[place] += 1  # trainings with the same accuracy are drawn one below the other
     mean = float(np.mean([shares.mean() for shares in trainings.values()]))
     axes.plot([mean, mean], [row - 0.3, row + 0.3], color=color, linewidth=2)
     axes.annotate(f"{mean:.3f}".lstrip("0"), (mean, row - 0.32), ha="center", va="bottom", color=color, fontsize=8)

@@ -1,13 +1,13 @@
-"""What extraction costs, beside decoding alone, the usual way and other libraries; its speed-up; and its memory.
+"""What extraction costs compared with decoding alone, the usual way and other libraries; its speed-up; its memory.
 
     make benchmarks
     LD_LIBRARY_PATH=$PWD/.venv-benchmarks/ffmpeg .venv-benchmarks/bin/python benchmarks/extract.py [--group 12]
 
-takes some ten minutes on two cores. All ways extract the same clips in one interleaved run. What counts is the CPU
+It takes some ten minutes on two cores. All ways extract the same clips in one interleaved run. What counts is the CPU
 time of all processes. Each ratio is taken within one repeat, and the median over the repeats is printed. The first
 line installs torchcodec and decord; the variable is where torchcodec finds FFmpeg's libraries, which are PyAV's. If
-the face detector has been fetched, so does the stage with people, of whom it stores 8 in a frame at most;
-`people_vs_without_360p` is its CPU time relative to that of the stage without.
+the face detector has been fetched, the stage is also measured with people, of whom it stores at most 8 in a frame;
+`people_vs_without_360p` and `..._720p` are its CPU time relative to that of the stage without people.
 """
 
 import argparse

@@ -1,12 +1,13 @@
 """How many small faces are found, and what that costs: YuNet as the extract stage runs it, beside MTCNN.
 
 `.venv/bin/python benchmarks/faces.py` needs the face detector (`python -m stages.fetch_weights strong`), and a
-photograph of a face, which scikit-image has. MTCNN takes part if facenet-pytorch is installed, whose wheel holds its
-weights (`make benchmarks`). Neither package is in the lock file.
+photograph of a face, which scikit-image has. MTCNN takes part if facenet-pytorch, whose wheel holds its weights, is
+installed (`make benchmarks`). Neither package is in the lock file.
 
 It draws groups: copies of that face of one width, turned by up to 20 degrees, mirrored, brighter or darker, on noise. A
 face counts as found if the centre of a box is in the middle half of the face, and the box is from half to twice as
-wide. All are one person in one photograph: this tells how recall falls with the size, not how it is on other people.
+wide. All faces are one person in one photograph, so this tells how recall falls with the size, and nothing about other
+people.
 
 It prints a table and, as JSON, for each detector the share of the faces that it finds by their width in px, the boxes
 per picture that are no face, and the CPU time in ms for a picture of 360p and of 720p, on one thread.

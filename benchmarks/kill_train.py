@@ -1,7 +1,7 @@
 """Kills training again and again. Are the weights, bit for bit, those of an undisturbed run?
 
 `.venv/bin/python benchmarks/kill_train.py [--kills 10]` takes some ten minutes on two cores. It trains two epochs on a
-small drawn set, with a checkpoint every third step. Each time it kills the launcher or a training process with SIGKILL,
+small drawn set, with a checkpoint after every step. Each time it kills the launcher or a training process with SIGKILL,
 at a random moment after the first checkpoint, and then runs the same command again. It does so with one process first,
 then with two.
 """

@@ -3,14 +3,14 @@
     .venv/bin/python benchmarks/people.py acted=/where/the/clips/are [--recipe light] [--most 1] [--margin 0]
         [--aligned] [--use people sound] [--seeds 0 1 2] [--folds 5] [--epochs 20] [--workspace FOLDER]
 
-The recipe must have a stream that takes people, such as `light` and `strong`. "Without" has the other streams of its
+The recipe must have a stream that takes people, as `light` and `strong` have. "Without" has the other streams of its
 `use`; "with" has all its streams, or those that --use names. Both are trained on the same shards, with the same seeds
 and folds. The detector must have been fetched (`python -m stages.fetch_weights strong`).
 
 It prints the accuracy of each seed as it is finished, out of fold with folds, then a table, and last, as JSON, the mean
-accuracies `without` and `with`, their `difference`, and its 95% interval over sources, `low` to `high`, with the seeds
-as they are. The trainings are in a temporary folder, or in the one that --workspace names: there, the same command
-continues after an interruption.
+accuracies `without` and `with`, their `difference`, its 95% interval over sources, `low` to `high`, with the seeds as
+they are, and the `seeds`. The trainings are in a temporary folder, or in the one that --workspace names: there, the
+same command continues after an interruption.
 """
 
 import argparse

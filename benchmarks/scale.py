@@ -4,8 +4,9 @@
 the temporary folder. The rows of the clips are made up; there is no media, and a shard is a file of a few bytes with
 the SHA-256 that the index names. Every step runs the project's own functions in a process of its own, and prints the
 CPU seconds of the step itself and the peak memory of its process, imports included (the first line is imports alone).
-A step after which `--workers` is named is what each of so many training processes does. The rate of hashing shards is
-measured on sparse files. Run it with --clips 100000 too: a step that takes much more than a tenth there is not linear.
+A step whose name ends in `--workers` is what each of that many training processes does. The rate of hashing shards is
+measured on sparse files. Run it with --clips 100000 too: a step that takes much less than a tenth of the time there
+grows faster than the number of clips.
 """
 
 import argparse

@@ -55,7 +55,7 @@ def train(folder: Path, launch: str, threads: int) -> None:
 
 
 def clips_per_second(folder: Path, config: Config) -> float:
-    """The rate of a run in its median epoch, leaving out the first, which also starts threads and checks shards."""
+    """The rate of a run in its median epoch, scoring included; the first, which also checks shards, is left out."""
     first, *others = read_history(folder / config.runs / RunId(config.seeds[0]).folder)
     return first.step * config.recipe.training.batch_size / median(epoch.seconds for epoch in others)
 

@@ -1,7 +1,7 @@
 """Random changes to a training batch, on its device. Each is drawn per clip and is the same for all its frames.
 
-The first settings draw one after another from the step's generator, whether they are on or off. Each later one draws
-apart (`Draws.apart`), so it changes no other's numbers, and costs nothing while it is off.
+The oldest settings draw one after another from the step's generator, whether they are on or off. Each later one draws
+apart (`Draws.apart`), so it does not change the numbers of any other.
 """
 
 from dataclasses import replace
@@ -40,7 +40,7 @@ def augment(batch: Batch, settings: AugmentationSettings, features: Features, cl
 
 
 def change_people(people: People, changes: PictureChanges) -> People:
-    """The faces in frames that are changed: the crops as the frames, the boxes where the faces are then."""
+    """Change the crops of the faces as the frames are changed, and move their boxes with them."""
     crops = change_pictures(people.crops.flatten(1, 2).float(), changes).view(people.crops.shape)
     return People(crops, change_boxes(people.boxes, changes), people.present)
 

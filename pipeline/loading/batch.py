@@ -21,10 +21,10 @@ class Batch:
     """B clips on one device. Frames are RGB in 0..255; log-mels are padded.
 
     frames (B, N, 3, H, W) uint8, or float32 after augmentation; frame_times_s (B, N) float32; has_video (B,) bool;
-    log_mel (B, mel_bins, T) float16, or float32 after augmentation; mel_frames (B,) int64, the hops that are not
+    log_mel (B, mel_bins, T) float16, or float32 after augmentation; mel_frames (B,) int64, how many hops are not
     padding, 0 for a clip without audio; labels (B,) int64, indices of classes, or after mixup (B, classes) float32,
-    probabilities; people: None if none are stored of the clips; hidden, by stream, (B,) bool: from which clips the
-    model hides the stream (`GroupEmotionModel.tokens`).
+    probabilities; people: None if the features have no faces; hidden, by stream, (B,) bool: in which clips the model
+    hides the stream (`GroupEmotionModel.tokens`).
     """
 
     clip_ids: list[str]
@@ -76,7 +76,7 @@ def collate(
 
     `chosen` (B, N) are the numbers of the stored frames that each clip has in the batch; (N,) if they are the same for
     all clips. No other frame is decoded. Log-mels are padded with digital silence to `hops`, by default to the length
-    of a clip of `max_duration_s`.
+    of a clip of `max_duration_s`. Raises `UserError` for a damaged picture (`decode_jpeg`).
     """
     clips, count, size = len(labels), chosen.shape[-1], features.frame_size_px
     frames = memory.take((clips, count, size, size, 3), np.uint8)
@@ -107,7 +107,10 @@ def collate(
 def fill_frames(
     pictures: NDArray[np.uint8], times_s: NDArray[np.float32], sample: Sample, numbers: NDArray[np.int64]
 ) -> bool:
-    """Decode the frames `numbers` (N,) of a sample into (N, H, W, 3), black without video; whether it has video."""
+    """Decode the frames `numbers` (N,) of a sample into `pictures` (N, H, W, 3), and copy their times.
+
+    Returns whether the sample has video. If it has none, the pictures are black.
+    """
     if not sample.jpegs:
         pictures[:] = 0
         return False
@@ -118,7 +121,7 @@ def fill_frames(
 
 
 def fill_sound(bank: NDArray[np.float16], log_mel: NDArray[np.float16] | None, silence: float) -> int:
-    """Copy a log-mel to the start of `bank` (mel_bins, T), and fill the rest with silence; its number of hops."""
+    """Copy a log-mel to the start of `bank` (mel_bins, T), and fill the rest with silence; returns its hops."""
     hops = 0 if log_mel is None else log_mel.shape[1]
     if log_mel is not None:
         bank[:, :hops] = log_mel

@@ -31,20 +31,20 @@ class Draws:
         return replace(self, generator=torch.Generator().manual_seed(seed))
 
     def uniform(self, *shape: int) -> Tensor:
-        """In [0, 1): (rows, *shape), on the device."""
+        """Uniform numbers in [0, 1): (rows, *shape), on the device."""
         return self._of_rows(torch.rand(self.clips, *shape, generator=self.generator))
 
     def around(self, extent: float, *shape: int) -> Tensor:
-        """In [-extent, extent): (rows, *shape)."""
+        """Uniform numbers in [-extent, extent): (rows, *shape)."""
         return extent * (2 * self.uniform(*shape) - 1)
 
     def beta(self, alpha: float) -> Tensor:
-        """From the distribution Beta(alpha, alpha): (rows,)."""
+        """Numbers from the distribution Beta(alpha, alpha): (rows,)."""
         quantiles = torch.rand(self.clips, generator=self.generator).double().numpy()
         return self._of_rows(torch.from_numpy(betaincinv(alpha, alpha, quantiles)).float())
 
     def normal(self, *shape: int) -> Tensor:
-        """From the standard normal distribution: (rows, *shape).
+        """Numbers from the standard normal distribution: (rows, *shape).
 
         They may be many, so each clip has a generator of its own: a process draws no more than its own clips need.
         """
@@ -57,6 +57,6 @@ class Draws:
 
 
 def inside(length: int, span: Tensor) -> Tensor:
-    """Which of the positions 0 .. length - 1 are in each clip's span (clips, 2), from its start to its end."""
+    """Which of the positions 0 .. length - 1 are in each clip's span (clips, 2), end excluded: (clips, length)."""
     position = torch.arange(length, device=span.device)
     return (position >= span[:, :1]) & (position < span[:, 1:])

@@ -8,9 +8,9 @@ from pipeline.common.errors import UserError
 
 
 def decode_jpeg(jpeg: bytes | memoryview, clip_id: str, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Decode a frame to RGB (H, W, 3), into `picture` if it is given.
+    """Decode a frame or a face crop to RGB (H, W, 3), into `picture` if it is given.
 
-    Raises `UserError` for bytes that are not a whole JPEG, or one of another size than `picture`.
+    Raises `UserError` for bytes that are not a whole JPEG, or not of the size of `picture`.
     """
     try:
         decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)

@@ -80,7 +80,8 @@ class Loader:
     def hops_of(self, clips: Sequence[ClipRef]) -> int | None:
         """The length of the log-mels of a step, in hops; it is the same in all processes. None: the default.
 
-        At least one `LENGTH_STEP_S` of silence follows the longest clip, because in evaluation too silence follows.
+        At least one `LENGTH_STEP_S` of silence follows the longest clip, as far as `max_duration_s` allows, because
+        silence follows it in evaluation too.
         """
         if not self.any_length:
             return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device. On a GPU, from pinned memory, so that the copy does not wait for the GPU's earlier work."""
+    """Copy to a device; to a GPU from pinned memory, so that the copy does not wait for the GPU's earlier work."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

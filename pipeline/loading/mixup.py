@@ -13,14 +13,15 @@ from pipeline.loading.people import People
 
 
 def mix_pairs(batch: Batch, settings: AugmentationSettings, classes: int, draws: Draws) -> Batch:
-    """Mix clips 2k and 2k + 1 of the batch, each with at least its half of itself; labels become probabilities.
+    """Mix clips 2k and 2k + 1 of the batch; labels become probabilities. With `mixup_alpha` 0, nothing changes.
 
-    Both clips of a pair are mixed in the same shares. Each keeps its own frame times, those of its larger share.
+    Both clips of a pair keep the same share of themselves, at least a half, and their own frame times.
     """
     if not settings.mixup_alpha:
         return batch
     partner = torch.arange(len(batch.clip_ids), device=draws.device) ^ 1
-    # A clip without sound has nothing to mix with another's, so a pair stays unmixed if something is missing in one.
+    # A clip without sound has nothing to mix with another's sound. So a pair stays unmixed if only one of its clips has
+    # an input, or has a stream hidden.
     is_mixed = torch.ones_like(batch.has_video)
     for has_it in (*batch.available.values(), *batch.hidden.values()):
         is_mixed &= has_it == has_it[partner]
@@ -31,7 +32,7 @@ def mix_pairs(batch: Batch, settings: AugmentationSettings, classes: int, draws:
         return values[partner].lerp_(values, share.view(-1, *[1] * (values.dim() - 1)))
 
     def mixed_people(people: People) -> People:
-        """A face is mixed with the one in its place, if there is one. Boxes stay."""
+        """Mix each face with the partner's face in the same place, if there is one. Boxes stay as they are."""
         both = (people.present & people.present[partner])[..., None, None, None]
         return People(torch.where(both, mixed(people.crops), people.crops), people.boxes, people.present)
 

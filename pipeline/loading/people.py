@@ -31,11 +31,11 @@ class People:
         return People(*(to_device(value, device) for value in (self.crops, self.boxes, self.present)))
 
     def in_frames(self, numbers: NDArray[np.int64] | slice) -> "People":
-        """Those in some of the frames."""
+        """The people in some of the frames."""
         return People(*(value[:, numbers] for value in (self.crops, self.boxes, self.present)))
 
     def mirrored(self) -> "People":
-        """As they are in frames that are mirrored left to right."""
+        """The people as they are in frames that are mirrored left to right."""
         boxes = torch.cat([1 - self.boxes[..., :1], self.boxes[..., 1:]], dim=-1)
         return People(self.crops.flip(-1), boxes, self.present)
 

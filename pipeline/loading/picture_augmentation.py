@@ -18,8 +18,9 @@ class PictureChanges:
     """What is drawn for the pictures of each of B clips.
 
     view (B, 2, 3): the rectangle from which a clip is seen, as the affine map from the new picture to the old, whose
-    sides reach from -1 to 1; None: all of the picture. brightness, contrast (B,): factors, or None. erased (B, 2, 2):
-    from where to where the rows and the columns are erased, as shares; empty for other clips; or None.
+    sides reach from -1 to 1; None: all of the picture. color: the factors of brightness and contrast, each (B,), or
+    None. erased (B, 2, 2): start and end of the erased rows and of the erased columns, as shares, which are equal in
+    clips where nothing is erased; or None.
     """
 
     view: Tensor | None
@@ -40,7 +41,7 @@ def draw_changes(settings: AugmentationSettings, draws: Draws) -> PictureChanges
 
 
 def change_pictures(frames: Tensor, changes: PictureChanges) -> Tensor:
-    """Pictures of clips (B, N, 3, H, W) in 0..255, float32, changed: frames, or the crops of people."""
+    """Change pictures of clips (B, N, 3, H, W), float32 in 0..255, which are frames or the crops of people."""
     return _erase(_jitter_color(_move(frames, changes.view), changes.color), changes.erased)
 
 
@@ -53,7 +54,7 @@ def change_boxes(boxes: Tensor, changes: PictureChanges) -> Tensor:
         return boxes
     flat, turned = boxes.flatten(1, -2), changes.view[:, :, :2]
     scale = turned.norm(dim=1, keepdim=True)
-    # The columns of the map are orthogonal, so this is the inverse. A GPU would have to be waited for by linalg.inv.
+    # The columns of the map are orthogonal, so this is the inverse. linalg.inv would wait for the GPU.
     centres = (2 * flat[..., :2] - 1 - changes.view[:, None, :, 2]) @ (turned / scale**2)
     return torch.cat([(centres + 1) / 2, flat[..., 2:] / scale], dim=-1).view(boxes.shape)
 

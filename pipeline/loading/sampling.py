@@ -1,7 +1,7 @@
 """Which of the stored frames of a clip a model takes.
 
-The stored frames are cut into as many parts as the model takes frames, equal ones or ones that differ by one frame. One
-frame of each part is taken: in training a random one, in evaluation a fixed one.
+The stored frames are cut into as many parts as the model takes frames; the lengths of the parts differ by one frame at
+most. One frame of each part is taken: in training a random one, in evaluation a fixed one.
 """
 
 from collections.abc import Iterator

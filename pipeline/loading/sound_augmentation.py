@@ -39,7 +39,7 @@ def change_tempo(batch: Batch, settings: AugmentationSettings, features: Feature
 def change_sound(
     log_mel: Tensor, mel_frames: Tensor, settings: AugmentationSettings, features: Features, draws: Draws
 ) -> Tensor:
-    """Log-mels (B, mel_bins, T), float32, changed; `mel_frames` (B,) of their hops are not padding."""
+    """Change log-mels (B, mel_bins, T), float32, of which `mel_frames` (B,) hops are not padding."""
     log_mel = _roll(log_mel, mel_frames, settings, features, draws)
     log_mel = _add_noise(_shift_pitch(log_mel, settings, draws), mel_frames, settings, features, draws)
     return _mask_and_gain(log_mel, mel_frames, settings, features, draws)

@@ -1,4 +1,4 @@
-"""Networks of timm on the log-mel, which they take for a picture with one channel."""
+"""Networks of timm on the log-mel, which they get as a picture with one channel."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,7 +68,7 @@ class PictureNetwork(SpectrogramNetwork):
         size = {"img_size": (features.mel_bins, padded_hops)} if stated and stated.fixed_input_size else {}
         deviation = LEVELS[features.front_end].deviation
         super().__init__(settings, features, settings.network, PICTURE_STRIDE, deviation, **size)
-        # timm states which networks take one size alone. Of those on the hub, it states nothing.
+        # timm states which networks take only one size. It states nothing about those on the hub.
         self.any_length = bool(stated) and not size
 
 

@@ -16,7 +16,7 @@ SMALL = "small"
 def build_backbone(name: str, settings: StreamSettings, features: Features) -> Backbone:
     """The network of the stream `name`, with random weights; `features` are those of a clip as the model takes it.
 
-    Raises `UserError` for a network that there is not, and for features that do not fit the network.
+    Raises `UserError` for an unknown network, and for features that do not fit the network.
     """
     features = features.model_copy(update={"frames": settings.frames or features.frames})
     if settings.input == "people":

@@ -1,6 +1,6 @@
 """Class logits from the tokens of streams: with cross-attention, self-attention, concatenation, or late fusion.
 
-It works on tokens alone and needs to know nothing about the networks that make them.
+The fusion works on tokens alone, and does not depend on the networks that make them.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.common.model_settings import ModelSettings
 from pipeline.models.attention_blocks import CrossAttention, SelfAttention
 
-# Wavelengths of the time encoding: the shortest is finer than a token, the longest is longer than a clip.
+# Periods of the time encoding: the shortest is about as long as a token of the sound, the longest exceeds a clip.
 SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 0.2, 20.0
 ATTENDING = ("cross_attention", "self_attention")
 
@@ -23,7 +23,7 @@ class Tokens:
     """The tokens of one stream.
 
     values (B, time, space, D); times_s (B, time) or (time,); padding (B, time) is True where the clip has nothing;
-    boxes (B, time, 4): where in the frame a token is of, for people (`pipeline.shards.format.Person`).
+    boxes (B, time, 4), for people alone: the box of each token's face (`pipeline.shards.format.Person`).
     """
 
     values: Tensor
@@ -52,8 +52,8 @@ def time_encoding(times_s: Tensor, width: int) -> Tensor:
 class Entrance(nn.Module):
     """Prepares a stream's tokens for the fusion: it gives them the common width, times and places, and adds one token.
 
-    The added token is learned, comes first and stands for the stream as a whole. It is never masked. So if a clip
-    lacks the stream, the others attend to this token, a learned "nothing there", and never to nothing at all.
+    The added token is learned, comes first and stands for the stream as a whole. It is never masked. So the other
+    streams have a token to attend to even if a clip lacks the stream.
     """
 
     def __init__(self, dim: int, space: int, width: int, has_boxes: bool = False) -> None:

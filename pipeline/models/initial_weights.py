@@ -15,7 +15,7 @@ from pipeline.models.weight_files import WeightFile, read_tensors
 from pipeline.models.weights import copy_fitting
 
 HEADS = "fusion.heads."
-# With another of these features, the same sound is another picture to a network.
+# If one of these features differs, a network gets another log-mel of the same sound.
 SOUND_FEATURES = ("front_end", "sample_rate_hz", "hop_length", "mel_bins")
 
 
@@ -27,7 +27,7 @@ def load_initial_weights(
     Each tensor that has the name and the shape of one of the model's is copied, BatchNorm's statistics too. Heads are
     copied only if they are of the same classes in the same order. `roles` is the digest of the clips of this training
     and their roles, and `run_folder` is where its run will lie. Raises `UserError` if there is no such run, if it lies
-    in `run_folder`, if it may have been fitted on clips that are held out now, or if its sound or networks are others.
+    in `run_folder`, if it may have been fitted on clips that are held out now, or if its log-mel or networks differ.
     """
     if config.recipe.init == "none":
         return None
@@ -56,7 +56,8 @@ def load_initial_weights(
 def find_run(init: str, run_folder: Path) -> Path:
     """The folder that `recipe.init` names; raises `UserError` if there is no run in it, or if it is `run_folder`.
 
-    The copy of the workspace in which a queued experiment runs has no runs of others, so the workspace itself is meant.
+    A queued experiment runs in a copy of the workspace, which lacks earlier runs. So a relative path starts at the
+    original workspace.
     """
     folder = original_workspace() / expand_home(Path(init))
     if not all((folder / name).is_file() for name in (RUN_NAME, MODEL_NAME)):
@@ -86,7 +87,7 @@ def _refuse_other_sound(before: Recipe, now: Recipe) -> None:
 
 
 def takes_log_mel(recipe: Recipe) -> bool:
-    """Whether a model of the recipe hears the sound."""
+    """Whether a model of the recipe has a stream that takes the log-mel."""
     return any(stream.input == "log_mel" for stream in recipe.model.used.values())
 
 

@@ -1,4 +1,4 @@
-"""The settings that earlier versions did not have, with the values by which those versions worked."""
+"""Settings of earlier versions in today's form: a setting that a version lacked gets the value that it worked with."""
 
 import re
 from collections.abc import Mapping
@@ -43,10 +43,10 @@ def features_of_any_version(features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_of_any_version(model: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """Settings of a model of any version in today's form; `frames` are stored of a clip.
+    """Settings of a model of any version in today's form; `frames` is the number of frames that are stored of a clip.
 
-    Earlier versions used all of them, had one view of a clip, and BatchNorm over all clips of a process. They had the
-    two streams `video` and `audio`; the fusions of these names used one of them.
+    Earlier versions used all of them, had one view of a clip, and BatchNorm over all clips of a process, for which
+    `norm_clips` 8 stands. They had the two streams `video` and `audio`; a fusion of such a name used that stream alone.
     """
     values = {"frames": frames, "views": 1, "norm_clips": 8, **model}
     if "streams" in values:
@@ -75,7 +75,7 @@ def augmentation_of_any_version(augmentation: Mapping[str, Any]) -> dict[str, An
 
 
 def tensor_name_of_any_version(name: str) -> str:
-    """The name of a model's tensor in any version, as it is today: cross-attention had two blocks, from and to."""
+    """Today's name of a model's tensor of any version: a block of cross-attention was once named `video_to_audio`."""
     return re.sub(r"\.(video|audio)_to_(?:video|audio)\.", r".blocks.\1.", name)
 
 

@@ -77,7 +77,7 @@ class GroupEmotionModel(
         return dict(self.networks.items())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "GroupEmotionModel":
-        """Set the mode as usual, but keep the statistics of networks that are frozen, or whose BatchNorm is."""
+        """Set the mode as usual, but keep frozen networks, and BatchNorm if `norm_clips` is 0, in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.networks.eval()

@@ -130,7 +130,7 @@ class RunRecord:
     """What `run.json` holds: what a run was made from and with.
 
     `config.seeds` names the seed of `run` alone. `fingerprint` is the SHA-256 of `identity`. `resumed_with_changes`
-    lists what was changed when an unfinished run was continued. `pretrained` and `interfaces` are by backbone.
+    lists what was changed when an unfinished run was continued. `pretrained` and `interfaces` are by stream.
     `initial` is None for a run that did not start from another one.
     """
 

@@ -1,6 +1,6 @@
 """Networks of timm for pictures, applied to each frame.
 
-What a network was trained on fixes what it takes. A setting that does not fit is refused, with the one that does.
+A network takes what it was trained on. A setting that does not fit is refused, and the error names one that does.
 """
 
 import difflib
@@ -56,7 +56,7 @@ class TimmBackbone(Backbone):
         return weights
 
     def recompute(self) -> None:
-        """Recompute activations block by block; raises `UserError` for a network in which timm cannot."""
+        """Recompute activations block by block; raises `UserError` for a network that timm cannot recompute."""
         try:
             self.network.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:
@@ -65,7 +65,7 @@ class TimmBackbone(Backbone):
             ) from None
 
     def remove_head(self) -> None:
-        """Remove the layers behind the last features, if these are used as they are."""
+        """Remove the layers after the last features, for tokens that are means of these features."""
         if hasattr(self.network, "head"):
             self.network.head = nn.Identity()
 

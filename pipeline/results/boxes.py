@@ -9,7 +9,7 @@ BOX_COLOR = "#ffd400"
 
 
 def draw_box(axes: Axes, box: Sequence[float], share: float | None = None) -> None:
-    """The box of a face (`Person`) in a frame that fills the axes, and below it the share of the attention to it."""
+    """Draw the box of a face (`Person`) in a frame that fills the axes, and below it its share of the attention."""
     centre_x, centre_y, width, height = box
     corner = (centre_x - width / 2, 1 - centre_y - height / 2)
     axes.add_patch(Rectangle(corner, width, height, transform=axes.transAxes, fill=False, color=BOX_COLOR, linewidth=1))

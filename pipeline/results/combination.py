@@ -13,7 +13,7 @@ EM_STEPS = 500
 
 
 def vote_of(seeds: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
-    """The class with the highest weighted mean probability, for each clip; the weights are equal by default.
+    """The predictions by the weighted mean of the seeds' probabilities; the weights are equal by default.
 
     A clip that is quarantined for one seed is so for all.
     """

@@ -100,7 +100,7 @@ def held_out_clips(run: FinishedRun, config: Config) -> Subset:
 
 
 def roles_in_training(run: RunRecord, config: Config) -> list[Assignment]:
-    """The rows of `splits.csv` that a run was trained by; none if there are others now, or none."""
+    """The rows of `splits.csv` that a run was trained by; an empty list if the file has changed or is missing."""
     try:
         rows = read_assignments(config.manifests, run.run.fold)
     except UserError:

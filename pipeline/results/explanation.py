@@ -53,8 +53,8 @@ def explain(clip: ScoredClip, scorer: Scorer) -> Explanation:
 def attention_of_tokens(model: GroupEmotionModel, batch: Batch) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
     """The tokens of a clip by stream, and the attention (time,) to them; the batch of one is on the model's device.
 
-    Shares are means over blocks, heads and queries, summed over places in the picture or spectrum. They add up to less
-    than 1, because some attention goes to the streams' summary tokens. There are none for a fusion without attention.
+    Shares are means over blocks, heads and queries, summed over places in the picture or spectrum. Those of one stream
+    add up to less than 1, because its summary token gets attention too. A fusion without attention has no shares.
     """
     maps: list[Tensor] = []
     with torch.no_grad():

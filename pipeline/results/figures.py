@@ -17,8 +17,8 @@ from pipeline.results.result_files import CurvePoint, ReliabilityBin, StreamCurv
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
 SERIES_COLORS = ("#2a7fb8", "#d9622b")
-AXIS_LETTERS = 33  # that fit along an axis of the confusion matrix
-NAME_LETTERS = 20  # of a longer name, the axes show the beginning
+AXIS_LETTERS = 33  # letters that fit along an axis of the confusion matrix
+NAME_LETTERS = 20  # letters of a name that the axes show; a longer name is cut off
 
 
 def draw_curves(axes: Axes, points: Sequence[CurvePoint], selected_on: str, chosen: Mapping[RunId, int]) -> None:
@@ -91,9 +91,9 @@ def draw_confusion(axes: Axes, matrix: NDArray[np.int64], classes: Sequence[str]
 
 
 def draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin], classes: int) -> None:
-    """Accuracy over confidence, of predictions of some number of classes.
+    """Accuracy over confidence; `classes` is the number of classes, so no confidence is below 1 / `classes`.
 
-    Each bin has a dot whose area grows with its clips. On the diagonal, both are equal.
+    Each bin has a dot whose area grows with its clips. On the diagonal, accuracy and confidence are equal.
     """
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     clips = np.array([each.clips for each in bins])

@@ -19,8 +19,8 @@ from pipeline.results.explanation import AttentionCurve, explain
 
 FEW_COLORS = ("#3a9d5d", "#8a939c", "#c8553d")
 MANY_COLORS = [to_hex(colormaps["tab20"](number)) for number in (*range(0, 20, 2), *range(1, 20, 2))]
-LEGEND_WIDTH = 140  # letters of the legend that fit beside each other
-LEGEND_GAP = 9  # letters in the place of which a legend draws a colour and its margins
+LEGEND_WIDTH = 140  # letters that fit into a row of the legend
+LEGEND_GAP = 9  # width in letters of an entry's colour and its margins in the legend
 SMALLEST_NAMED_SHARE = 0.08  # a narrower part of a bar has no room for its percentage
 
 
@@ -112,7 +112,7 @@ def draw_predictions(axes: Axes, predictions: Mapping[str, NDArray[np.float64]],
 
 
 def class_colors(count: int) -> list[str]:
-    """The colours of so many classes; beyond 20, they repeat."""
+    """Colours for `count` classes; beyond 20, they repeat."""
     return list(islice(cycle(MANY_COLORS if count > len(FEW_COLORS) else FEW_COLORS), count))
 
 

@@ -105,7 +105,7 @@ def render_report(results: Path, seeds: Sequence[int]) -> str:
 
 
 def combination_rows(metrics: Metrics) -> list[CombinationRow]:
-    """The table of what the seeds are worth together."""
+    """The table of the combinations of the seeds."""
     combinations = {
         "Vote, equal weights": metrics.soft_vote,
         "Vote, weights chosen on dev": metrics.weighted_vote,

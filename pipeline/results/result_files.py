@@ -1,6 +1,6 @@
 """What a folder of results holds: the names of its files, their records, and reading them.
 
-`pipeline.results.evaluation` writes the folder; `pipeline.results.predictions` has the format of `predictions.csv`.
+`pipeline.results.writing` writes the folder; `pipeline.results.predictions` has the format of `predictions.csv`.
 Importing this module imports no network.
 """
 
@@ -247,7 +247,7 @@ def read_mistakes(folder: Path) -> dict[str, bytes]:
 def read_metrics(folder: Path, stage: str = "summarize") -> Metrics:
     """Read `metrics.json` of a results folder, which `stage` writes: that of a seed is written by `evaluate`.
 
-    Like all functions here, it raises `UserError` if the file cannot be read.
+    Like all functions here that read, it raises `UserError` if the file is missing or damaged.
     """
     with reading(folder / METRICS_NAME, stage) as path:
         return read_record(Metrics, path)

@@ -1,7 +1,7 @@
-"""Embeddings of clips: the vector that a model's heads see of a clip, and the class probabilities they make of it.
+"""Embeddings of clips: the vector of a clip that a model's heads get, and the class probabilities that they give.
 
-The pooled tokens of each stream lie side by side, in the order of the fusion, all equally long. Cross-attention and
-self-attention have mixed the streams before; the other fusions have not.
+The vector holds the pooled tokens of the streams side by side, in the order of the fusion, all equally long.
+Cross-attention and self-attention have mixed the streams before; the other fusions have not.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ from pipeline.serving.rows import printable
 class Embeddings:
     """The embeddings of N clips by a model of C classes; `ids` are clip ids, or paths of files.
 
-    `values` (N, D) consists of equal parts, one for each of `streams`. `probabilities` is (N, C). `labels` are names
-    of classes, of the data set's, not the model's; they and `source_ids` are None for files. `unusable` says by id why
-    a clip or file has no row.
+    `values` (N, D) consists of equal parts, one for each of `streams`. `probabilities` is (N, C). `labels` are the
+    data set's names of classes, which need not be the model's; they and `source_ids` are None for files. `unusable`
+    says by id why a clip or file has no row.
     """
 
     ids: list[str]
@@ -132,7 +132,7 @@ def writer_for(path: Path) -> Callable[[Embeddings, Path], None]:
 
 
 def write_npz(embeddings: Embeddings, path: Path) -> None:
-    """Write the fields as arrays that `numpy.load` reads, `values` as `embeddings`; what is None is left out."""
+    """Write the fields but `unusable` as arrays that `numpy.load` reads, `values` as `embeddings`; None is left out."""
     arrays = {
         "ids": embeddings.ids,
         "embeddings": embeddings.values,

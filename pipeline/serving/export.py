@@ -44,14 +44,14 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     """Write the exported folder of a finished run; returns the largest difference of a logit between ONNX and PyTorch.
 
     The folder names no other folder of this machine (`without_folders`). The card states the accuracy in `results` if
-    it is of this run. Raises `UserError` if ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, and for a
-    folder that cannot be written to.
+    it is of this run. Raises `UserError` if ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, if a package
+    that this needs is not installed, and for a folder that is the run's own or a file.
     """
     if folder.resolve() == run_folder.resolve() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is the run itself or a file; name another folder to export to")
     run = open_run(run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (ONNX_NAME, CARD_NAME):  # of an earlier export; the card is written last and vouches for the rest
+    for name in (ONNX_NAME, CARD_NAME):  # of an earlier export; the card is written last: with it, the export is whole
         (folder / name).unlink(missing_ok=True)
     write_onnx(run.model, folder / ONNX_NAME)
     difference = check_onnx(run.model, folder / ONNX_NAME)

@@ -14,7 +14,7 @@ from pipeline.serving.export import EXPORTED_NAMES
 def check_upload(repository: str, dry_run: bool) -> None:
     """Raise `UserError` for a name that no repository can have and, unless it is a `dry_run`, without a token.
 
-    It needs no network.
+    The check needs no network.
     """
     try:
         validate_repo_id(repository)

@@ -112,8 +112,8 @@ def check_onnx(model: GroupEmotionModel, path: Path) -> float:
 def random_clips(features: Features, count: int) -> dict[str, Tensor]:
     """Random inputs of the network for `count` clips, by the names of `INPUTS`, and of `PEOPLE_INPUTS` if it has them.
 
-    Every third clip has no video. The first two have no sound; each later one has more sound than the one before. Half
-    of the places for faces are empty.
+    Every third clip has no video. The first two have no sound; each later one has more sound than the one before. About
+    half of the places for faces are empty.
     """
     generator, size = torch.Generator().manual_seed(count), features.frame_size_px
     longest, level = features.max_mel_frames, LEVELS[features.front_end]

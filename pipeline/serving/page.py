@@ -18,7 +18,7 @@ from pipeline.serving.predictor import Predictor
 from pipeline.serving.rows import NoPrediction, Prediction, printable
 
 MAX_FILE_MB, MAX_DURATION_S, MAX_WAITING, MAX_UPLOADS = 100, 60.0, 8, 16
-KEPT_S = 600  # an upload that nobody asked about
+KEPT_S = 600  # how long an upload is kept for which nobody asks for a prediction
 LOOPBACK_NAMES = ["127.0.0.1", "localhost"]
 # The browser's own fonts: the page must not ask another server for any.
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

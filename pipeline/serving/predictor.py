@@ -121,7 +121,7 @@ def _like(voter: FinishedRun, run: FinishedRun) -> FinishedRun:
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and all files in their folders and subfolders that look like clips, sorted by folder.
+    """The files among `paths`, and those in its folders and subfolders that look like clips, sorted in each folder.
 
     Hidden files are left out: macOS puts `._clip.mp4` beside `clip.mp4` on other systems' disks. Raises `UserError` for
     a folder without files that look like clips.

@@ -26,10 +26,11 @@ ReadClip = tuple[ClipMedia, Batch]
 
 
 class Reader:
-    """Reads clips as evaluation does, in child processes, at most one per core; each is started when it is needed.
+    """Reads clips as evaluation does, in child processes; each is started when it is needed.
 
-    `close` ends them. Until then, sums in NumPy use one thread, as in extraction: the order of a sum, hence its last
-    bits, depends on the threads. So do those of PyTorch in the threads that read.
+    There is at most one per core, and `MOST_PROCESSES` in all. `close` ends them. Until then, sums in NumPy, and those
+    of PyTorch in the threads that read, use one thread, as in extraction: the order of a sum, hence its last bits,
+    depends on the number of threads.
     """
 
     def __init__(self, settings: ClipSettings, sampling: FrameSampling) -> None:

@@ -72,7 +72,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _unchanged_best_file(record: CheckpointRecord, folder: Path) -> Path | None:
-    """The file of the best weights in the latest checkpoint, or None if a better epoch has followed it."""
+    """The file of the best weights in the training's latest checkpoint; None if they are not the best any more."""
     step, history = latest_step(folder), record.position.history
     if step is None or not history:
         return None

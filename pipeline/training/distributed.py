@@ -45,7 +45,7 @@ class Pauses:
                 signal.signal(number, handler)
 
     def due(self) -> tuple[bool, bool]:
-        """Whether to stop, and whether to save; every process must ask, and all get the same answer.
+        """Whether to stop, and whether to save; every process must call it, and all get the same answer.
 
         A signal that any of them received stops all.
         """

@@ -24,7 +24,7 @@ def start_log(training: Training) -> None:
 
 
 def record_epoch(training: Training, progress: Progress) -> None:
-    """Write the history with the epoch that was finished, and say in one line how good it is."""
+    """Write the histories with the epoch that was finished, and print and log one line about it."""
     write_histories(training.folder, training.state.history, training.state.streams)
     line = describe_epoch(training)
     progress.say(line)

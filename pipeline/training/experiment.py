@@ -16,7 +16,7 @@ def train_seed(config: Config, seed: int, resume: Resume) -> None:
     """Train all runs of a seed, one after the other; raises `Stopped` as `train_model` does."""
     store = original_workspace() / STORE
     for run in config.run_ids(seed):
-        # A new accelerator for each run: that of the run before has a scaler and trackers with a past.
+        # A new accelerator for each run: the last one's scaler and trackers keep the state of the run before.
         accelerator = start_accelerator(config)
         train_model(config, run, accelerator, config.runs / run.folder, checkpoints_of(config, run), resume, store)
         accelerator.free_memory()

@@ -15,7 +15,7 @@ from pipeline.models.run_record import RUN_NAME, read_run_record
 def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
     """Make `folder` that of the finished run with this fingerprint; returns whether there is such a run.
 
-    A finished run of another training leaves the folder, for the store. What an unfinished training left there stays.
+    A finished run of another training leaves the folder (`clear_folder`). What an unfinished one left there stays.
     """
     if _fingerprint_of(folder) == fingerprint:
         return True
@@ -27,7 +27,7 @@ def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
 
 
 def clear_folder(folder: Path, store: Path | None) -> None:
-    """Make way for another training: a finished run leaves the folder, for the store if there is one."""
+    """Remove a finished run from the folder, after keeping it in the store if there is one."""
     if (folder / RUN_NAME).exists():
         keep_run(folder, store)
         shutil.rmtree(folder)

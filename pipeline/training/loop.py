@@ -42,7 +42,8 @@ from pipeline.training.optimization import clip_gradients, learning_rate, set_le
 from pipeline.training.setup import Training, finishing_trackers, resume_training, start_trackers, start_training
 from pipeline.training.state import weights_of
 
-# A training ends after so many steps in a row without a finite gradient. fp16 begins with some, until its scale fits.
+# A training ends after so many steps in a row without a finite gradient, or after a whole epoch of them. fp16 begins
+# with some, until its scale fits.
 MOST_SKIPPED = 20
 TRACKED_STEPS = 10  # trackers get the loss of every tenth step: reading it waits for the GPU
 
@@ -78,7 +79,10 @@ def train_model(
 
 
 def is_finished(training: Training, resume: Resume, store: Path | None) -> bool:
-    """Whether the folder of the run holds this very training, finished; a run that was kept is put there first."""
+    """Whether the folder of the run holds this very training, finished; a run that was kept is put there first.
+
+    With `afresh`, a finished run is removed from the folder, and the answer is no.
+    """
     accelerator, reused = training.accelerator, False
     if resume == "afresh":
         if accelerator.is_main_process:
@@ -138,7 +142,7 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
 
 
 def optimization_step(training: Training, batches: Iterator[Batch], parts: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Take one step of the optimiser on the micro-batches of this process; returns their mean loss.
+    """Take one step of the optimiser on the micro-batches of this process; returns the mean of their `StepLoss.fused`.
 
     A step whose gradient is not finite changes nothing.
     """
@@ -194,7 +198,7 @@ def skip_step(training: Training) -> None:
 
 
 def next_batch(training: Training, batches: Iterator[Batch]) -> Batch:
-    """The next batch on the device; the time that it takes counts as waiting."""
+    """The next batch on the device; the time until it is loaded counts as waiting."""
     asked_s = time.monotonic()
     batch = next(batches)
     training.state.wait_s += time.monotonic() - asked_s

@@ -37,9 +37,9 @@ class Objective(nn.Module):
     """The loss of a model on a batch.
 
     It adds `stream_loss` times the loss of each stream's own head: a linear one on the mean of the stream's tokens
-    before they meet the others, over the clips that have the stream. With 0, the heads learn and the model does not
-    learn from them. The heads are no part of the model, and so of no export. The loss of a clip is multiplied by
-    `class_weights` (classes,) of its class.
+    before they meet the others. A clip without the stream has the loss 0 there. With `stream_loss` 0, the heads learn
+    and the model does not learn from them. The heads are no part of the model, and so of no export. The loss of a clip
+    is multiplied by `class_weights` (classes,) of its class.
     """
 
     class_weights: Tensor

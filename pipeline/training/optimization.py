@@ -70,7 +70,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 def clip_gradients(model: GroupEmotionModel, largest: float, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """Scale the model's gradient down to the norm `largest`; the streams' own heads have no part in it.
 
-    Returns the norm before, and (streams,) that of each network.
+    Returns the norm before that, and the norm of each network's gradient (streams,).
     """
     accelerator.unscale_gradients()
     parts = [*model.backbones().values(), model.fusion]

@@ -169,7 +169,7 @@ def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accel
 def require_norm_statistics(
     model: GroupEmotionModel, pretrained: Mapping[str, LoadedWeights], initial: InitialWeights | None
 ) -> None:
-    """Raise `UserError` if BatchNorm shall keep loaded statistics in a network that none were loaded into."""
+    """Raise `UserError` if BatchNorm is to keep loaded statistics in a network into which none were loaded."""
     filled = initial.weights.matched if initial else []
     for name, network in model.backbones().items():
         is_loaded = name in pretrained or any(key.startswith(f"networks.{name}.") for key in filled)

@@ -23,9 +23,8 @@ class Position:
     """How far a training has come: the part of its state that is not made of tensors.
 
     `history` has one row for each finished epoch, and `streams` one for each of its streams. `changes` lists what was
-    changed when the training was resumed.
-    `elapsed_s` and `wait_s` (for data) are those of the running epoch. `skipped_in_row` counts the last steps, if their
-    gradients were not finite.
+    changed when the training was resumed. `elapsed_s` and `wait_s` (for data) are those of the running epoch.
+    `skipped_in_row` counts the latest steps in a row whose gradients were not finite.
     """
 
     step: int = 0
@@ -41,11 +40,11 @@ class Position:
 class TrainingState(Position):
     """The whole state of a training.
 
-    `sums` (processes, 1 + streams, 4) are sums over the running epoch. A process adds to its own, the others are 0,
-    and what all processes have together is the sum over them. The first row begins with the loss of the model and
-    the number of steps. Each of the others is that of a stream: `StepLoss.streams`, then the norm of its network's
-    gradient. `best` are the weights of the best epoch so far. `average` is the moving average of the model, if
-    there is one; `scaler` scales the loss in fp16.
+    `sums` (processes, 1 + streams, 4) are sums over the running epoch. A process adds to its own part and leaves the
+    others 0, so the sums of the training are those over all processes. The first row begins with the loss of the model
+    and the number of steps. Each of the others is that of a stream: `StepLoss.streams`, then the norm of its network's
+    gradient. `best` are the weights of the best epoch so far. `average` is the moving average of the model, if there is
+    one; `scaler` scales the loss in fp16.
     """
 
     sums: Tensor
@@ -66,7 +65,7 @@ class TrainingState(Position):
         return Position(**{each.name: getattr(self, each.name) for each in fields(Position)})
 
     def tensors(self) -> StateTensors:
-        """A copy of the tensors of the state, on the CPU."""
+        """The tensors of the state, on the CPU; some share memory with the state."""
         scale = self.scaler.state_dict() if self.scaler else {}
         return {
             "model": weights_of(self.model),
@@ -79,7 +78,10 @@ class TrainingState(Position):
         }
 
     def restore(self, position: Position, tensors: StateTensors, process: int) -> None:
-        """Undo `position` and `tensors` for one process; raises `RuntimeError` for tensors of another network."""
+        """Undo `position` and `tensors` for one process.
+
+        Raises `RuntimeError` or `KeyError` for tensors of another network.
+        """
         self.model.load_state_dict(tensors["model"])
         self.objective.heads.load_state_dict(tensors["heads"])
         if self.average and tensors["average"]:

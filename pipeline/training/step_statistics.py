@@ -25,7 +25,7 @@ class StepStatistics:
         self._sums = [torch.zeros_like(value) for value in self._before]
 
     def collect(self) -> None:
-        """Add those of a micro-batch, after its forward pass and before the backward pass, which may recompute it."""
+        """Add the statistics of a micro-batch, after its forward pass and before the backward pass may recompute it."""
         if self._norms:
             torch._foreach_add_(self._sums, self._running())
 
