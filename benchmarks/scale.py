@@ -25,7 +25,7 @@ from unittest.mock import patch
 import numpy as np
 
 from pipeline.clips.identical import find_identical
-from pipeline.clips.indexing import sources_in_both, summarise_split
+from pipeline.clips.indexing import sources_in_both, summarize_split
 from pipeline.clips.manifest import SPLITS, TRAIN, VAL, Clip, DatasetSummary, read_manifest, write_manifests
 from pipeline.clips.splits import assign_roles, summarize_roles, write_assignments
 from pipeline.common.config import Config, load_config
@@ -121,11 +121,11 @@ def made_clips(config: Config, count: int) -> dict[str, list[Clip]]:
     return {split: clips[split] for split in SPLITS}
 
 
-def summarise_and_write(config: Config, arguments: argparse.Namespace) -> Callable[[], object]:
+def summarize_and_write(config: Config, arguments: argparse.Namespace) -> Callable[[], object]:
     clips = made_clips(config, arguments.clips)
 
     def step() -> None:
-        train, val = (summarise_split(clips[split], Path("x"), "", config.dataset.classes) for split in SPLITS)
+        train, val = (summarize_split(clips[split], Path("x"), "", config.dataset.classes) for split in SPLITS)
         shared, identical = sources_in_both(clips[TRAIN], clips[VAL]), find_identical(clips)
         summary = DatasetSummary(train, val, shared, config.dataset.classes, identical)
         write_manifests(clips, summary, config.manifests)
@@ -261,7 +261,7 @@ def read_all_predictions(config: Config, arguments: argparse.Namespace) -> Calla
 
 STEPS: dict[str, Preparation] = {
     "nothing: imports alone": nothing,
-    "index: summarise, write manifests": summarise_and_write,
+    "index: summarize, write manifests": summarize_and_write,
     "read the manifests": lambda config, arguments: partial(manifests, config, arguments),
     "split: assign roles, write splits.csv": split_clips,
     "extract: plan all shards": plan_extraction,

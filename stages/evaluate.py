@@ -24,13 +24,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="evaluate this seed alone (all of the settings)")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="evaluate this run or exported folder")
     parser.add_argument("--dataset", metavar="NAME", help="with --run: the data set to score (the run's)")
-    parser.add_argument("--split", choices=("train", "dev", "val"), default="val", help="with --run: its split (val)")
+    parser.add_argument("--split", choices=("train", "dev", "val"), help="with --run: its split (val)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="with --run: the folder to write")
     arguments = parser.parse_args()
     if (arguments.run is None) != (arguments.output is None):
         raise UserError("--run and --output belong together: name the run, and the folder for its results")
+    if arguments.run is None and (arguments.dataset or arguments.split):
+        raise UserError("--dataset and --split need --run: the settings name what is scored without it")
     if arguments.run is not None:
-        evaluate_any(arguments.run, arguments.dataset, arguments.split, arguments.output)
+        evaluate_any(arguments.run, arguments.dataset, arguments.split or "val", arguments.output)
         return
 
     from pipeline.common.accelerator import start_accelerator

@@ -56,13 +56,13 @@ def identical_warnings(identical: list[IdenticalClips]) -> list[str]:
     for split in (TRAIN, VAL):
         if repeated := [ids for group in identical if len(ids := getattr(group, split)) > 1]:
             warnings.append(
-                f"{split} holds {len(repeated)} recordings more than once, "
+                f"recordings that {split} holds more than once: {len(repeated)}, "
                 f"{repeated[0][0]} and {repeated[0][1]} among them"
             )
     if contradictory := [group for group in identical if len(group.labels) > 1]:
         ids, labels = [*contradictory[0].train, *contradictory[0].val], contradictory[0].labels
         warnings.append(
-            f"{len(contradictory)} recordings have clips with different labels, "
+            f"recordings with different labels: {len(contradictory)}, "
             f"{ids[0]} and {ids[1]} among them ({', '.join(labels)})"
         )
     return warnings
@@ -74,6 +74,6 @@ def _leaks(identical: list[IdenticalClips]) -> list[IdenticalClips]:
 
 def _leak_sentence(leaks: list[IdenticalClips]) -> str:
     return (
-        f"{len(leaks)} recordings have clips in train and in val, "
+        f"recordings with clips in train and in val: {len(leaks)}, "
         f"{leaks[0].train[0]} in train and {leaks[0].val[0]} in val among them"
     )

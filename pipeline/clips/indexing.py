@@ -43,7 +43,7 @@ def index_dataset(dataset: DatasetSettings) -> tuple[dict[str, list[Clip]], Data
             )
             for clip in sorted(listing.clips, key=lambda clip: clip.clip_id)
         ]
-        summaries[split] = summarise_split(clips[split], listing.file, digests[folder / listing.file], dataset.classes)
+        summaries[split] = summarize_split(clips[split], listing.file, digests[folder / listing.file], dataset.classes)
     identical = find_identical(clips)
     if not dataset.allow_identical:
         check_identical(identical)
@@ -65,7 +65,7 @@ def list_clips(dataset: DatasetSettings) -> dict[str, Listing]:
     return {split: list_split(dataset.clips_folder, split, dataset.classes) for split in SPLITS}
 
 
-def summarise_split(clips: list[Clip], label_file: Path, label_sha256: str, classes: list[str]) -> SplitSummary:
+def summarize_split(clips: list[Clip], label_file: Path, label_sha256: str, classes: list[str]) -> SplitSummary:
     """Count the clips of a split, by class too, and the bytes of their files, each file once."""
     counts = Counter(clip.label for clip in clips)
     return SplitSummary(

@@ -101,16 +101,20 @@ def choose_dev_sources(clips: Sequence[Clip], fraction: float, seed: int) -> set
     """Sources with about `fraction` of the clips of each class, as far as whole sources allow.
 
     The sources are cut into 1 / `fraction` parts, and the part that comes closest is taken. Raises `UserError` for
-    clips of a single source.
+    clips of a single source, and if no class has two clips.
     """
     sources = np.array([clip.source_id for clip in clips])
     if (count := len(np.unique(sources))) < 2:
         raise UserError(
-            f"fit_on is train, which holds whole sources out as dev, but train has {count}; "
+            f"fit_on is train, which holds whole sources out as dev, but train has {count} source; "
             "set fit_on=train_and_dev and recipe.training.select_on=none"
         )
     labels = np.array([clip.label for clip in clips])
-    largest_class = max(Counter(labels).values())
+    if (largest_class := max(Counter(labels).values())) < 2:
+        raise UserError(
+            "fit_on is train, which holds clips of each class out as dev, but no class has two clips in train; "
+            "set fit_on=train_and_dev and recipe.training.select_on=none"
+        )
     parts = part_sources(clips, min(max(2, round(1 / fraction)), count, largest_class), seed)
     distances = {
         part: sum(abs(np.mean(parts[labels == label] == part) - fraction) for label in np.unique(labels))
@@ -163,5 +167,6 @@ def read_assignments(folder: Path, fold: int | None) -> list[Assignment]:
     with reading(folder / SPLITS_NAME, "split") as path:
         rows = [row for row in table_rows(Assignment, path) if row.fold == fold]
     if not rows:
-        raise UserError(f"{path} has no fold {fold or 'none'}; run the split stage (dvc repro split)")
+        missing = f"fold {fold}" if fold else "rows without folds"
+        raise UserError(f"{path} has no {missing}; run the split stage (dvc repro split)")
     return rows

@@ -226,8 +226,15 @@ class Config(Settings):
         return [RunId(seed, fold) for fold in range(1, self.folds + 1)] if self.folds else [RunId(seed)]
 
     def of_dataset(self, name: str) -> "Config":
-        """The settings with the manifests and shards of another data set, which must have the same classes."""
-        return self.model_copy(update={"dataset": self.dataset.model_copy(update={"name": name})})
+        """The settings with the manifests and shards of another data set; its classes stay as they are.
+
+        `execution.shards_url` has the shards of this data set, so it does not hold for another one.
+        """
+        if name == self.dataset.name:
+            return self
+        dataset = self.dataset.model_copy(update={"name": name})
+        execution = self.execution.model_copy(update={"shards_url": None})
+        return self.model_copy(update={"dataset": dataset, "execution": execution})
 
     def of_run(self, run: RunId) -> "Config":
         """The settings as they concern one run: the other seeds are left out."""

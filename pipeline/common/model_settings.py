@@ -86,6 +86,11 @@ class ModelSettings(Settings):
         """The streams that the model has, by name, in the order of `use`."""
         return {name: self.streams[name] for name in self.use}
 
+    @property
+    def taken(self) -> set[str]:
+        """What the streams of the model take of a clip: frames, people, log_mel."""
+        return {stream.input for stream in self.used.values()}
+
     def inputs(self, features: Features) -> Features:
         """The features of a clip as the networks take it: of the stored frames, only as many as they use."""
         return features.model_copy(update={"frames": self.frames})

@@ -137,11 +137,15 @@ class Recipe(Settings):
 
 
 def load_recipe(name: str, folder: Path = Path("configs/recipe")) -> Recipe:
-    """Read one of the recipes in `folder`; raises `UserError` for a name that is not among them."""
+    """Read one of the recipes in `folder`; raises `UserError` for another name, and for a file that is no recipe."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"there is no recipe {name}; expected one of {', '.join(recipe_names(folder))}")
-    return parse_settings(Recipe, yaml.safe_load(path.read_text()), str(path))
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_settings(Recipe, values, str(path))
 
 
 def recipe_names(folder: Path = Path("configs/recipe")) -> list[str]:

@@ -66,7 +66,7 @@ def reading(path: Path, stage: str) -> Iterator[Path]:
 def write_table(kind: type[Kind], rows: Iterable[Kind], path: Path) -> None:
     """Write records as CSV, whole or not at all: one column per field, and an empty cell for None.
 
-    All values are scalars.
+    All values are scalars, and no string is empty.
     """
     columns = [field.name for field in fields(kind)]
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:

@@ -20,7 +20,7 @@ def decode_jpeg(jpeg: bytes | memoryview, clip_id: str, picture: NDArray[np.uint
             )
     except ValueError as error:
         raise UserError(
-            f"a frame of clip {clip_id} is not a whole JPEG ({error}): "
+            f"a picture of clip {clip_id} is not a whole JPEG ({error}): "
             "its shard is damaged; delete it and run the extract stage again"
         ) from None
     return decoded

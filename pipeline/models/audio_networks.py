@@ -104,7 +104,7 @@ class AudioTransformerNetwork(SpectrogramNetwork):
         if hops > transformer.max_hops:
             raise UserError(
                 f"recipe.features.max_duration_s is {features.max_duration_s}, {hops} hops, but {name} "
-                f"takes {transformer.max_hops}: set it to {int(features.hop_time_s(transformer.max_hops))}.0"
+                f"takes at most {transformer.max_hops}: set it to {int(features.hop_time_s(transformer.max_hops))}.0"
             )
         padded_hops = next_multiple(hops, transformer.patch)
         deviation = transformer.deviations * LEVELS[features.front_end].deviation

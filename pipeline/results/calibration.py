@@ -1,8 +1,9 @@
 """Temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, fitted on dev, that corrects confidences.
 
 Dev is small, and a model may be right on all of it. The temperature with the lowest log loss would then be 0: every
-confidence 1. So the labels are smoothed as Platt (1999) does it for this reason: of n clips and K classes, the true
-class of each has the probability (n + 1) / (n + K), as if each class had been seen once more.
+confidence 1. So the labels are smoothed, for the reason that Platt (1999) gives: of n clips and K classes, the true
+class of each has the probability (n + 1) / (n + K), as if each class had been seen once more. (Platt counts the clips
+of each class.)
 """
 
 import numpy as np

@@ -3,7 +3,7 @@
 The report shows the statements too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jinja2
@@ -33,12 +33,17 @@ STATEMENTS = {
 }
 
 
-def statements_of(classes: Sequence[str]) -> dict[str, str]:
-    """The statements by their titles, for a model of these classes."""
+INPUTS = {"frames": "frames of the whole scene", "people": "the faces in the frames", "log_mel": "the sound"}
+
+
+def statements_of(classes: Sequence[str], inputs: Collection[str]) -> dict[str, str]:
+    """The statements by their titles, for a model of these classes, whose streams take these inputs."""
+    uses = [words for name, words in INPUTS.items() if name in inputs]
+    used = f"{', '.join(uses[:-1])} and {uses[-1]}" if len(uses) > 1 else uses[0]
     alternatives = f"{', '.join(classes[:-1])} or {classes[-1]}"
     what_it_does = (
         "For a short clip of a group of people, it predicts whether the emotion that the group shows is "
-        f"{alternatives}. It uses frames of the whole scene and the sound."
+        f"{alternatives}. It uses {used}."
     )
     return {"What it does": what_it_does, **STATEMENTS}
 
@@ -83,5 +88,5 @@ def render_card(run: RunRecord, metrics: Metrics | None, frames: Sequence[int]) 
         metrics=metrics,
         labels=labels,
         levels=LEVELS[run.config.recipe.features.front_end],
-        statements=statements_of(labels),
+        statements=statements_of(labels, run.config.recipe.model.taken),
     )

@@ -88,7 +88,7 @@ def render_report(results: Path, seeds: Sequence[int]) -> str:
         runs=runs,
         provenance=provenance,
         summaries={TRAIN: provenance.data.train, VAL: provenance.data.val},
-        statements=statements_of(classes),
+        statements=statements_of(classes, runs[0].config.recipe.model.taken),
         classes=read_class_measures(results),
         sources=read_source_accuracies(results),
         mistakes=[as_data_url(clip_id, picture) for clip_id, picture in mistakes.items()],

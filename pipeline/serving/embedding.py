@@ -12,7 +12,6 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from pipeline.common.config import Config
 from pipeline.common.errors import UserError, missing_package
 from pipeline.extraction.reasons import MediaError
 from pipeline.loading.selection import locate, open_split
@@ -66,7 +65,7 @@ def embed_split(run: FinishedRun, dataset: str, split: str, accelerator: Acceler
     """
     if accelerator.num_processes > 1:
         raise UserError(f"{accelerator.num_processes} processes run, expected one; start python -m stages.embed itself")
-    config = config_for(run.config, dataset)
+    config = run.config.of_dataset(dataset)
     index, clips = open_split(config, split)
     names, listed = sorted({clip.label for clip in clips}), {clip.clip_id for clip in clips}
     located = locate(index, clips, names)
@@ -80,21 +79,6 @@ def embed_split(run: FinishedRun, dataset: str, split: str, accelerator: Acceler
         labels=[names[clip.label] for clip in located],
         source_ids=[clip.source_id for clip in located],
         unusable={c.clip_id: f"{c.reason}: {c.detail}" for c in index.quarantined if c.clip_id in listed},
-    )
-
-
-def config_for(config: Config, dataset: str) -> Config:
-    """The settings of a run, with another data set's folders.
-
-    `execution.shards_url` has the shards of the run's own data set, so it does not hold for another one.
-    """
-    if dataset == config.dataset.name:
-        return config
-    return config.model_copy(
-        update={
-            "dataset": config.dataset.model_copy(update={"name": dataset}),
-            "execution": config.execution.model_copy(update={"shards_url": None}),
-        }
     )
 
 

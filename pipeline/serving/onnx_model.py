@@ -104,7 +104,8 @@ def check_onnx(model: GroupEmotionModel, path: Path) -> float:
     if not largest <= TOLERANCE:  # so that NaN is refused, too
         path.unlink()
         raise UserError(
-            f"as ONNX, the model differs from PyTorch by {largest:.1e}, more than {TOLERANCE}: not exported"
+            f"as ONNX, the model differs from PyTorch by {largest:.1e}, more than {TOLERANCE}: "
+            f"{path.name} was removed; use the run with PyTorch, as stages.predict does"
         )
     return largest
 

@@ -38,7 +38,8 @@ def build_page(predictor: Predictor) -> gr.Blocks:
         finally:
             Path(path).unlink(missing_ok=True)
 
-    statements = statements_of(predictor.scorer.model.labels)
+    model = predictor.scorer.model
+    statements = statements_of(model.labels, model.takes.values())
     with gr.Blocks(title="Group emotion", analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
         gr.Markdown(f"# Group emotion\n{statements['What it does']} {statements['What the labels are']}")
         with gr.Row():

@@ -83,9 +83,11 @@ def fetched_ahead(files: Iterable[ShardFile]) -> Iterator[None]:
     pending = deque(dict.fromkeys(file for file in files if file.is_remote))
 
     def work() -> None:
-        with contextlib.suppress(IndexError, UserError):
+        with contextlib.suppress(IndexError):
             while True:
-                pending.popleft().prepare()
+                file = pending.popleft()
+                with contextlib.suppress(UserError):
+                    file.prepare()
 
     for _ in range(FETCH_THREADS if pending else 0):
         threading.Thread(target=work, daemon=True).start()

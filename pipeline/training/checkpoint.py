@@ -76,7 +76,10 @@ def _unchanged_best_file(record: CheckpointRecord, folder: Path) -> Path | None:
     step, history = latest_step(folder), record.position.history
     if step is None or not history:
         return None
-    before = _read_record(folder, step)
+    try:
+        before = _read_record(folder, step)
+    except UserError:  # it is damaged, which must not end a healthy training
+        return None
     if before.identity != record.identity or not before.position.history:
         return None
     if best_epoch(before.position.history) != best_epoch(history):

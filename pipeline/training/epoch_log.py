@@ -15,11 +15,12 @@ def start_log(training: Training) -> None:
     write_histories(folder, state.history, state.streams)
     if state.step == 0:
         (folder / LOG_NAME).unlink(missing_ok=True)
-    clips = training.clips
+    clips, split = training.clips, training.settings.select_on
+    chosen = "the last epoch is taken" if split == "none" else f"epoch chosen on {len(clips.selection)} of {split}"
     _append(
         training,
         f"{training.run}, from step {state.step} of {training.total_steps}: fitted on {len(clips.training)} clips, "
-        f"epoch chosen on {len(clips.selection)} of {training.settings.select_on}",
+        f"{chosen}",
     )
 
 

@@ -37,10 +37,10 @@ def test_a_recording_in_both_splits_is_refused_with_the_way_to_allow_it():
     clips = {"train": [clip("a", "1"), clip("b", "2")], "val": [clip("c", "2"), clip("d", "1")]}
     with pytest.raises(UserError) as error:
         check_identical(find_identical(clips))
-    assert "2 recordings have clips in train and in val, a in train and d in val among them" in str(error.value)
+    assert "recordings with clips in train and in val: 2, a in train and d in val among them" in str(error.value)
     assert str(error.value).endswith("-S dataset.allow_identical=true")
     assert identical_warnings(find_identical(clips)) == [
-        "2 recordings have clips in train and in val, a in train and d in val among them"
+        "recordings with clips in train and in val: 2, a in train and d in val among them"
     ]
 
 
@@ -49,7 +49,7 @@ def test_a_recording_that_a_split_has_twice_is_said_and_so_are_its_different_lab
     identical = find_identical(clips)
     check_identical(identical)
     assert identical_warnings(identical) == [
-        "train holds 1 recordings more than once, a and b among them",
-        "val holds 1 recordings more than once, c and d among them",
-        "1 recordings have clips with different labels, a and b among them (happy, sad)",
+        "recordings that train holds more than once: 1, a and b among them",
+        "recordings that val holds more than once: 1, c and d among them",
+        "recordings with different labels: 1, a and b among them (happy, sad)",
     ]

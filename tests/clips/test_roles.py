@@ -72,6 +72,12 @@ def test_a_source_that_holds_most_clips_is_not_dev(settings, split_seed):
     assert sum(row.role == "dev" for row in roles) == 10
 
 
+def test_classes_of_one_clip_each_leave_none_to_hold_out(settings):
+    train = [CLIP(f"{label}_1", label, label) for label in ("positive", "neutral", "negative")]
+    with pytest.raises(UserError, match="no class has two clips in train; set fit_on=train_and_dev"):
+        assign_roles({"train": train, "val": train}, settings())
+
+
 def test_dev_follows_from_the_split_seed_and_not_from_the_seeds(clips, settings):
     first = assign_roles(clips, settings(seeds=[0]))
     assert assign_roles(clips, settings(seeds=[7, 8])) == first
@@ -130,7 +136,7 @@ def test_an_epoch_cannot_be_chosen_on_clips_that_are_fitted_on(settings):
 
 def test_too_few_sources_are_refused_with_what_to_do(clips, settings):
     one = [clip for clip in clips["train"] if clip.source_id == "t0"]
-    with pytest.raises(UserError, match="train has 1; set fit_on=train_and_dev"):
+    with pytest.raises(UserError, match="train has 1 source; set fit_on=train_and_dev"):
         assign_roles({"train": one, "val": clips["val"]}, settings())
     with pytest.raises(UserError, match="60 sources cannot be cut into 61 parts; lower folds"):
         assign_roles(clips, settings(folds=61))
@@ -144,3 +150,5 @@ def test_splits_are_read_back_as_they_were_written(clips, settings, tmp_path):
     assert read_assignments(tmp_path, 1) + read_assignments(tmp_path, 2) == assignments
     with pytest.raises(UserError, match=r"splits.csv has no fold 3; run the split stage"):
         read_assignments(tmp_path, 3)
+    with pytest.raises(UserError, match=r"splits.csv has no rows without folds; run the split stage"):
+        read_assignments(tmp_path, None)

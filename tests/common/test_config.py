@@ -84,6 +84,12 @@ def test_an_unknown_recipe_is_refused_with_the_names_of_the_known_ones():
         load_recipe("papr", REPOSITORY / "configs/recipe")
 
 
+def test_a_recipe_that_is_not_yaml_is_refused_with_its_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: [")
+    with pytest.raises(UserError, match=r"mine.yaml is not valid YAML: while parsing"):
+        load_recipe("mine", tmp_path)
+
+
 def test_a_window_longer_than_the_fft_is_refused(values):
     values["recipe"]["features"]["fft_size"] = 256
     assert "window_length (400) must not exceed fft_size (256)" in refused(values)

@@ -17,7 +17,7 @@ from pipeline.common.errors import UserError
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.scoring import Scorer
-from pipeline.serving.embedding import config_for, embed_split, writer_for
+from pipeline.serving.embedding import embed_split, writer_for
 from pipeline.serving.predictor import Predictor
 
 
@@ -95,8 +95,8 @@ def test_the_server_of_a_runs_shards_is_not_asked_for_those_of_another_data_set(
     config = config.model_copy(
         update={"execution": config.execution.model_copy(update={"shards_url": "http://host/demo"})}
     )
-    assert config_for(config, "demo") == config
-    assert config_for(config, "other").execution.shards_url is None
+    assert config.of_dataset("demo") == config
+    assert config.of_dataset("other").execution.shards_url is None
 
 
 @pytest.mark.parametrize("words", [(), ("a.mp4", "--split", "val"), ("a.mp4", "--dataset", "demo")])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,22 @@ def test_shards_are_fetched_before_they_are_needed(index, config, tmp_path, serv
         deadline.wait(0.01)
     else:
         pytest.fail("only the shard of the first batch came")
+
+
+def test_a_shard_that_cannot_be_fetched_does_not_hold_up_the_others(index, config, tmp_path, serve):
+    server = serve(tmp_path / "made")
+    remote_index = open_index(remote(config, server.url, tmp_path), "val")
+    first, *_, last = (clip.file for clip in locate(remote_index, clips_of(index), ["positive"]))
+    missing = [
+        ShardFile(replace(first.shard, name=f"none-{number}.tar"), first.path.parent, server.url) for number in range(5)
+    ]
+    with fetched_ahead([*missing, last]):
+        for _ in range(500):
+            if last.path.exists():
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("the last shard did not come")
 
 
 def test_a_server_that_lacks_the_index_or_does_not_exist_is_named(config, tmp_path, serve):

@@ -65,7 +65,7 @@ def test_a_data_set_with_a_mistake_is_refused(run, workspace, break_it, named):
 def test_a_recording_in_both_splits_is_refused_and_where_that_is_allowed_it_is_said(run, workspace, values):
     train, val = (sorted((workspace / "data/demo" / split).glob("*.mp4"))[0] for split in ("Train", "Val"))
     shutil.copyfile(train, val)
-    named = f"1 recordings have clips in train and in val, {train.stem} in train and {val.stem} in val among them"
+    named = f"recordings with clips in train and in val: 1, {train.stem} in train and {val.stem} in val among them"
     assert named in sentence(run("index"))
     values["dataset"]["allow_identical"] = True
     write(workspace, values)
@@ -150,6 +150,11 @@ def test_a_stage_without_what_it_reads_names_the_missing_one(run):
     assert run("split").returncode == 0
     for name, missing in (("evaluate", "train"), ("summarize", "evaluate"), ("report", "summarize")):
         assert f"run the {missing} stage" in sentence(run(name))
+
+
+def test_a_split_or_a_data_set_is_scored_with_a_run_alone(stage, workspace):
+    for option in (("--split", "dev"), ("--dataset", "demo")):
+        assert "--dataset and --split need --run" in sentence(stage("evaluate", *option, folder=workspace))
 
 
 @pytest.mark.slow

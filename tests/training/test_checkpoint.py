@@ -64,6 +64,13 @@ def test_another_training_takes_no_weights_over(tmp_path):
     assert load_checkpoint(tmp_path).tensors["best"]["a"] == 3.0
 
 
+def test_a_damaged_earlier_checkpoint_does_not_end_a_training(tmp_path):
+    save_checkpoint(with_best(1, [0.5], 1.0), tmp_path)
+    (tmp_path / "step-00000001/state.json").write_text("{")
+    save_checkpoint(with_best(2, [0.5], 1.0), tmp_path)
+    assert load_checkpoint(tmp_path).tensors["best"]["a"] == 1.0
+
+
 def test_the_best_weights_are_written_on_a_disk_without_links(tmp_path, monkeypatch):
     def without_links(path, target):
         raise OSError(errno.EPERM, "Operation not permitted")

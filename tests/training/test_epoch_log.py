@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from short_trainings import Killed, interrupt, kill, terminate, train
+from short_trainings import Killed, interrupt, kill, terminate, train, with_training
 
 from pipeline.common.errors import Stopped
 from pipeline.models.run_record import HISTORY_NAME, LOG_NAME, read_history
@@ -21,6 +21,11 @@ def test_each_epoch_is_a_line_on_the_screen_and_in_the_log(ready, tmp_path, caps
     assert "seed 0, from step 0 of 6: fitted on 6 clips, epoch chosen on 3 of dev" in log
     for text in (capsys.readouterr().err, log):
         assert EPOCH.findall(text) == ["1", "2"]
+
+
+def test_the_log_says_that_no_split_chooses_the_epoch(ready, tmp_path):
+    train(with_training(ready, select_on="none", epochs=1), tmp_path)
+    assert "fitted on 6 clips, the last epoch is taken" in (tmp_path / "run" / LOG_NAME).read_text()
 
 
 def test_who_stops_a_training_keeps_what_it_had(ready, tmp_path, monkeypatch):
