@@ -112,7 +112,7 @@ def open_study(config: Config, space: Space) -> "optuna.Study":
 
 def study_name(config: Config, space: Space) -> str:
     """The name of a study. Another space, or other settings around it, make another study."""
-    others = (config.dataset.classes, config.fit_on, config.split_seed, config.seeds[0], space)
+    others = (config.dataset.classes, config.split_seed, config.seeds[0], space)
     fixed = f"{config.recipe.model_dump_json()} {others}"
     return f"{config.recipe.name}-{hashlib.sha256(fixed.encode()).hexdigest()[:12]}"
 

@@ -8,7 +8,6 @@ from pipeline.training.search import study_name
 
 @pytest.mark.parametrize("change", [
     {"split_seed": 1},  # other sources are held out
-    {"fit_on": "train_and_dev", "recipe.training.select_on": "none"},
     {"seeds": [7]},
     {"dataset.classes": ["positive", "negative"]},
 ])  # fmt: skip
