@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pipeline.common.progress import Progress
 from pipeline.models.run_record import LOG_NAME
 from pipeline.models.runs import write_histories
-from pipeline.training.history import best_epoch
+from pipeline.training.history import best_epoch, dead_streams
 from pipeline.training.setup import Training
 
 
@@ -19,8 +19,8 @@ def start_log(training: Training) -> None:
     chosen = "the last epoch is taken" if split == "none" else f"epoch chosen on {len(clips.selection)} of {split}"
     _append(
         training,
-        f"{training.run}, from step {state.step} of {training.total_steps}: fitted on {len(clips.training)} clips, "
-        f"{chosen}",
+        f"{training.run}, from step {state.step} of {training.total_steps}: "
+        f"fitted on {len(clips.training)} clips, {chosen}",
     )
 
 
@@ -33,11 +33,11 @@ def record_epoch(training: Training, progress: Progress) -> None:
 
 
 def describe_epoch(training: Training) -> str:
-    """The last epoch: losses, accuracy, learning rate, speed, the best epoch so far, time left."""
-    history, split = training.state.history, training.settings.select_on
+    """The last epoch: losses, accuracy, learning rate, speed, the best epoch so far, dead networks, time left."""
+    history, streams, split = training.state.history, training.state.streams, training.settings.select_on
     epoch, best, epochs = history[-1], best_epoch(history), training.settings.epochs
     parts = [f"epoch {epoch.epoch}/{epochs}", f"loss {epoch.train_loss:.3f}"]
-    of_streams = [row for row in training.state.streams if row.epoch == epoch.epoch and row.train_accuracy is not None]
+    of_streams = [row for row in streams if row.epoch == epoch.epoch and row.train_accuracy is not None]
     parts += [f"{row.stream} alone {row.train_accuracy:.2f}" for row in of_streams]
     if epoch.selection_accuracy is not None:
         parts.append(f"{split} accuracy {epoch.selection_accuracy:.3f}, loss {epoch.selection_log_loss:.3f}")
@@ -47,6 +47,8 @@ def describe_epoch(training: Training) -> str:
         parts.append(f"{epoch.skipped_steps} steps skipped, their gradients were not finite")
     if best.selection_accuracy is not None:
         parts.append(f"best {best.selection_accuracy:.3f} (epoch {best.epoch})")
+    dead = dead_streams(epoch, streams)
+    parts += [f"no gradient in the network for {name}: lower its learning rate" for name in dead]
     seconds_left = (epochs - epoch.epoch) * sum(each.seconds for each in history) / len(history)
     return "  ".join([*parts, f"{seconds_left / 60:.1f} min left"])
 
