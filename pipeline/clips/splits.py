@@ -106,13 +106,13 @@ def choose_dev_sources(clips: Sequence[Clip], fraction: float, seed: int) -> set
     sources = np.array([clip.source_id for clip in clips])
     if (count := len(np.unique(sources))) < 2:
         raise UserError(
-            f"fit_on is train, which holds whole sources out as dev, but train has {count} source; "
+            f"fit_on is train, which holds whole sources out as dev, but the clips to choose from are of {count} source; "
             "set fit_on=train_and_dev and recipe.training.select_on=none"
         )
     labels = np.array([clip.label for clip in clips])
     if (largest_class := max(Counter(labels).values())) < 2:
         raise UserError(
-            "fit_on is train, which holds clips of each class out as dev, but no class has two clips in train; "
+            "fit_on is train, which holds clips of each class out as dev, but no class has two clips to choose from; "
             "set fit_on=train_and_dev and recipe.training.select_on=none"
         )
     parts = part_sources(clips, min(max(2, round(1 / fraction)), count, largest_class), seed)

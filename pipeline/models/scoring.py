@@ -101,5 +101,5 @@ def _in_order(clips: Sequence[ClipRef], scored: list[tuple[str, list[float]]], c
         raise AssertionError(f"{len(scored)} scores of {len(by_id)} clips, expected {len(clips)}: this is a bug")
     probabilities = np.array([by_id[clip.clip_id] for clip in clips]).reshape(len(clips), classes)
     if not np.isfinite(probabilities).all():
-        raise UserError("the model gives NaN, so the training diverged; lower training.learning_rate")
+        raise UserError("the model gives NaN, so the training diverged; lower recipe.training.learning_rate")
     return probabilities

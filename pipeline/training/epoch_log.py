@@ -48,7 +48,8 @@ def describe_epoch(training: Training) -> str:
     if best.selection_accuracy is not None:
         parts.append(f"best {best.selection_accuracy:.3f} (epoch {best.epoch})")
     dead = dead_streams(epoch, streams)
-    parts += [f"no gradient in the network for {name}: lower its learning rate" for name in dead]
+    advice = "lower recipe.training.rate_scales.backbones"
+    parts += [f"no gradient in the network for {name}: {advice}" for name in dead]
     seconds_left = (epochs - epoch.epoch) * sum(each.seconds for each in history) / len(history)
     return "  ".join([*parts, f"{seconds_left / 60:.1f} min left"])
 

@@ -37,7 +37,8 @@ def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor) -> list[Stre
 def dead_streams(epoch: Epoch, rows: Sequence[StreamEpoch]) -> list[str]:
     """The streams whose network has no gradient in the last epoch, had one before, and so learns nothing more.
 
-    Its norm is then below `DEAD_NORM` times the largest one, though the loss is not small. In 94 networks that did not
+    Its norm is then below `DEAD_NORM` times the largest one, though the loss is not small, as it may be without label
+    smoothing. In 94 networks that did not
     die, the norm stayed above 0.02 times its largest value.
     """
     if epoch.train_loss < SMALL_LOSS:

@@ -193,7 +193,7 @@ def skip_step(training: Training) -> None:
     if state.skipped_in_row >= min(MOST_SKIPPED, training.steps_per_epoch):
         raise UserError(
             f"the gradient was not finite in {state.skipped_in_row} steps in a row, up to step {state.step + 1}: lower "
-            "training.learning_rate, or look for clips with damaged sound"
+            "recipe.training.learning_rate, or look for clips with damaged sound"
         )
 
 

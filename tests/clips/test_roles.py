@@ -74,7 +74,7 @@ def test_a_source_that_holds_most_clips_is_not_dev(settings, split_seed):
 
 def test_classes_of_one_clip_each_leave_none_to_hold_out(settings):
     train = [CLIP(f"{label}_1", label, label) for label in ("positive", "neutral", "negative")]
-    with pytest.raises(UserError, match="no class has two clips in train; set fit_on=train_and_dev"):
+    with pytest.raises(UserError, match="no class has two clips to choose from; set fit_on=train_and_dev"):
         assign_roles({"train": train, "val": train}, settings())
 
 
@@ -136,7 +136,7 @@ def test_an_epoch_cannot_be_chosen_on_clips_that_are_fitted_on(settings):
 
 def test_too_few_sources_are_refused_with_what_to_do(clips, settings):
     one = [clip for clip in clips["train"] if clip.source_id == "t0"]
-    with pytest.raises(UserError, match="train has 1 source; set fit_on=train_and_dev"):
+    with pytest.raises(UserError, match="the clips to choose from are of 1 source; set fit_on=train_and_dev"):
         assign_roles({"train": one, "val": clips["val"]}, settings())
     with pytest.raises(UserError, match="60 sources cannot be cut into 61 parts; lower folds"):
         assign_roles(clips, settings(folds=61))

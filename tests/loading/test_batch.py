@@ -53,7 +53,7 @@ def test_the_model_accepts_a_batch_without_any_sound(refs, config):
 def test_a_frame_that_is_not_a_whole_jpeg_is_named(refs, features, damage, named):
     whole = read_sample(refs[0])
     sample = dataclasses.replace(whole, jpegs=[damage(jpeg) for jpeg in whole.jpegs])
-    with pytest.raises(UserError, match=f"a frame of clip {refs[0].clip_id} is {named}"):
+    with pytest.raises(UserError, match=f"a picture of clip {refs[0].clip_id} is {named}"):
         collate([sample], [0], np.arange(features.frames), features, Memory())
 
 

@@ -144,7 +144,6 @@ def test_the_card_states_the_accuracy_of_this_run(exported):
     assert card.startswith("---\n")
     assert f"Accuracy {100 * read_metrics(exported.parent / 'results').accuracy:.2f}%" in card
     assert "Not for.** Surveillance" in card
-    assert "It uses frames of the whole scene and the sound." in card
 
 
 def test_the_card_states_no_accuracy_of_another_run(exported, finished, without_onnx, tmp_path):

@@ -7,6 +7,7 @@ from short_trainings import Killed, interrupt, kill, terminate, train, with_trai
 
 from pipeline.common.errors import Stopped
 from pipeline.models.run_record import HISTORY_NAME, LOG_NAME, read_history
+from pipeline.training import history
 
 EPOCH = re.compile(
     r"epoch (\d)/2  loss \d\.\d{3}  scene alone \d\.\d\d  sound alone \d\.\d\d  "
@@ -26,6 +27,14 @@ def test_each_epoch_is_a_line_on_the_screen_and_in_the_log(ready, tmp_path, caps
 def test_the_log_says_that_no_split_chooses_the_epoch(ready, tmp_path):
     train(with_training(ready, select_on="none", epochs=1), tmp_path)
     assert "fitted on 6 clips, the last epoch is taken" in (tmp_path / "run" / LOG_NAME).read_text()
+
+
+def test_a_network_without_a_gradient_is_named_with_what_to_do(ready, tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "DEAD_NORM", 2.0)  # now every network counts as one
+    train(ready, tmp_path)
+    for name in ("scene", "sound"):
+        advice = f"no gradient in the network for {name}: lower recipe.training.rate_scales.backbones"
+        assert advice in (tmp_path / "run" / LOG_NAME).read_text()
 
 
 def test_who_stops_a_training_keeps_what_it_had(ready, tmp_path, monkeypatch):

@@ -268,7 +268,7 @@ def test_a_second_network_on_the_frames_is_a_third_stream(split_workspace):
 
 
 def test_a_training_that_diverges_gives_no_result(ready, tmp_path):
-    with pytest.raises(UserError, match=r"lower training\.learning_rate"):
+    with pytest.raises(UserError, match=r"lower recipe\.training\.learning_rate"):
         train(with_training(ready, learning_rate=1.0e30), tmp_path)
 
 

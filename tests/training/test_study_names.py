@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.common.config import load_config
+from pipeline.common.config import parse_config, with_changes
 from pipeline.training.search import study_name
 
 
@@ -11,7 +11,8 @@ from pipeline.training.search import study_name
     {"seeds": [7]},
     {"dataset.classes": ["positive", "negative"]},
 ])  # fmt: skip
-def test_other_clips_another_seed_or_other_classes_make_another_study(change):
+def test_other_clips_another_seed_or_other_classes_make_another_study(change, values):
     space = {"recipe.model.layers": [1, 2]}
-    assert study_name(load_config(), space) == study_name(load_config(), space)
-    assert study_name(load_config(changes=change), space) != study_name(load_config(), space)
+    name = study_name(parse_config(values, "test"), space)
+    assert study_name(parse_config(values, "test"), space) == name
+    assert study_name(parse_config(with_changes(values, change), "test"), space) != name
