@@ -106,8 +106,8 @@ def choose_dev_sources(clips: Sequence[Clip], fraction: float, seed: int) -> set
     sources = np.array([clip.source_id for clip in clips])
     if (count := len(np.unique(sources))) < 2:
         raise UserError(
-            f"fit_on is train, which holds whole sources out as dev, but the clips to choose from are of {count} source; "
-            "set fit_on=train_and_dev and recipe.training.select_on=none"
+            f"fit_on is train, which holds whole sources out as dev, but the clips to choose from are of {count} "
+            "source; set fit_on=train_and_dev and recipe.training.select_on=none"
         )
     labels = np.array([clip.label for clip in clips])
     if (largest_class := max(Counter(labels).values())) < 2:
