@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_weights_another_seed_others(ready, tmp_pat
 def test_a_training_ends_when_no_gradient_is_finite_any_more(ready, tmp_path, monkeypatch):
     clip = loop.clip_gradients
     monkeypatch.setattr(loop, "clip_gradients", lambda *a: (clip(*a)[0] * float("nan"), torch.zeros(2)))
-    with pytest.raises(UserError, match=r"the gradient was not finite in 3 steps in a row, up to step 3: lower train"):
+    with pytest.raises(UserError, match=r"the gradient was not finite in 3 steps in a row, up to step 3: lower recipe"):
         train(ready, tmp_path)
 
 
