@@ -27,7 +27,8 @@ def address(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    predictor = SimpleNamespace(scorer=SimpleNamespace(model=SimpleNamespace(labels=["a", "b"])))
+    model = SimpleNamespace(labels=["a", "b"], takes={"scene": "frames"})
+    predictor = SimpleNamespace(scorer=SimpleNamespace(model=model))
     yield serve(page := build_page(predictor), "127.0.0.1", port).rstrip("/")
     page.close()
 
