@@ -35,11 +35,11 @@ def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor) -> list[Stre
 
 
 def dead_streams(epoch: Epoch, rows: Sequence[StreamEpoch]) -> list[str]:
-    """The streams whose network has no gradient in the last epoch, had one before, and so learns nothing more.
+    """The streams whose network had a gradient in an earlier epoch and has none in the last one: it learns no more.
 
-    Its norm is then below `DEAD_NORM` times the largest one, though the loss is not small, as it may be without label
-    smoothing. In 94 networks that did not
-    die, the norm stayed above 0.02 times its largest value.
+    Its norm is then below `DEAD_NORM` times its largest one. In 94 networks that did not die, it stayed above 0.02
+    times that. A loss below `SMALL_LOSS`, which is possible without label smoothing, leaves no gradient either, so with
+    it no stream is named.
     """
     if epoch.train_loss < SMALL_LOSS:
         return []
