@@ -59,10 +59,11 @@ def main() -> None:
     run, *voters = map(open_run, runs_of(arguments))
     partial = open_partial_rows(arguments) if output and not is_stream(output) else None
     done = {path: rows for path in files if partial and (rows := partial.rows_of(path))}
-    left = [path for path in dict.fromkeys(files) if path not in done]
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(files))}
+    left = [path for path in numbers if path not in done]
     with closing(Predictor(run, start_accelerator(run.config, trains=False), voters)) as predictor:
         for path, answers in zip(left, predictor.predict_files(left, arguments.window), strict=True):
-            picture = arguments.explain and arguments.explain / f"{files.index(path):04d}-{path.stem}.png"
+            picture = arguments.explain and arguments.explain / f"{numbers[path]:04d}-{path.stem}.png"
             done[path] = show(path, answers, predictor.scorer, picture)
             if partial:
                 partial.add(path, done[path])

@@ -56,7 +56,7 @@ class Entrance(nn.Module):
     streams have a token to attend to even if a clip lacks the stream.
     """
 
-    def __init__(self, dim: int, space: int, width: int, has_boxes: bool = False) -> None:
+    def __init__(self, dim: int, space: int, width: int, has_boxes: bool) -> None:
         super().__init__()
         self.project, self.norm = nn.Linear(dim, width), nn.LayerNorm(width)
         self.summary = nn.Parameter(torch.randn(width) * 0.02)

@@ -157,6 +157,12 @@ def test_a_split_or_a_data_set_is_scored_with_a_run_alone(stage, workspace):
         assert "--dataset and --split need --run" in sentence(stage("evaluate", *option, folder=workspace))
 
 
+def test_a_run_is_scored_with_its_own_settings_alone(stage, workspace):
+    for option in (("--set", "recipe.model.views=1"), ("--params", "other.yaml")):
+        done = stage("evaluate", "--run", "run", "--output", "scores", *option, folder=workspace)
+        assert "--params and --set do not go with --run" in sentence(done)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_not_replaced_by_the_cpu(workspace):
