@@ -30,7 +30,7 @@ from pipeline.extraction.splits import extract_splits
 from pipeline.models.run_record import MODEL_NAME
 from pipeline.results.evaluation import evaluate_seed
 from pipeline.results.summary import SeedResult, calibrate
-from pipeline.training.experiment import train_seed
+from pipeline.training.experiment import train_seeds
 
 REPOSITORY = Path(__file__).parent.parent
 TABLE_NAME = "clips.csv"
@@ -167,7 +167,7 @@ def train_and_evaluate(task: SeedTask) -> SeedResult:
     """Train a seed, and score the reported clips, with folds each by the run of its fold."""
     config, seed = task.config, task.seed
     with folder_to_train_in(task) as folder, contextlib.chdir(folder):
-        train_seed(config, seed, "exact")
+        train_seeds(config, [seed], "exact")
         evaluation = evaluate_seed(config, seed, start_accelerator(config, trains=False))
         if task.weights:
             shutil.copy(config.runs / config.run_ids(seed)[0].folder / MODEL_NAME, task.weights)

@@ -14,14 +14,14 @@ Clips that could not be extracted count as wrong. With --run, the settings are t
 
 from pathlib import Path
 
-from pipeline.common.command_line import settings_of, stage_parser
+from pipeline.common.command_line import add_seed, seeds_of, settings_of, stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
 @exits_with_one_sentence
 def main() -> None:
     parser = stage_parser(__file__, __doc__, settings=True)
-    parser.add_argument("--seed", type=int, metavar="N", help="evaluate this seed alone (all of the settings)")
+    add_seed(parser, "evaluate")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="evaluate this run or exported folder")
     parser.add_argument("--dataset", metavar="NAME", help="with --run: the data set to score (the run's)")
     parser.add_argument("--split", choices=("train", "dev", "val"), help="with --run: its split (val)")
@@ -43,7 +43,7 @@ def main() -> None:
 
     config = settings_of(arguments)
     accelerator = start_accelerator(config, trains=False)
-    for seed in config.seeds if arguments.seed is None else [arguments.seed]:
+    for seed in seeds_of(arguments, config):
         evaluation = evaluate_seed(config, seed, accelerator)
         if accelerator.is_main_process:
             write_evaluation(evaluation, config.results_of(seed))

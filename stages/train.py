@@ -19,7 +19,7 @@ exit codes:
   `accelerate launch` itself exits with 1 whenever a process that it started does not exit with 0.
 """
 
-from pipeline.common.command_line import settings_of, stage_parser
+from pipeline.common.command_line import add_seed, seeds_of, settings_of, stage_parser
 from pipeline.common.errors import exits_with_one_sentence
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     end_with_launcher()  # before the slow imports: the launcher may be told to stop while they run
 
     parser = stage_parser(__file__, __doc__, settings=True)
-    parser.add_argument("--seed", type=int, metavar="N", help="train this seed alone (all of the settings)")
+    add_seed(parser, "train")
     parser.add_argument(
         "--resume",
         choices=("exact", "changed", "afresh"),
@@ -40,11 +40,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from pipeline.training.experiment import train_seed
+    from pipeline.training.experiment import train_seeds
 
     config = settings_of(arguments)
-    for seed in config.seeds if arguments.seed is None else [arguments.seed]:
-        train_seed(config, seed, arguments.resume)
+    train_seeds(config, seeds_of(arguments, config), arguments.resume)
 
 
 if __name__ == "__main__":

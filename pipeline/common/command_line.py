@@ -6,6 +6,7 @@ arguments.
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,28 @@ def let_waiting_threads_sleep() -> None:
     second. Training is faster with threads that spin.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of `least` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
+def add_seed(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add `--seed`, with which a stage does one seed of the settings (`seeds_of`); `verb` says what it does."""
+    help_text = f"{verb} this seed alone (all of the settings)"
+    parser.add_argument("--seed", type=whole_number(0), metavar="N", help=help_text)
+
+
+def seeds_of(arguments: argparse.Namespace, config: "Config") -> list[int]:
+    """The seed that was given as `--seed`, or those of the settings."""
+    return config.seeds if arguments.seed is None else [arguments.seed]
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

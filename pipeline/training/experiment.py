@@ -1,6 +1,7 @@
-"""The trainings of one seed: a single one, or one for each fold."""
+"""The trainings of an experiment: for each seed a single one, or one for each fold."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.common.accelerator import start_accelerator
@@ -12,10 +13,13 @@ from pipeline.training.loop import train_model
 STORE = Path("runs/by_fingerprint")
 
 
-def train_seed(config: Config, seed: int, resume: Resume) -> None:
-    """Train all runs of a seed, one after the other; raises `Stopped` as `train_model` does."""
+def train_seeds(config: Config, seeds: Iterable[int], resume: Resume) -> None:
+    """Train all runs of the seeds, one after the other; raises `Stopped` as `train_model` does.
+
+    After the last one, the processes of this launch leave their group, and cannot join another one.
+    """
     store = original_workspace() / STORE
-    for run in config.run_ids(seed):
+    for run in [run for seed in seeds for run in config.run_ids(seed)]:
         # A new accelerator for each run: the last one's scaler and trackers keep the state of the run before.
         accelerator = start_accelerator(config)
         train_model(config, run, accelerator, config.runs / run.folder, checkpoints_of(config, run), resume, store)

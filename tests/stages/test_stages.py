@@ -157,6 +157,11 @@ def test_a_split_or_a_data_set_is_scored_with_a_run_alone(stage, workspace):
         assert "--dataset and --split need --run" in sentence(stage("evaluate", *option, folder=workspace))
 
 
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_seed_below_0_is_refused(stage, workspace, name):
+    assert "'-1' is not a whole number of 0 or more" in stage(name, "--seed=-1", folder=workspace).stderr
+
+
 def test_a_run_is_scored_with_its_own_settings_alone(stage, workspace):
     for option in (("--set", "recipe.model.views=1"), ("--params", "other.yaml")):
         done = stage("evaluate", "--run", "run", "--output", "scores", *option, folder=workspace)

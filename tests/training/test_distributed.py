@@ -58,6 +58,14 @@ def test_two_processes_give_what_one_gives(place, alone):
 
 
 @pytest.mark.slow
+def test_two_processes_train_all_seeds_in_one_launch(place):
+    values = yaml.safe_load((place.folder / "params.yaml").read_text())
+    (place.folder / "params.yaml").write_text(yaml.safe_dump(values | {"seeds": [0, 1]}))
+    place.run("multi_cpu", "train")
+    assert {path.parent.name for path in (place.folder / "runs/demo/demo").glob("*/run.json")} == {"seed-0", "seed-1"}
+
+
+@pytest.mark.slow
 def test_the_dropout_of_streams_and_clips_without_sound_train_on_two_processes(place):
     augmentation = place.config.recipe.training.augmentation.model_dump()
     place.set(augmentation={**augmentation, "drop": {"scene": 0.5, "sound": 0.499}})
