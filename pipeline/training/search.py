@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import Config, RunId, parse_config, with_changes
-from pipeline.common.errors import UserError, missing_extra
+from pipeline.common.errors import Stopped, UserError, missing_extra
 from pipeline.common.schema import Settings
 from pipeline.loading.selection import select_clips
 from pipeline.models.run_record import read_run_record
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 SPACE = Path("configs/search.yaml")
 STUDIES = Path("runs/search")
-# Trials with other held-out sources, or scored on other clips, could not be compared.
-FIXED = ("recipe.training.select_on", "recipe.training.dev_fraction")
+# Trials with other held-out sources, or scored on other clips, could not be compared. The precision is that of a
+# process, which all trials share.
+FIXED = ("recipe.training.select_on", "recipe.training.dev_fraction", "recipe.training.mixed_precision")
 
 
 class Range(Settings):
@@ -69,19 +70,27 @@ def load_space(path: Path = SPACE) -> Space:
 
 
 def search(config: Config, space: Space, trials: int) -> str:
-    """Run more trials of a study, and describe the best one with the `dvc exp run` command that trains and scores it.
+    """Run more trials of a study, and describe the best one with the options of `dvc exp run` for its settings.
 
     Raises `UserError` before the first trial for settings, values or shards that cannot be used.
     """
     if (split := config.recipe.training.select_on) != "dev":
         raise UserError(f"recipe.training.select_on is {split}; a search needs dev, sources held out of train")
+    if config.folds is not None:
+        raise UserError(
+            f"folds is {config.folds}, but a search compares trials on sources held out of one training; set folds to "
+            "null and run the split stage"
+        )
     check_space(config, space)
-    select_clips(config)  # refuses missing shards; otherwise every trial would be pruned
-    study = open_study(config, space)
+    clips = select_clips(config)  # refuses missing shards; otherwise every trial would be pruned
+    study = open_study(config, space, clips.digests)
     study.optimize(lambda trial: _objective(trial, config, space), n_trials=trials)
     if not any(trial.value is not None for trial in study.trials):
         raise UserError("no trial was finished; the messages above say why")
-    return f"best of {len(study.trials)} trials: {study.best_value:.4f} on dev\n{command_for(study.best_params)}"
+    return (
+        f"best of {len(study.trials)} trials: {study.best_value:.4f} on dev. To train and score its settings, add "
+        f"these options to the dvc exp run command of the experiment:\n{options_for(study.best_params)}"
+    )
 
 
 def check_space(config: Config, space: Space) -> None:
@@ -91,8 +100,8 @@ def check_space(config: Config, space: Space) -> None:
             with_settings(config, {key: value})
 
 
-def open_study(config: Config, space: Space) -> "optuna.Study":
-    """The study of these settings and this space; it continues if it exists."""
+def open_study(config: Config, space: Space, digests: Mapping[str, str]) -> "optuna.Study":
+    """The study of these settings, this space and the clips with these digests; it continues if it exists."""
     try:
         import optuna
     except ModuleNotFoundError:
@@ -100,7 +109,7 @@ def open_study(config: Config, space: Space) -> "optuna.Study":
     store = STUDIES / f"{config.dataset.name}.db"
     store.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        study_name=study_name(config, space),
+        study_name=study_name(config, space, digests),
         storage=f"sqlite:///{store}",
         load_if_exists=True,
         direction="maximize",
@@ -110,9 +119,9 @@ def open_study(config: Config, space: Space) -> "optuna.Study":
     return study
 
 
-def study_name(config: Config, space: Space) -> str:
-    """The name of a study. Another space, or other settings around it, make another study."""
-    others = (config.dataset.classes, config.split_seed, config.seeds[0], space)
+def study_name(config: Config, space: Space, digests: Mapping[str, str]) -> str:
+    """The name of a study. Another space, other settings around it, or other clips make another study."""
+    others = (config.dataset.classes, config.seeds[0], space, sorted(digests.items()))
     fixed = f"{config.recipe.model_dump_json()} {others}"
     return f"{config.recipe.name}-{hashlib.sha256(fixed.encode()).hexdigest()[:12]}"
 
@@ -144,14 +153,20 @@ def held_out_accuracy(config: Config) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run_folder = Path(folder, "run")
         run = RunId(config.seeds[0])
-        train_model(config, run, start_accelerator(config), run_folder, Path(folder, "checkpoints"))
+        try:
+            train_model(config, run, start_accelerator(config), run_folder, Path(folder, "checkpoints"))
+        except Stopped:
+            raise Stopped("the search; finished trials are kept, and the one that ran is lost") from None
         accuracy = read_run_record(run_folder).selection_accuracy
     assert accuracy is not None, "with select_on dev, every epoch is scored"
     return accuracy
 
 
-def command_for(settings: Mapping[str, Any]) -> str:
-    """The command that trains and scores a model with these settings."""
+def options_for(settings: Mapping[str, Any]) -> str:
+    """The options of `dvc exp run` for these settings.
+
+    They are not the whole command: those of the experiment, such as `-S dataset=vgaf`, belong before them.
+    """
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     words = [word for key, value in texts.items() for word in ("-S", f"{key}={value}")]
-    return f"dvc exp run {shlex.join(words)}"
+    return shlex.join(words)

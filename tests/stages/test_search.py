@@ -27,16 +27,16 @@ def search(stage, place):
 
 
 @pytest.mark.slow
-def test_a_search_continues_its_study_and_ends_with_a_command(search, place):
+def test_a_search_continues_its_study_and_ends_with_the_options_of_its_best_trial(search, place):
     first = search()
     assert first.returncode == 0, first.stderr
     assert "best of 1 trials" in first.stdout
     second = search()
-    best, command = second.stdout.strip().splitlines()[-2:]
+    best, options = second.stdout.strip().splitlines()[-2:]
     assert best.startswith("best of 2 trials: ")
-    assert best.endswith(" on dev")
-    assert command.startswith("dvc exp run -S recipe.model.dropout=0.")
-    assert "-S recipe.model.layers=" in command
+    assert "add these options to the dvc exp run command of the experiment" in best
+    assert options.startswith("-S recipe.model.dropout=0.")
+    assert "-S recipe.model.layers=" in options
     assert not (place / "runs/demo").exists()
     (study,) = studies(place)
     assert study.trials[0].params != study.trials[1].params
@@ -71,6 +71,7 @@ def test_other_settings_or_another_space_make_another_study(search, place):
     ("recipe.model.dropout: {low: 0.5, high: 0.1, log: false}", "low (0.5) must not exceed high (0.1)"),
     ("recipe.model.dropout: {low: 0.0, high: 0.1, log: true}", "and must be above 0 with log"),
     ("recipe.training.select_on: [val]", "recipe.training.select_on cannot be searched"),
+    ("recipe.training.mixed_precision: ['no', bf16]", "recipe.training.mixed_precision cannot be searched"),
     ("seed: [0, 1]", "seed cannot be searched; expected a key of recipe"),
     ("[", "configs/search.yaml cannot be read"),
 ])  # fmt: skip
@@ -87,6 +88,20 @@ def test_a_search_without_shards_ends_before_its_first_trial(search, place):
     assert done.returncode == 2
     assert "index.json is missing; run the extract stage" in done.stderr
     assert not (place / "runs/search").exists()
+
+
+def test_a_search_with_folds_is_refused(search, place):
+    values = yaml.safe_load((place / "params.yaml").read_text())
+    values["folds"] = 3
+    (place / "params.yaml").write_text(yaml.safe_dump(values))
+    done = search()
+    assert done.returncode == 2
+    assert "folds is 3, but a search compares trials on sources held out of one training" in done.stderr
+
+
+def test_a_search_needs_one_trial_at_least(stage, place):
+    done = stage("search", "--trials", 0, folder=place)
+    assert "'0' is not a whole number of 1 or more" in done.stderr
 
 
 @pytest.mark.parametrize("split", ["val", "none"])
