@@ -25,9 +25,10 @@ def load_initial_weights(
     """Copy the weights of the run that `recipe.init` names into the model; None if it is `none`.
 
     Each tensor that has the name and the shape of one of the model's is copied, BatchNorm's statistics too. Heads are
-    copied only if they are of the same classes in the same order. `roles` is the digest of the clips of this training
-    and their roles, and `run_folder` is where its run will lie. Raises `UserError` if there is no such run, if it lies
-    in `run_folder`, if it may have been fitted on clips that are held out now, or if its log-mel or networks differ.
+    copied only if they are of the same classes and of the same streams, each in the same order. `roles` is the digest
+    of the clips of this training and their roles, and `run_folder` is where its run will lie. Raises `UserError` if
+    there is no such run, if it lies in `run_folder`, if it may have been fitted on clips that are held out now, or if
+    its log-mel or networks differ.
     """
     if config.recipe.init == "none":
         return None
@@ -45,7 +46,7 @@ def load_initial_weights(
         )
     _refuse_other_sound(before.config.recipe, config.recipe)
     tensors = {tensor_name_of_any_version(name): each for name, each in read_tensors(folder / MODEL_NAME).items()}
-    if before.config.dataset.classes != list(model.labels):
+    if before.config.dataset.classes != list(model.labels) or _heads(before.config.recipe) != _heads(config.recipe):
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS)}
     file = WeightFile(Path(config.recipe.init, MODEL_NAME), sha256_of(folder / MODEL_NAME))
     loaded = copy_fitting(model, tensors, file)
@@ -79,16 +80,16 @@ def _refuse_other_sound(before: Recipe, now: Recipe) -> None:
         for name in SOUND_FEATURES
         if getattr(before.features, name) != getattr(now.features, name)
     ]
-    if changes and all(takes_log_mel(recipe) for recipe in (before, now)):
+    if changes and all("log_mel" in recipe.model.taken for recipe in (before, now)):
         raise UserError(
             f"recipe.init is {now.init}, which was trained on another log-mel ({'; '.join(changes)}); set "
             "recipe.features to its values, or name another run"
         )
 
 
-def takes_log_mel(recipe: Recipe) -> bool:
-    """Whether a model of the recipe has a stream that takes the log-mel."""
-    return any(stream.input == "log_mel" for stream in recipe.model.used.values())
+def _heads(recipe: Recipe) -> tuple[bool, list[str]]:
+    """What the heads of a model take: each one stream, or all of them side by side; and which streams."""
+    return recipe.model.fusion == "late", list(recipe.model.used)
 
 
 def _refuse_other_networks(before: RunRecord, now: Recipe, loaded: LoadedWeights) -> None:

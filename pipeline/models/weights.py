@@ -55,17 +55,17 @@ def fit(backbone: Backbone, tensors: Mapping[str, Tensor], file: WeightFile) -> 
 
 
 def copy_fitting(network: nn.Module, tensors: Mapping[str, Tensor], file: WeightFile) -> LoadedWeights:
-    """Copy the tensors of a file into the network that have the name and the shape of one of its own."""
-    state = network.state_dict()
-    fitting = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
+    """Copy the weights of a file into the network that have the name and the shape of one of its own."""
+    state, given = _weights_alone(network.state_dict()), _weights_alone(tensors)
+    fitting = {key: value for key, value in given.items() if key in state and value.shape == state[key].shape}
     network.load_state_dict(fitting, strict=False)
     return LoadedWeights(
         file=str(file.path),
         sha256=file.sha256,
         matched=sorted(fitting),
         reshaped={},
-        missing=sorted(_weights_alone(state).keys() - fitting.keys()),
-        unexpected=sorted(tensors.keys() - fitting.keys()),
+        missing=sorted(state.keys() - fitting.keys()),
+        unexpected=sorted(given.keys() - fitting.keys()),
     )
 
 

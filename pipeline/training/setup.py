@@ -17,15 +17,21 @@ from torch import nn
 from pipeline.common.accelerator import TRACKER_LOGS
 from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
+from pipeline.common.provenance import Environment, environment
 from pipeline.common.recipe import TrainingSettings
 from pipeline.loading.plan import balanced_draw, plan_epoch, shard_numbers
 from pipeline.loading.selection import ROLES_KEY, TrainingClips, select_clips
-from pipeline.models.batch_norm import batch_norms
 from pipeline.models.initial_weights import load_initial_weights
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import Identity, InitialWeights, LoadedWeights
 from pipeline.models.weights import load_weights
-from pipeline.training.checkpoint import Resume, load_checkpoint, refuse_another_training, remove_checkpoints
+from pipeline.training.checkpoint import (
+    Resume,
+    load_checkpoint,
+    refuse_another_training,
+    refuse_other_clips,
+    remove_checkpoints,
+)
 from pipeline.training.distributed import Pauses
 from pipeline.training.identity import differences, training_fingerprint, training_identity
 from pipeline.training.objective import MEASURES, Objective, class_weights
@@ -33,13 +39,16 @@ from pipeline.training.optimization import build_optimizer, moving_average
 from pipeline.training.state import TrainingState
 from pipeline.training.step_statistics import StepStatistics
 
+NORM_STATISTICS = ("running_mean", "running_var")  # of BatchNorm, by the end of their names
+
 
 @dataclass
 class Training:
     """A training run: what it works with, and its state, which is all that changes (apart from the clock).
 
     `folder` is that of the run; its checkpoints are in `checkpoints` until it is finished. `pretrained` says which
-    weights the backbones started from, and `initial` what then came from another run. `wrapped` is the objective as
+    weights the backbones started from, and `initial` what then came from another run. `environment` is what this
+    process started with: a commit that is made while it trains has no part in it. `wrapped` is the objective as
     Accelerate wraps it.
     """
 
@@ -52,6 +61,7 @@ class Training:
     identity: Identity
     pretrained: Mapping[str, LoadedWeights]
     initial: InitialWeights | None
+    environment: Environment
     wrapped: nn.Module
     statistics: StepStatistics
     pauses: Pauses
@@ -125,6 +135,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
         identity=identity,
         pretrained=pretrained,
         initial=initial,
+        environment=environment(),
         wrapped=accelerator.prepare_model(state.objective),
         statistics=StepStatistics(model),
         pauses=Pauses(config.execution.process_timeout_s, config.execution.checkpoint_minutes),
@@ -169,15 +180,17 @@ def load_pretrained(model: GroupEmotionModel, config: Config, accelerator: Accel
 def require_norm_statistics(
     model: GroupEmotionModel, pretrained: Mapping[str, LoadedWeights], initial: InitialWeights | None
 ) -> None:
-    """Raise `UserError` if BatchNorm is to keep loaded statistics in a network into which none were loaded."""
+    """Raise `UserError` if BatchNorm is to keep loaded statistics in a network into which not all were loaded."""
     filled = initial.weights.matched if initial else []
-    for name, network in model.backbones().items():
-        is_loaded = name in pretrained or any(key.startswith(f"networks.{name}.") for key in filled)
-        if not model.norm_clips and not is_loaded and batch_norms(network):
+    for name, backbone in model.backbones().items():
+        needed = [key for key in backbone.network.state_dict() if key.endswith(NORM_STATISTICS)]
+        loaded = {*(pretrained[name].matched if name in pretrained else [])}
+        loaded |= {key.removeprefix(f"networks.{name}.network.") for key in filled}
+        if not model.norm_clips and (absent := [key for key in needed if key not in loaded]):
             raise UserError(
-                "recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that were loaded, but nothing was "
-                f"loaded into the network for {name}: set norm_clips to 8, recipe.model.streams.{name}.weights, or "
-                "another init"
+                "recipe.model.norm_clips is 0, so BatchNorm keeps the statistics that were loaded, but "
+                f"{len(absent)} of {len(needed)} in the network for {name} were not loaded: set norm_clips to 8, "
+                f"recipe.model.streams.{name}.weights, or another init"
             )
 
 
@@ -231,6 +244,7 @@ def resume_training(training: Training, resume: Resume) -> None:
     if checkpoint is None:
         return
     record = checkpoint.record
+    refuse_other_clips(record, training.identity, folder)
     if resume == "exact":
         refuse_another_training(record, training.identity, folder)
     if record.steps_per_epoch != training.steps_per_epoch:

@@ -33,6 +33,7 @@ from pipeline.models.initial_weights import HEADS, load_initial_weights
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
 from pipeline.models.runs import save_tensors
+from pipeline.models.weights import BATCH_COUNTER
 from pipeline.results.model_card import render_card
 from pipeline.serving.export import export_run
 from pipeline.training.setup import Training, start_training
@@ -107,14 +108,17 @@ def test_a_training_on_another_data_set_starts_with_every_tensor_of_the_run_and_
     begun = begin(config, tmp_path)
     assert begun.state.model.state_dict().keys() == given.keys()
     assert all(torch.equal(value, given[name]) for name, value in begun.state.model.state_dict().items())
-    assert f"init: {len(given)} of {len(given)} tensors from {RUN}/{MODEL_NAME}\n" in capsys.readouterr().out
+    weights = [name for name in given if not name.endswith(BATCH_COUNTER)]
+    assert f"init: {len(weights)} of {len(weights)} tensors from {RUN}/{MODEL_NAME}\n" in capsys.readouterr().out
 
     train(config, tmp_path)
     record = read_run_record(tmp_path / "run")
     assert record.identity["the weights of init"] == sha256_of(Path(RUN, MODEL_NAME)) == record.initial.weights.sha256
-    assert record.initial.weights.matched == sorted(given)
+    assert record.initial.weights.matched == sorted(weights)
     assert record.initial.trained_on == {"demo": read_run_record(Path(RUN)).identity[ROLES_KEY]}
-    assert f"started from another model: {len(given)} of {len(given)} tensors" in render_card(record, None, range(6))
+    assert f"started from another model: {len(weights)} of {len(weights)} tensors" in render_card(
+        record, None, range(6)
+    )
 
 
 @pytest.mark.parametrize("classes", [SIX, CLASSES[::-1]], ids=["six", "the same in another order"])
@@ -129,6 +133,30 @@ def test_a_head_of_other_classes_stays_as_it_was_initialised(another, tmp_path, 
     assert all(torch.equal(model[name], fresh[name]) for name in heads)
     assert all(torch.equal(model[name], given[name]) for name in model.keys() - set(heads))
     assert "4 missing: fusion.heads.0.0.bias, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"use": ["sound", "scene"]}, {"fusion": "late", "use": ["sound"]}])
+def test_a_head_that_another_stream_would_feed_stays_as_it_was_initialised(another, tmp_path, change):
+    config = another()
+    before = with_model(config, **({"fusion": "late"} if "fusion" in change else {}))
+    write_model(before, model_of(before), tmp_path / "before")
+    given, fresh = load_file(tmp_path / "before" / MODEL_NAME), model_of(with_model(config, **change))
+    unchanged = {name: tensor.clone() for name, tensor in fresh.state_dict().items() if name.startswith(HEADS)}
+    loaded = load_initial_weights(
+        fresh, with_init(with_model(config, **change), str(tmp_path / "before")), "", tmp_path
+    )
+    fitting = [name for name, tensor in unchanged.items() if name in given and given[name].shape == tensor.shape]
+    assert len(fitting) == 4
+    assert all(torch.equal(fresh.state_dict()[name], unchanged[name]) for name in fitting)
+    assert not any(name.startswith(HEADS) for name in loaded.weights.matched)
+
+
+def test_a_network_with_some_statistics_of_another_one_cannot_keep_them(another, tmp_path):
+    config = with_model(with_backbones(another(), network="resnet18"), use=["scene", "sound"])
+    write_model(config, model_of(config), tmp_path / "before")
+    other = with_model(with_stream(config, "sound", network="resnet50"), norm_clips=0)
+    with pytest.raises(UserError, match=r"norm_clips is 0, .* of 106 in the network for sound were not loaded: "):
+        begin(with_init(other, str(tmp_path / "before")), tmp_path)
 
 
 def test_a_training_whose_start_has_changed_is_not_continued(another, tmp_path, monkeypatch):
@@ -202,7 +230,7 @@ def test_the_statistics_of_batch_norms_are_taken_too(another, tmp_path):
     config = with_model(with_backbones(another(), network="resnet18"), use=["sound"])
     model = model_of(config)
     for name, buffer in model.named_buffers():
-        buffer.fill_(5 if name.endswith("num_batches_tracked") else 0.25)
+        buffer.fill_(5 if name.endswith(BATCH_COUNTER) else 0.25)
     write_model(config, model, tmp_path / "before")
     started = model_of(config, seed=8)
     assert (
@@ -210,7 +238,8 @@ def test_the_statistics_of_batch_norms_are_taken_too(another, tmp_path):
     )
     statistics = dict(started.named_buffers())
     assert len([name for name in statistics if name.endswith("running_var")]) == 20
-    assert all(torch.equal(statistics[name], buffer) for name, buffer in model.named_buffers())
+    for name, buffer in model.named_buffers():
+        assert torch.equal(statistics[name], buffer) != name.endswith(BATCH_COUNTER), "a counter is not a weight"
 
 
 def test_a_network_that_the_run_lacks_keeps_the_weights_that_the_recipe_names(another, tmp_path):
