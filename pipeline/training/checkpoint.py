@@ -19,6 +19,7 @@ from safetensors.torch import load
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_text
 from pipeline.common.records import read_record, to_json
+from pipeline.loading.selection import ROLES_KEY
 from pipeline.models.run_record import Identity
 from pipeline.models.runs import save_tensors
 from pipeline.training.history import best_epoch
@@ -159,6 +160,20 @@ def refuse_another_training(record: CheckpointRecord, identity: Identity, folder
             f"{folder} holds an unfinished training run (step {record.position.step}) with other settings, data or "
             f"code: {'; '.join(changes)}. To start afresh, remove that folder or add --resume afresh to the training "
             "command; to continue it with these changes, add --resume changed"
+        )
+
+
+def refuse_other_clips(record: CheckpointRecord, identity: Identity, folder: Path) -> None:
+    """Raise `UserError` for a checkpoint of a training with other clips, roles of clips, classes or selection.
+
+    Continued, it would have been fitted on clips that are held out now, or choose among epochs that were scored on
+    different clips.
+    """
+    fixed = ("dataset", "classes", ROLES_KEY, "recipe.training.select_on")
+    if changed := [key for key in fixed if record.identity.get(key) != identity[key]]:
+        raise UserError(
+            f"{folder} is of a training run with another value of {', '.join(changed)}: it cannot be continued, not "
+            "even with changes, because it saw other clips; remove that folder, or add --resume afresh"
         )
 
 

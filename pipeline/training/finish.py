@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import torch
 
-from pipeline.common.provenance import environment
 from pipeline.models.run_record import ClipCounts, RunRecord
 from pipeline.models.runs import write_histories, write_run
 from pipeline.training.history import best_epoch
@@ -39,7 +38,7 @@ def run_record(training: Training) -> RunRecord:
         seconds=round(sum(epoch.seconds for epoch in state.history), 1),
         processes=training.accelerator.num_processes,
         device=device_name(training.accelerator.device),
-        **asdict(environment()),
+        **asdict(training.environment),
         initial=training.initial,
     )
 

@@ -4,12 +4,13 @@ A store has a folder for each of them. The folder of the current run holds hard 
 disk once.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 
 from pipeline.common.errors import UserError
 from pipeline.common.workspace import link_folder
-from pipeline.models.run_record import RUN_NAME, read_run_record
+from pipeline.models.run_record import RUN_NAME, RunRecord, read_run_record
 
 
 def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
@@ -20,33 +21,47 @@ def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
     if _fingerprint_of(folder) == fingerprint:
         return True
     clear_folder(folder, store)
-    if store is None or _fingerprint_of(kept := place_in(store, fingerprint)) != fingerprint:
+    if store is None or _fingerprint_of(kept := place_in(store, fingerprint, [])) != fingerprint:
         return False
     link_folder(kept, folder)
     return True
 
 
 def clear_folder(folder: Path, store: Path | None) -> None:
-    """Remove a finished run from the folder, after keeping it in the store if there is one."""
+    """Remove a finished run from the folder, after keeping it in the store if there is one.
+
+    Raises `UserError` for a run that cannot be read: it may be of a later version, and is not in the store.
+    """
     if (folder / RUN_NAME).exists():
+        if _record_of(folder) is None:
+            raise UserError(f"{folder} holds a run that this version cannot read; move it elsewhere, or remove it")
         keep_run(folder, store)
         shutil.rmtree(folder)
 
 
 def keep_run(folder: Path, store: Path | None) -> None:
     """Keep a finished run beyond the next training in its folder, if there is a store."""
-    if store is not None and (fingerprint := _fingerprint_of(folder)):
-        link_folder(folder, place_in(store, fingerprint))
+    if store is not None and (record := _record_of(folder)):
+        link_folder(folder, place_in(store, record.fingerprint, record.resumed_with_changes))
 
 
-def place_in(store: Path, fingerprint: str) -> Path:
-    """The folder of a run in the store."""
-    return store / fingerprint[:16]
+def place_in(store: Path, fingerprint: str, changes: list[str]) -> Path:
+    """The folder of a run in the store.
+
+    A training that was continued with changes is not what its fingerprint says. It has a place of its own, where the
+    trainings without the changes do not find it.
+    """
+    suffix = f"-{hashlib.sha256(repr(changes).encode()).hexdigest()[:8]}" if changes else ""
+    return store / f"{fingerprint[:16]}{suffix}"
 
 
 def _fingerprint_of(folder: Path) -> str | None:
     """The fingerprint of the finished run in a folder; None without one that this version can read."""
+    return record.fingerprint if (record := _record_of(folder)) else None
+
+
+def _record_of(folder: Path) -> RunRecord | None:
     try:
-        return read_run_record(folder).fingerprint
+        return read_run_record(folder)
     except UserError:
         return None

@@ -19,12 +19,12 @@ from short_trainings import (
 )
 
 from pipeline.common.config import RunId
-from pipeline.common.errors import Stopped
+from pipeline.common.errors import Stopped, UserError
 from pipeline.common.workspace import link_folder
-from pipeline.models.run_record import RUN_NAME, read_run_record
+from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
 from pipeline.training import loop
 from pipeline.training.checkpoint import latest_step
-from pipeline.training.experiment import STORE, checkpoints_of, train_seed
+from pipeline.training.experiment import STORE, checkpoints_of, train_seeds
 from pipeline.training.finished_runs import place_in, reuse_run
 from pipeline.training.loop import train_model
 
@@ -45,19 +45,19 @@ def config(split_workspace, monkeypatch):
 
 def test_a_run_that_gave_way_to_another_comes_back_without_training(config, steps):
     folder, other = config.runs / "seed-0", with_training(config, weight_decay=0.5)
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    train_seed(other, 0, "exact")
+    train_seeds(other, [0], "exact")
     assert read_run_record(folder).config.recipe.training.weight_decay == 0.5
     assert len(steps) == 12
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     assert len(steps) == 12
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert len(list(STORE.iterdir())) == 2
 
 
 def test_kept_runs_whose_fingerprints_begin_alike_do_not_take_each_others_place():
-    assert len({place_in(STORE, f"{'0' * 15}{digit}{'0' * 48}") for digit in "0123456789abcdef"}) == 16
+    assert len({place_in(STORE, f"{'0' * 15}{digit}{'0' * 48}", []) for digit in "0123456789abcdef"}) == 16
 
 
 def test_a_finished_run_that_no_store_has_is_kept_when_it_gives_way(finished, tmp_path):
@@ -70,7 +70,7 @@ def test_a_finished_run_that_no_store_has_is_kept_when_it_gives_way(finished, tm
 
 
 def test_a_finished_run_lies_on_the_disk_once(config):
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     (kept,) = STORE.iterdir()
     assert {path.stat().st_ino for path in kept.iterdir()} == {
         path.stat().st_ino for path in (config.runs / "seed-0").iterdir()
@@ -78,10 +78,10 @@ def test_a_finished_run_lies_on_the_disk_once(config):
 
 
 def test_a_seed_that_is_added_trains_alone(config, steps):
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     both = config.model_copy(update={"seeds": [0, 1]})
     for seed in both.seeds:
-        train_seed(both, seed, "exact")
+        train_seeds(both, [seed], "exact")
     assert len(steps) == 12
     assert read_run_record(config.runs / "seed-1").run == RunId(1)
 
@@ -89,7 +89,7 @@ def test_a_seed_that_is_added_trains_alone(config, steps):
 def test_a_fold_trains_the_same_alone_and_after_others(split_workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     config = split_workspace(folds=3)
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     train_model(config, RunId(0, 3), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
     alone, among = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "run", config.runs / "seed-0/fold-3")
@@ -102,11 +102,11 @@ def test_a_queued_experiment_finds_and_keeps_runs_in_the_workspace_that_it_was_c
     copy = workspace / ".dvc/tmp/exps/tmp1"
     for name in ("data", "data_manifests"):
         link_folder(workspace / name, copy / name)
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     monkeypatch.chdir(copy)
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     assert len(steps) == 6, "the run of the workspace is taken"
-    train_seed(with_training(config, weight_decay=0.5), 0, "exact")
+    train_seeds(with_training(config, weight_decay=0.5), [0], "exact")
     assert len(steps) == 12
     assert (copy / config.runs / "seed-0" / RUN_NAME).exists()
     assert len(list((workspace / STORE).iterdir())) == 2
@@ -123,23 +123,45 @@ def test_queued_experiments_of_one_recipe_have_checkpoints_of_their_own(config, 
     assert first.parent == workspace / config.checkpoints
 
 
-def test_an_unreadable_run_is_not_taken_for_a_finished_one(ready, tmp_path):
+def test_a_run_that_cannot_be_read_is_neither_taken_for_a_finished_one_nor_removed(ready, tmp_path):
     train(ready, tmp_path)
     (tmp_path / "run" / RUN_NAME).write_text("{}")
-    assert train(ready, tmp_path)
-    assert read_run_record(tmp_path / "run").run == RunId(0)
+    with pytest.raises(UserError, match="run holds a run that this version cannot read; move it elsewhere"):
+        train(ready, tmp_path)
+    assert (tmp_path / "run" / MODEL_NAME).exists()
+
+
+def test_a_run_that_was_continued_with_changes_is_kept_and_is_no_answer_to_a_training_without_them(
+    config, steps, monkeypatch
+):
+    other = with_training(config, weight_decay=0.5)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, terminate)
+        with pytest.raises(Stopped):
+            train_seeds(config, [0], "exact")
+    train_seeds(other, [0], "changed")
+    (kept,) = STORE.iterdir()
+    assert read_run_record(kept).resumed_with_changes
+    taken = len(steps)
+    train_seeds(other, [0], "exact")
+    assert len(steps) == taken, "its own folder still holds it"
+    shutil.rmtree(config.runs / "seed-0")
+    train_seeds(other, [0], "exact")
+    assert len(steps) == taken + 6
+    assert not read_run_record(config.runs / "seed-0").resumed_with_changes
+    assert len(list(STORE.iterdir())) == 2
 
 
 def test_an_unfinished_training_outlives_a_finished_one_that_is_found_again(config, steps, monkeypatch):
     other, checkpoints = with_training(config, weight_decay=0.5), config.checkpoints / "seed-0"
-    train_seed(config, 0, "exact")
+    train_seeds(config, [0], "exact")
     with monkeypatch.context() as patch:
         interrupt(patch, 1, terminate)
         with pytest.raises(Stopped):
-            train_seed(other, 0, "exact")
-    train_seed(config, 0, "exact")
+            train_seeds(other, [0], "exact")
+    train_seeds(config, [0], "exact")
     assert latest_step(checkpoints) == 2
-    train_seed(other, 0, "exact")
+    train_seeds(other, [0], "exact")
     assert len(steps) == 12, "no step of either is taken twice"
     assert not checkpoints.exists()
 

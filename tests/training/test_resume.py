@@ -142,8 +142,11 @@ def test_an_unfinished_training_of_something_else_is_not_continued(ready, unfini
 
 def test_changed_data_code_or_processes_make_another_training(ready, unfinished, split_workspace, monkeypatch):
     relabelled = split_workspace(split_seed=1)
-    with pytest.raises(UserError, match=r"the clips and their roles: [0-9a-f]{12}"):
-        train(relabelled, unfinished)
+    for resume in ("exact", "changed"):
+        with pytest.raises(UserError, match=r"another value of the clips and their roles: it cannot be continued"):
+            train(relabelled, unfinished, resume=resume)
+    assert train(relabelled, shutil.copytree(unfinished, unfinished.with_name("copied")), resume="afresh")
+    split_workspace()
     with monkeypatch.context() as patch:
         patch.setattr(identity, "code_digest", lambda _: "another")
         with pytest.raises(UserError, match=r"code: [0-9a-f]{12}\.\.\. -> another"):
@@ -155,6 +158,12 @@ def test_changed_data_code_or_processes_make_another_training(ready, unfinished,
                 start_training(ready, RunId(0), Accelerator(cpu=True), unfinished / "run", unfinished / "checkpoints"),
                 "exact",
             )
+
+
+def test_a_training_that_chose_on_other_clips_is_not_continued(ready, unfinished):
+    other = with_training(ready, select_on="val")
+    with pytest.raises(UserError, match=r"another value of recipe\.training\.select_on: it cannot be continued"):
+        train(other, unfinished, resume="changed")
 
 
 def test_a_changed_training_continues_or_starts_afresh_when_told_so(ready, unfinished, tmp_path_factory):
