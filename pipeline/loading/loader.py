@@ -51,8 +51,11 @@ class Loader:
 
     @staticmethod
     def for_config(config: Config, device: torch.device, any_length: bool = False) -> "Loader":
-        """The loader of a process that computes on `device`."""
-        return Loader(config.recipe.features, config.execution.decode_threads, device.type == "cuda", any_length)
+        """The loader of a process that computes on `device`, without the faces if no stream takes them."""
+        recipe, features = config.recipe, config.recipe.features
+        if "people" not in recipe.model.taken:
+            features = features.model_copy(update={"people": features.people.model_copy(update={"most": 0})})
+        return Loader(features, config.execution.decode_threads, device.type == "cuda", any_length)
 
     def train_batches(
         self,

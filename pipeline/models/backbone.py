@@ -75,8 +75,8 @@ def require_multiple(name: str, features: Features, key: str, divisor: int) -> N
 
 
 def _setting(key: str) -> str:
-    """The setting that a network gets as this feature: it gets as many frames as the model uses (`inputs`)."""
-    return "recipe.model.frames" if key == "frames" else f"recipe.features.{key}"
+    """The setting that a network gets as this feature: it gets as many frames as its stream or the model uses."""
+    return "recipe.model.frames (or the stream's frames)" if key == "frames" else f"recipe.features.{key}"
 
 
 def next_multiple(length: int, divisor: int) -> int:

@@ -31,10 +31,17 @@ def build_backbone(name: str, settings: StreamSettings, features: Features) -> B
 
 def _people_network(name: str, settings: StreamSettings, features: Features) -> Backbone:
     """A network for frames, which takes the crops of all people of a clip as its frames."""
+    from pipeline.models.torchvision_networks import CLIP_NETWORKS
+
+    if settings.network in CLIP_NETWORKS:
+        raise UserError(
+            f"{name} takes people, but {settings.network} is a network for clips; faces are not followed from frame to "
+            "frame: take small, or one of timm's"
+        )
     people = features.people
     crops = features.model_copy(update={"frames": features.frames * people.most, "frame_size_px": people.size_px})
     try:
-        return build_backbone(name, settings.model_copy(update={"input": "frames"}), crops)
+        return build_backbone(name, settings.model_copy(update={"input": "frames", "frames": None}), crops)
     except UserError as error:
         raise UserError(
             f"{name} takes people, so its frame_size_px is recipe.features.people.size_px: {error}"

@@ -20,10 +20,17 @@ from pipeline.models.weights import fit
 def build(features: Features) -> Callable[..., Backbone]:
     """Builds a backbone by its name, for the features of the demo with some of them changed."""
 
-    def build(takes: str, name: str, grid: int = 1, weights: str = "none", **changes: object) -> Backbone:
+    def build(
+        takes: str,
+        name: str,
+        grid: int = 1,
+        weights: str = "none",
+        of_frames: int | None = None,
+        **changes: object,
+    ) -> Backbone:
         torch.manual_seed(0)
         settings = StreamSettings(
-            input=takes, network=name, weights=weights, sha256=None, min_matched=0.9, frames=None, grid=grid
+            input=takes, network=name, weights=weights, sha256=None, min_matched=0.9, frames=of_frames, grid=grid
         )
         return build_backbone("stream", settings, features.model_copy(update=changes)).eval()
 

@@ -25,6 +25,19 @@ def test_a_network_for_clips_is_refused_for_log_mels(build):
         build("log_mel", "r2plus1d_18")
 
 
+@pytest.mark.parametrize("network", ["r2plus1d_18", "swin3d_t"])
+def test_a_network_for_clips_is_refused_for_people(build, network):
+    with pytest.raises(UserError, match=f"stream takes people, but {network} is a network for clips"):
+        build("people", network, frames=4)
+
+
+@pytest.mark.parametrize("of_frames", [None, 2])
+def test_a_network_for_people_states_a_token_for_each_of_them_in_each_frame_of_its_stream(build, features, of_frames):
+    people = features.people.model_copy(update={"most": 3})
+    network = build("people", "small", of_frames=of_frames, people=people)
+    assert network.interface.gives[0] == 3 * (of_frames or features.frames)
+
+
 def test_the_small_network_takes_no_grid(build):
     with pytest.raises(UserError, match=r"streams\.stream\.grid is 2, but the small network takes 1"):
         build("frames", "small", grid=2)

@@ -28,7 +28,7 @@ from pipeline.common.config import parse_config
 from pipeline.common.errors import UserError
 from pipeline.common.model_settings import FusionKind
 from pipeline.loading.batch import collate
-from pipeline.loading.loader import read_sample
+from pipeline.loading.loader import Loader, read_sample
 from pipeline.loading.memory import Memory
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.model import GroupEmotionModel
@@ -63,6 +63,15 @@ def test_every_fusion_learns_from_all_streams(kind, ready_with_four, batch_of_fo
     model(batch_of_four).square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [name for name in idle if not name.endswith("in_proj_bias")] == []
+
+
+@pytest.mark.parametrize(("use", "is_decoded"), [(["scene", "sound"], False), (["people"], True)])
+def test_faces_are_decoded_only_for_a_stream_that_takes_them(use, is_decoded, ready_with_four):
+    config = with_model(ready_with_four, use=use)
+    clips = locate(*open_split(config, TRAIN), CLASSES)[:2]
+    loader = Loader.for_config(config, torch.device("cpu"))
+    (batch,) = loader.eval_batches(clips, np.arange(config.recipe.features.frames), 2, rank=0, world=1)
+    assert (batch.people is not None) == is_decoded
 
 
 def test_a_clip_without_people_is_predicted_from_the_rest(ready_with_four, batch_of_four):
