@@ -11,7 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 # The libraries that decide what a model is given and what it computes.
-LIBRARIES = ("torch", "accelerate", "webdataset", "librosa", "av", "imageio-ffmpeg", "opencv-python-headless", "numpy")
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "accelerate", "numpy", "webdataset", "simplejpeg"),
+    *("librosa", "av", "imageio-ffmpeg", "opencv-python-headless"),
+)
 PROJECT = Path(__file__).parents[2]
 
 

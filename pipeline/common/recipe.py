@@ -57,7 +57,7 @@ class TrainingSettings(Settings):
         description="decay per step of the moving average of the weights, which is what is scored; 0: no average"
     )
     ema_warmup: bool = Field(
-        description="true: the decay rises from 0.1 to ema_decay, so that the first steps do not weigh on the average"
+        description="true: the decay rises from 0.18 to ema_decay, so that the first steps do not weigh on the average"
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         description="the training ends after this many epochs in a row without a better one; 0: it never ends early"

@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
 class SelfAttention(nn.Module):
     """All tokens of all streams attend to all tokens."""
 
-    def __init__(self, settings: ModelSettings, names: Sequence[str]) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.block = AttentionBlock(settings)
 

@@ -107,9 +107,11 @@ class Fusion(nn.Module):
                 for name, stream in settings.used.items()
             }
         )
-        layer = CrossAttention if self.kind == "cross_attention" else SelfAttention
+        crosses = self.kind == "cross_attention"
         count = settings.layers if self.kind in ATTENDING and len(self.used) > 1 else 0
-        self.layers = nn.ModuleList(layer(settings, self.used) for _ in range(count))
+        self.layers = nn.ModuleList(
+            CrossAttention(settings, self.used) if crosses else SelfAttention(settings) for _ in range(count)
+        )
         self.pools = nn.ModuleDict({name: Pooling(width, settings.pooling) for name in self.used})
         widths = [width] * len(self.used) if self.is_late else [width * len(self.used)]
         self.heads = nn.ModuleList(

@@ -42,7 +42,7 @@ from pipeline.training.optimization import clip_gradients, learning_rate, set_le
 from pipeline.training.setup import Training, finishing_trackers, resume_training, start_trackers, start_training
 from pipeline.training.state import weights_of
 
-# A training ends after so many steps in a row without a finite gradient, or after a whole epoch of them. fp16 begins
+# A training ends after so many steps in a row without a finite gradient, or after as many as an epoch has. fp16 begins
 # with some, until its scale fits.
 MOST_SKIPPED = 20
 TRACKED_STEPS = 10  # trackers get the loss of every tenth step: reading it waits for the GPU
@@ -164,7 +164,7 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
         sums[0, 0] += loss.fused / len(parts)
         sums[1:, :MEASURES] += loss.streams
     fused = sums[0, 0].clone()
-    norm, sums[1:, MEASURES] = clip_gradients(state.model, settings.clip_norm, accelerator)
+    norm, sums[1:, MEASURES] = clip_gradients(state.objective, settings.clip_norm, accelerator)
     sums[0, 1] = 1
     sums[0] /= accelerator.num_processes
     sums[1:, MEASURES] /= accelerator.num_processes

@@ -56,13 +56,13 @@ class Objective(nn.Module):
         """The losses of a batch, whose labels are classes (B,), or soft (B, classes)."""
         tokens = self.model.tokens(batch)
         fused = self.losses(self.model.fusion(tokens), batch.labels).mean()
-        rows, total = [], fused
+        learns, rows, total = self.stream_loss > 0, [], fused
         for name, head in self.heads.items():
             mean, present = mean_token(tokens[name])
-            logits = head(mean if self.stream_loss else mean.detach()).float()
+            logits = head(mean if learns else mean.detach()).float()
             losses = self.losses(logits, batch.labels) * present
             # Over all clips, not over those that have the stream: the mean over processes is then that over the step.
-            total = total + (self.stream_loss or 1.0) * losses.mean()
+            total = total + (self.stream_loss if learns else 1.0) * losses.mean()
             right = (logits.argmax(dim=1) == hard_labels(batch.labels)) & present
             rows.append(torch.stack([losses.sum(), right.sum(), present.sum()]).detach())
         return StepLoss(total, fused.detach(), torch.stack(rows))

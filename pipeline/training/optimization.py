@@ -10,7 +10,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.common.recipe import TrainingSettings
-from pipeline.models.model import GroupEmotionModel
 from pipeline.training.objective import Objective
 
 SCALE = "rate_scale"
@@ -67,17 +66,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value * group[SCALE]
 
 
-def clip_gradients(model: GroupEmotionModel, largest: float, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+def clip_gradients(objective: Objective, largest: float, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """Scale the model's gradient down to the norm `largest`; the streams' own heads have no part in it.
 
-    Returns the norm before that, and the norm of each network's gradient (streams,).
+    Returns the norm of all gradients before that, those of the heads too, and the norm of each network's gradient
+    (streams,).
     """
     accelerator.unscale_gradients()
-    parts = [*model.backbones().values(), model.fusion]
+    model = objective.model
+    parts = [*model.backbones().values(), model.fusion, objective.heads]
     norms = torch.stack([_gradient_norm(part).to(accelerator.device) for part in parts])
-    total = norms.norm()
-    clip_grads_with_norm_(model.parameters(), largest, total)
-    return total, norms[:-1]
+    clip_grads_with_norm_(model.parameters(), largest, norms[:-1].norm())
+    return norms.norm(), norms[:-2]
 
 
 def _gradient_norm(module: nn.Module) -> Tensor:

@@ -79,7 +79,7 @@ def test_a_step_puts_everything_on_the_gpu_in_types_that_fit(name, precision, mo
         assert {loss.total.dtype, loss.fused.dtype, loss.streams.dtype} == {torch.float32}
         for parameter in objective.parameters():
             parameter.grad = torch.empty_like(parameter)
-        norm, norms = clip_gradients(model, recipe.training.clip_norm, accelerator)
+        norm, norms = clip_gradients(objective, recipe.training.clip_norm, accelerator)
         optimizer.step()
         if average:
             average.update_parameters(model)

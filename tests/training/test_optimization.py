@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -97,8 +99,17 @@ def test_the_gradient_of_the_model_is_clipped_to_a_norm_and_that_of_the_streams_
     model = objective.model
     before, heads = gradient_norm(model), gradient_norm(objective.heads)
     networks = [gradient_norm(network) for network in model.backbones().values()]
-    total, norms = clip_gradients(model, before / 4, Accelerator(cpu=True))
-    assert total.item() == pytest.approx(before, rel=1e-4)
+    total, norms = clip_gradients(objective, before / 4, Accelerator(cpu=True))
+    assert total.item() == pytest.approx(math.hypot(before, heads), rel=1e-4)
     assert norms.tolist() == pytest.approx(networks, rel=1e-4)
     assert gradient_norm(model) == pytest.approx(before / 4, rel=1e-4)
     assert gradient_norm(objective.heads) == heads
+
+
+def test_a_gradient_of_a_streams_own_head_that_is_not_finite_shows_in_the_norm(config, batch):
+    objective = objective_of(config, config.recipe.model)
+    objective(batch).total.backward()
+    next(objective.heads.parameters()).grad[0] = float("inf")
+    total, norms = clip_gradients(objective, 1.0, Accelerator(cpu=True))
+    assert not total.isfinite(), "a gradient scaler takes no step then, so nothing else may be updated"
+    assert norms.isfinite().all()
