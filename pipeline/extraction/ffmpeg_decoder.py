@@ -74,7 +74,9 @@ def _command(
         if features.people.most:
             video, searched = (branch := video.filter_multi_output("split")).stream(0), branch.stream(1)
             pictures = _filtered(searched, people_filters(features, clip.is_hdr))
-            outputs.append(ffmpeg.output(pictures, pictures_file, format="image2pipe", vcodec="ppm", **each_once))
+            # Without a format, ffmpeg writes pictures of more than 8 bits with 16.
+            ppm = {"format": "image2pipe", "vcodec": "ppm", "pix_fmt": "rgb24"}
+            outputs.append(ffmpeg.output(pictures, pictures_file, **ppm, **each_once))
         frames = _filtered(video, frame_filters(features, clip.is_hdr))
         outputs.append(ffmpeg.output(frames, frames_file, format="rawvideo", pix_fmt="bgr24", **each_once))
     if clip.audio and clip.timeline.has_audio:
