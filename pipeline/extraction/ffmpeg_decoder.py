@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +68,8 @@ def _command(
     source = ffmpeg.input(input_url(clip.path), **WHITELISTS, max_pixels=settings.limits.max_pixels, threads=1, **seek)
     outputs = []
     if clip.video:
-        is_wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
         # Two frames can have the same timestamp; the first of them is taken.
-        video = source[str(clip.video.index)].filter("select", f"({is_wanted})*not(eq(pts,prev_selected_pts))")
+        video = source[str(clip.video.index)].filter("select", f"{_is_one_of(pts)}*not(eq(pts,prev_selected_pts))")
         each_once = {"fps_mode": "passthrough", "frames:v": len(pts)}
         if features.people.most:
             video, searched = (branch := video.filter_multi_output("split")).stream(0), branch.stream(1)
@@ -84,6 +84,17 @@ def _command(
         outputs.append(ffmpeg.output(sound, sound_file, format="f32le"))
     command: list[str] = ffmpeg.merge_outputs(*outputs).global_args(*FLAGS).compile(cmd=ffmpeg_path())
     return command
+
+
+def _is_one_of(pts: Sequence[int]) -> str:
+    """An expression of ffmpeg's: 1 for a frame with one of these timestamps, else 0.
+
+    Its terms are summed in pairs, because ffmpeg parses no chain of a hundred terms.
+    """
+    if len(pts) == 1:
+        return f"eq(pts,{pts[0]})"
+    half = len(pts) // 2
+    return f"({_is_one_of(pts[:half])}+{_is_one_of(pts[half:])})"
 
 
 def _filtered(stream: Any, filters: list[Filter]) -> Any:
