@@ -113,7 +113,7 @@ class Sandbox:
             connection.send_bytes(request.to_bytes())
             if connection.poll(timeout_s):
                 return connection.recv_bytes()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
             self.close()

@@ -306,6 +306,23 @@ def test_after_a_kill_the_same_clip_is_read_again_in_the_same_way(child, sandbox
     assert len(sandbox.read_clip(one_clip, clip_settings).jpegs) == clip_settings.features.frames
 
 
+def test_after_a_kill_in_the_middle_of_an_answer_the_clip_is_read_again(
+    child, sandbox, one_clip, clip_settings, tmp_path
+):
+    child(
+        "send = Connection.send_bytes\n"
+        "def killed_once(connection, answer):\n"
+        f"    marker = {str(tmp_path / 'killed')!r}\n"
+        "    if not os.path.exists(marker):\n"
+        "        open(marker, 'w').close()\n"
+        "        os.write(connection.fileno(), len(answer).to_bytes(4) + answer[:1000])\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    send(connection, answer)\n"
+        "Connection.send_bytes = killed_once"
+    )
+    assert len(sandbox.read_clip(one_clip, clip_settings).jpegs) == clip_settings.features.frames
+
+
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGSEGV)", "1 / 0"])
 def test_a_clip_that_always_crashes_its_reader_is_quarantined(end, child, sandbox, one_clip, clip_settings):
     child(f"def crash(*_):\n    {end}\nsandbox_child.read_clip = crash")
