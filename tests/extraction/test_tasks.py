@@ -32,7 +32,7 @@ def test_a_plan_has_every_clip_once_in_the_manifests_order(clips, drawn_root, cl
     assert [clip for task in plan for clip in task.clips] == clips
 
 
-def test_a_changed_setting_or_clip_changes_the_fingerprint_but_a_label_or_the_executor_does_not(clips, clip_settings):
+def test_the_fingerprint_covers_the_settings_and_clips_but_no_label_executor_or_time_limit(clips, clip_settings):
     before = shard_fingerprint(clips, clip_settings)
     assert shard_fingerprint(clips, with_features(clip_settings, jpeg_quality=80)) != before
     assert shard_fingerprint(clips, with_features(clip_settings, front_end="kaldi")) != before
@@ -40,6 +40,7 @@ def test_a_changed_setting_or_clip_changes_the_fingerprint_but_a_label_or_the_ex
     assert shard_fingerprint([replace(clips[0], sha256="0"), *clips[1:]], clip_settings) != before
     assert shard_fingerprint([replace(clips[0], label="neutral"), *clips[1:]], clip_settings) == before
     assert shard_fingerprint(clips, with_limits(clip_settings, executor="dask", scheduler="tcp://x:1")) == before
+    assert shard_fingerprint(clips, with_limits(clip_settings, timeout_s=120.0)) == before
 
 
 def test_a_worker_with_other_code_or_libraries_is_refused(clips, drawn_root, clip_settings, tmp_path, monkeypatch):
