@@ -156,7 +156,7 @@ def _read_window(
     tick_s = timed.time_base or Fraction(1)
     while (seek_s := float(span.start_s) - preroll_s) > first_s:
         container.seek(round(seek_s / tick_s), stream=timed)
-        packets = _read_packets(container, streams, longest_s, span)
+        packets = _read_packets(container, streams, longest_s, span, was_sought=True)
         keys = [p.pts for p in packets if p.stream_index == timed.index and p.is_keyframe and p.pts is not None]
         if keys and min(keys) * tick_s <= span.start_s:
             return packets, seek_s
@@ -167,11 +167,16 @@ def _read_window(
 
 
 def _read_packets(
-    container: "av.container.InputContainer", streams: Streams, longest_s: float, span: Span = WHOLE_FILE
+    container: "av.container.InputContainer",
+    streams: Streams,
+    longest_s: float,
+    span: Span = WHOLE_FILE,
+    was_sought: bool = False,
 ) -> list[Packet]:
     """The packets of the streams, from the container's position to a little beyond the end of `span`.
 
-    Raises `MediaError` as soon as the timestamps show that what is read is longer than `longest_s`.
+    The position is the beginning of the file, or one that was sought. Raises `MediaError` as soon as the timestamps
+    show that what is read is longer than `longest_s`.
     """
     packets: list[Packet] = []
     tick_s = streams.timed.time_base or Fraction(1)
@@ -192,18 +197,21 @@ def _read_packets(
             raise MediaError("too_long", f"over {read_s:.1f} s or {frames} frames, the limit is {longest_s} s")
     else:  # the file ended
         for stream in streams.used:
-            check_end(container, stream, _end_s(packets, stream), float(span.end_s))
+            end_s = _end_s(packets, stream)
+            # A stream of which nothing was read may have ended before the place that was sought.
+            if end_s is not None or not was_sought:
+                check_end(container, stream, end_s or 0.0, float(span.end_s))
     return packets
 
 
-def _end_s(packets: Iterable[Packet], stream: Stream) -> float:
+def _end_s(packets: Iterable[Packet], stream: Stream) -> float | None:
     """When the last packet of a stream that is meant to be presented ends, on the container's clock."""
     ends = [
         packet.pts + (packet.duration or 0)
         for packet in packets
         if packet.stream_index == stream.index and packet.pts is not None and not packet.is_discard
     ]
-    return float(max(ends, default=0) * (stream.time_base or Fraction(1)))
+    return float(max(ends) * (stream.time_base or Fraction(1))) if ends else None
 
 
 def _from_first_key_frame(packets: list[Packet], timed: Stream) -> list[Packet]:
