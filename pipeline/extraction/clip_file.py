@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from operator import sub
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def read_duration_s(path: Path, settings: ClipSettings) -> float:
     """How long a file lasts, by all of its timestamps: headers can lack the duration, or lie. Raises `MediaError`."""
     with _errors_of_the_file(), _open(path) as container:
         stream = choose_streams(container, settings).timed
-        timeline = build_timeline(stream, _in_order(container.demux(stream), stream), None, [])
+        head, first = _read_head(container, [stream], stream)
+        packets = _in_order(chain(head, container.demux(stream)), stream)
+        timeline = build_timeline(stream, (p for p in packets if p.pts is None or p.pts >= first), None, [])
         check_end(container, stream, float(timeline.end_pts * timeline.time_base), math.inf)
         pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
         if pause_s > MAX_PAUSE_S:
@@ -130,11 +133,12 @@ def _read_clip_file(
     if window is None:
         packets = _read_packets(container, streams, longest_s)
     else:
+        head, first = _read_head(container, streams.used, streams.timed)
         # Exact fractions, so that a frame that appears at the very start of the window is in it. They are those of the
         # written numbers: the binary number nearest to 6.48 is a little more.
-        first_s = (streams.timed.start_time or 0) * (streams.timed.time_base or Fraction(1))
+        first_s = first * (streams.timed.time_base or Fraction(1))
         span = Span(first_s + Fraction(str(window.start_s)), first_s + Fraction(str(window.end_s)))
-        packets, seek_s = _read_window(container, streams, longest_s, float(first_s), span)
+        packets, seek_s = _read_window(container, streams, longest_s, head, float(first_s), span)
     packets = _from_first_key_frame(packets, streams.timed)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
@@ -144,13 +148,34 @@ def _read_clip_file(
     return ClipFile(path, timeline, video, audio, video_packets, audio_packets, seek_s)
 
 
+def _read_head(container: "av.container.InputContainer", used: list[Stream], timed: Stream) -> tuple[list[Packet], int]:
+    """The packets of a file up to the first key frame of `timed`, and when the first frame that can be shown appears.
+
+    The latter is in ticks. A file that was cut between key frames begins with pictures that cannot be shown.
+    """
+    head: list[Packet] = []
+    for packet in container.demux(*used):
+        head.append(packet)
+        if packet.size and packet.stream_index == timed.index and packet.is_keyframe:
+            if packet.pts is None or packet.is_discard:  # an edit list begins the clip later
+                break
+            return head, packet.pts
+    return head, timed.start_time or 0
+
+
 def _read_window(
-    container: "av.container.InputContainer", streams: Streams, longest_s: float, first_s: float, span: Span
+    container: "av.container.InputContainer",
+    streams: Streams,
+    longest_s: float,
+    head: list[Packet],
+    first_s: float,
+    span: Span,
 ) -> tuple[list[Packet], float | None]:
     """The packets from a key frame before `span` on, and the time that was sought; None if that is the file's start.
 
-    Some containers seek by time alone, to a key frame or not. So this seeks further and further back, until there is a
-    key frame before the span.
+    `head` are the packets that were read before, and the first frame that can be shown appears at `first_s`. Some
+    containers seek by time alone, to a key frame or not. So this seeks further and further back, until there is a key
+    frame before the span.
     """
     timed, preroll_s = streams.timed, PREROLL_S
     tick_s = timed.time_base or Fraction(1)
@@ -162,8 +187,11 @@ def _read_window(
             return packets, seek_s
         preroll_s *= 2
     if preroll_s > PREROLL_S:
-        container.seek(round(first_s / tick_s), stream=timed)
-    return _read_packets(container, streams, longest_s, span), None
+        # MPEG-TS seeks by the time of decoding, so that the time at which the key frame is shown may lie after it.
+        dts = [p.dts for p in head if p.stream_index == timed.index and p.dts is not None]
+        container.seek(min(dts, default=round(first_s / tick_s)), stream=timed)
+        head = []
+    return _read_packets(container, streams, longest_s, span, head), None
 
 
 def _read_packets(
@@ -171,9 +199,10 @@ def _read_packets(
     streams: Streams,
     longest_s: float,
     span: Span = WHOLE_FILE,
+    head: Iterable[Packet] = (),
     was_sought: bool = False,
 ) -> list[Packet]:
-    """The packets of the streams, from the container's position to a little beyond the end of `span`.
+    """The packets of the streams, `head` and those from the container's position to a little beyond the end of `span`.
 
     The position is the beginning of the file, or one that was sought. Raises `MediaError` as soon as the timestamps
     show that what is read is longer than `longest_s`.
@@ -182,7 +211,7 @@ def _read_packets(
     tick_s = streams.timed.time_base or Fraction(1)
     longest = longest_s / tick_s
     frames, first, last = 0, 2**63, -(2**63)
-    for packet in _in_order(container.demux(*streams.used), streams.timed):
+    for packet in _in_order(chain(head, container.demux(*streams.used)), streams.timed):
         packets.append(packet)
         pts = packet.pts
         if packet.stream_index != streams.timed.index or pts is None or packet.is_discard:

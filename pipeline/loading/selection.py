@@ -55,7 +55,10 @@ def clips_of_split(config: Config, split: str) -> Subset:
 
 
 def clips_with_role(config: Config, fold: int | None, role: Role) -> Subset:
-    """The clips that have a role in a training, by `splits.csv`; raises `UserError` if it is older than the manifests."""
+    """The clips that have a role in a training, by `splits.csv`.
+
+    Raises `UserError` if the file is older than the manifests.
+    """
     opened = {split: open_split(config, split) for split in SPLITS}
     rows = read_current_assignments(config, fold, {split: clips for split, (_, clips) in opened.items()})
     ids = {key for key, row in rows.items() if row.role == role}
@@ -64,9 +67,7 @@ def clips_with_role(config: Config, fold: int | None, role: Role) -> Subset:
     located: list[ClipRef] = []
     for split, (index, split_clips) in opened.items():
         clips += [clip for clip in split_clips if (split, clip.clip_id) in ids]
-        located += [
-            clip for clip in locate(index, split_clips, config.dataset.classes) if (split, clip.clip_id) in ids
-        ]
+        located += [clip for clip in locate(index, split_clips, config.dataset.classes) if (split, clip.clip_id) in ids]
     return Subset(clips, located)
 
 

@@ -111,6 +111,17 @@ def test_a_recording_that_was_cut_between_key_frames_begins_at_the_first_one(suf
     assert clip.numbers == [50 + int((i + 0.5) / n * 50) for i in range(n)]
 
 
+@pytest.mark.parametrize("suffix", ["ts", "mkv"])
+def test_the_parts_of_such_a_recording_count_from_the_first_frame_that_can_be_shown(suffix, tmp_path, clip_settings):
+    write_numbered(tmp_path / "clip.mp4", 150, "25", "-g", "50", "-bf", "3", "-sc_threshold", "0")
+    cut = tmp_path / f"cut.{suffix}"
+    run_ffmpeg("-i", tmp_path / "clip.mp4", "-ss", "1", "-c", "copy", "-copyinkf", cut)
+    assert read_duration_s(cut, clip_settings) == pytest.approx(4)
+    for start_s in (0.0, 1.0, 2.6):
+        clip, n = sample_clip(cut, clip_settings, Window(start_s, start_s + 1)), clip_settings.features.frames
+        assert clip.numbers == [50 + int(start_s * 25 + (i + 0.5) / n * 25) for i in range(n)]
+
+
 def test_a_refused_container_is_named(tmp_path, clip_settings):
     write_picture(tmp_path / "clip.flv", "-c:v", "flv")
     (tmp_path / "clip.mp4").write_bytes((tmp_path / "clip.flv").read_bytes())

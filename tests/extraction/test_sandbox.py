@@ -291,7 +291,9 @@ WRONG_ANSWERS = {
 
 @pytest.mark.parametrize("kind", WRONG_ANSWERS)
 def test_a_child_that_answers_something_else_is_one_that_crashed(kind, child, sandbox, one_clip, clip_settings):
-    child(f"send = Connection.send_bytes\nConnection.send_bytes = lambda asking, _: send(asking, {WRONG_ANSWERS[kind]})")
+    child(
+        f"send = Connection.send_bytes\nConnection.send_bytes = lambda asking, _: send(asking, {WRONG_ANSWERS[kind]})"
+    )
     assert reason_of(sandbox, one_clip, clip_settings) == "crashed"
     assert sandbox._process is None, "the next clip is read by another child"
 
