@@ -18,7 +18,7 @@ import av
 
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.reasons import MediaError
-from pipeline.extraction.streams import Streams, check_end, choose_streams
+from pipeline.extraction.streams import Streams, check_end, choose_streams, lacks_display_times
 from pipeline.extraction.timeline import WHOLE_FILE, Packet, Span, Stream, Timeline, Window, build_timeline
 
 # The demuxers that a clip may need. None of them opens other files, as playlists and concat scripts do.
@@ -81,7 +81,7 @@ def read_duration_s(path: Path, settings: ClipSettings) -> float:
     with _errors_of_the_file(), _open(path) as container:
         stream = choose_streams(container, settings).timed
         head, first = _read_head(container, [stream], stream)
-        packets = _in_order(chain(head, container.demux(stream)), stream)
+        packets = _in_order(chain(head, _demux(container, [stream])), stream)
         timeline = build_timeline(stream, (p for p in packets if p.pts is None or p.pts >= first), None, [])
         check_end(container, stream, float(timeline.end_pts * timeline.time_base), math.inf)
         pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
@@ -154,9 +154,9 @@ def _read_head(container: "av.container.InputContainer", used: list[Stream], tim
     The latter is in ticks. A file that was cut between key frames begins with pictures that cannot be shown.
     """
     head: list[Packet] = []
-    for packet in container.demux(*used):
+    for packet in _demux(container, used):
         head.append(packet)
-        if packet.size and packet.stream_index == timed.index and packet.is_keyframe:
+        if packet.stream_index == timed.index and packet.is_keyframe:
             if packet.pts is None or packet.is_discard:  # an edit list begins the clip later
                 break
             return head, packet.pts
@@ -178,6 +178,8 @@ def _read_window(
     frame before the span.
     """
     timed, preroll_s = streams.timed, PREROLL_S
+    if lacks_display_times(timed):  # its pictures are counted, from the first one on
+        return _read_packets(container, streams, longest_s, span, head), None
     tick_s = timed.time_base or Fraction(1)
     while (seek_s := float(span.start_s) - preroll_s) > first_s:
         container.seek(round(seek_s / tick_s), stream=timed)
@@ -211,7 +213,7 @@ def _read_packets(
     tick_s = streams.timed.time_base or Fraction(1)
     longest = longest_s / tick_s
     frames, first, last = 0, 2**63, -(2**63)
-    for packet in _in_order(chain(head, container.demux(*streams.used)), streams.timed):
+    for packet in _in_order(chain(head, _demux(container, streams.used)), streams.timed):
         packets.append(packet)
         pts = packet.pts
         if packet.stream_index != streams.timed.index or pts is None or packet.is_discard:
@@ -258,12 +260,21 @@ def _from_first_key_frame(packets: list[Packet], timed: Stream) -> list[Packet]:
     ]
 
 
+def _demux(container: "av.container.InputContainer", streams: list[Stream]) -> Iterator[Packet]:
+    """Yield the packets of the streams, each with a time at which a picture is shown."""
+    without_display_times = {stream.index for stream in streams if lacks_display_times(stream)}
+    for packet in container.demux(*streams):
+        if packet.size == 0:  # PyAV's mark of a stream's end
+            continue
+        if packet.stream_index in without_display_times:
+            packet.pts = packet.dts
+        yield packet
+
+
 def _in_order(packets: Iterable[Packet], timed: Stream) -> Iterator[Packet]:
     """Yield the packets as they come; raise `MediaError` for a key frame of `timed` that follows a later one."""
     last_key = -(2**63)
     for packet in packets:
-        if packet.size == 0:  # PyAV's mark of a stream's end
-            continue
         is_key = packet.stream_index == timed.index and packet.is_keyframe and not packet.is_discard
         if is_key and packet.pts is not None:
             if packet.pts <= last_key:

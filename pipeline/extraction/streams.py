@@ -63,6 +63,15 @@ def _best(
     return best if best in usable else next(iter(usable), None)
 
 
+def lacks_display_times(stream: Stream) -> bool:
+    """Whether the container states when each picture is decoded, but not when it is shown: H.264 in AVI.
+
+    The n-th picture that is shown is then shown at the n-th of these times.
+    """
+    is_video = isinstance(stream, av.VideoStream)
+    return is_video and stream.container.format.name == "avi" and stream.codec_context.name == "h264"
+
+
 def check_end(container: "av.container.InputContainer", stream: Stream, read_s: float, wanted_s: float) -> None:
     """Raise `MediaError` if what was read of a stream ends before its container says that it does.
 

@@ -25,12 +25,30 @@ def limits(request, config):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "mov"])
 def test_the_container_does_not_matter(suffix, tmp_path, clip_settings):
     write_numbered(tmp_path / "clip.mp4")
-    frames = ("-c", "copy") if suffix != "avi" else ("-c:v", "mpeg4", "-q:v", "2")  # AVI stores no order of B-frames
+    frames = ("-c", "copy") if suffix != "avi" else ("-c:v", "mpeg4", "-q:v", "2")  # a copy lacks the last duration
     run_ffmpeg("-i", tmp_path / "clip.mp4", *frames, tmp_path / f"same.{suffix}")
     clip = sample_clip(tmp_path / f"same.{suffix}", clip_settings)
     n = clip_settings.features.frames
     assert clip.numbers == [int((i + 0.5) / n * 100) for i in range(n)]
     np.testing.assert_allclose(clip.times_s, np.array(clip.numbers) / 25, atol=1e-3)
+
+
+ORDERS = {
+    "no B-frames": ("-bf", "0"),
+    "B-frames": ("-bf", "3"),
+    "pyramid": ("-bf", "8", "-b_strategy", "2", "-refs", "4"),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_h264_in_avi_which_stores_no_order_is_shown_in_its_order(order, tmp_path, clip_settings):
+    write_numbered(tmp_path / "clip.avi", 250, "25", "-an", "-g", "50", *ORDERS[order])
+    whole, n = sample_clip(tmp_path / "clip.avi", with_features(clip_settings, max_duration_s=20.0)), 6
+    assert whole.numbers == [int((i + 0.5) / n * 250) for i in range(n)]
+    np.testing.assert_allclose(whole.times_s, np.array(whole.numbers) / 25, atol=1e-3)
+    for start_s in (0.0, 3.0, 6.0):
+        part = sample_clip(tmp_path / "clip.avi", clip_settings, Window(start_s, start_s + 2))
+        assert part.numbers == [int(start_s * 25 + (i + 0.5) / n * 50) for i in range(n)]
 
 
 def test_a_file_with_sound_alone_is_a_clip_where_video_is_not_required(tmp_path, features, clip_settings):
