@@ -83,7 +83,7 @@ def read_duration_s(path: Path, settings: ClipSettings) -> float:
         head, first = _read_head(container, [stream], stream)
         packets = _in_order(chain(head, _demux(container, [stream])), stream)
         timeline = build_timeline(stream, (p for p in packets if p.pts is None or p.pts >= first), None, [])
-        check_end(container, stream, float(timeline.end_pts * timeline.time_base), math.inf)
+        check_end(container, stream, timeline.pts[0], float(timeline.end_pts * timeline.time_base), math.inf)
         pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
         if pause_s > MAX_PAUSE_S:
             raise MediaError("bad_timestamps", f"two frames are {pause_s:.0f} s apart, the limit is {MAX_PAUSE_S} s")
@@ -183,7 +183,7 @@ def _read_window(
     tick_s = timed.time_base or Fraction(1)
     while (seek_s := float(span.start_s) - preroll_s) > first_s:
         container.seek(round(seek_s / tick_s), stream=timed)
-        packets = _read_packets(container, streams, longest_s, span, was_sought=True)
+        packets = _read_packets(container, streams, longest_s, span, head, was_sought=True)
         keys = [p.pts for p in packets if p.stream_index == timed.index and p.is_keyframe and p.pts is not None]
         if keys and min(keys) * tick_s <= span.start_s:
             return packets, seek_s
@@ -204,16 +204,16 @@ def _read_packets(
     head: Iterable[Packet] = (),
     was_sought: bool = False,
 ) -> list[Packet]:
-    """The packets of the streams, `head` and those from the container's position to a little beyond the end of `span`.
+    """The packets of the streams, from the container's position to a little beyond the end of `span`.
 
-    The position is the beginning of the file, or one that was sought. Raises `MediaError` as soon as the timestamps
-    show that what is read is longer than `longest_s`.
+    `head` are those from the beginning of the file that were read before; they are returned too, unless the position
+    `was_sought`. Raises `MediaError` as soon as the timestamps show that what is read is longer than `longest_s`.
     """
     packets: list[Packet] = []
     tick_s = streams.timed.time_base or Fraction(1)
     longest = longest_s / tick_s
     frames, first, last = 0, 2**63, -(2**63)
-    for packet in _in_order(chain(head, _demux(container, streams.used)), streams.timed):
+    for packet in _in_order(chain(() if was_sought else head, _demux(container, streams.used)), streams.timed):
         packets.append(packet)
         pts = packet.pts
         if packet.stream_index != streams.timed.index or pts is None or packet.is_discard:
@@ -227,22 +227,35 @@ def _read_packets(
             read_s = longest_s * (last - first) / longest
             raise MediaError("too_long", f"over {read_s:.1f} s or {frames} frames, the limit is {longest_s} s")
     else:  # the file ended
-        for stream in streams.used:
-            end_s = _end_s(packets, stream)
-            # A stream of which nothing was read may have ended before the place that was sought.
-            if end_s is not None or not was_sought:
-                check_end(container, stream, end_s or 0.0, float(span.end_s))
+        _check_ends(container, streams, head, packets, span, was_sought)
     return packets
 
 
-def _end_s(packets: Iterable[Packet], stream: Stream) -> float | None:
-    """When the last packet of a stream that is meant to be presented ends, on the container's clock."""
-    ends = [
-        packet.pts + (packet.duration or 0)
+def _check_ends(
+    container: "av.container.InputContainer",
+    streams: Streams,
+    head: Iterable[Packet],
+    packets: list[Packet],
+    span: Span,
+    was_sought: bool,
+) -> None:
+    """Raise `MediaError` if `packets`, which reach to the file's end, end too early. The others are as above."""
+    for stream in streams.used:
+        presented = _presented(packets, stream)
+        # A stream of which nothing was read may have ended before the place that was sought.
+        if presented or not was_sought:
+            first_pts = next((pts for pts, _ in [*_presented(head, stream), *presented]), 0)
+            end_s = max((sum(each) for each in presented), default=0) * (stream.time_base or Fraction(1))
+            check_end(container, stream, first_pts, float(end_s), float(span.end_s))
+
+
+def _presented(packets: Iterable[Packet], stream: Stream) -> list[tuple[int, int]]:
+    """Timestamp and duration of the packets of a stream that are meant to be presented, in ticks."""
+    return [
+        (packet.pts, packet.duration or 0)
         for packet in packets
         if packet.stream_index == stream.index and packet.pts is not None and not packet.is_discard
     ]
-    return float(max(ends) * (stream.time_base or Fraction(1))) if ends else None
 
 
 def _from_first_key_frame(packets: list[Packet], timed: Stream) -> list[Packet]:
