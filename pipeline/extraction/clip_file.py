@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 
 from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.packets import demux, from_first_key_frame, in_order
 from pipeline.extraction.reasons import MediaError
 from pipeline.extraction.streams import Streams, check_end, choose_streams, lacks_display_times
 from pipeline.extraction.timeline import WHOLE_FILE, Packet, Span, Stream, Timeline, Window, build_timeline
@@ -81,7 +82,7 @@ def read_duration_s(path: Path, settings: ClipSettings) -> float:
     with _errors_of_the_file(), _open(path) as container:
         stream = choose_streams(container, settings).timed
         head, first = _read_head(container, [stream], stream)
-        packets = _in_order(chain(head, _demux(container, [stream])), stream)
+        packets = in_order(chain(head, demux(container, [stream])), stream)
         timeline = build_timeline(stream, (p for p in packets if p.pts is None or p.pts >= first), None, [])
         check_end(container, stream, timeline.pts[0], float(timeline.end_pts * timeline.time_base), math.inf)
         pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
@@ -139,7 +140,7 @@ def _read_clip_file(
         first_s = first * (streams.timed.time_base or Fraction(1))
         span = Span(first_s + Fraction(str(window.start_s)), first_s + Fraction(str(window.end_s)))
         packets, seek_s = _read_window(container, streams, longest_s, head, float(first_s), span)
-    packets = _from_first_key_frame(packets, streams.timed)
+    packets = from_first_key_frame(packets, streams.timed)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
     timeline = build_timeline(streams.timed, video_packets if video else audio_packets, audio, audio_packets, span)
@@ -154,7 +155,7 @@ def _read_head(container: "av.container.InputContainer", used: list[Stream], tim
     The latter is in ticks. A file that was cut between key frames begins with pictures that cannot be shown.
     """
     head: list[Packet] = []
-    for packet in _demux(container, used):
+    for packet in demux(container, used):
         head.append(packet)
         if packet.stream_index == timed.index and packet.is_keyframe:
             if packet.pts is None or packet.is_discard:  # an edit list begins the clip later
@@ -213,7 +214,7 @@ def _read_packets(
     tick_s = streams.timed.time_base or Fraction(1)
     longest = longest_s / tick_s
     frames, first, last = 0, 2**63, -(2**63)
-    for packet in _in_order(chain(() if was_sought else head, _demux(container, streams.used)), streams.timed):
+    for packet in in_order(chain(() if was_sought else head, demux(container, streams.used)), streams.timed):
         packets.append(packet)
         pts = packet.pts
         if packet.stream_index != streams.timed.index or pts is None or packet.is_discard:
@@ -256,41 +257,3 @@ def _presented(packets: Iterable[Packet], stream: Stream) -> list[tuple[int, int
         for packet in packets
         if packet.stream_index == stream.index and packet.pts is not None and not packet.is_discard
     ]
-
-
-def _from_first_key_frame(packets: list[Packet], timed: Stream) -> list[Packet]:
-    """The packets without the pictures that cannot be decoded because the file was cut between key frames.
-
-    These precede the first key frame, in the file or on the screen.
-    """
-    key = next((n for n, p in enumerate(packets) if p.stream_index == timed.index and p.is_keyframe), 0)
-    first = packets[key].pts if packets else None
-    return [
-        packet
-        for number, packet in enumerate(packets)
-        if packet.stream_index != timed.index
-        or (number >= key and (first is None or packet.pts is None or packet.pts >= first))
-    ]
-
-
-def _demux(container: "av.container.InputContainer", streams: list[Stream]) -> Iterator[Packet]:
-    """Yield the packets of the streams, each with a time at which a picture is shown."""
-    without_display_times = {stream.index for stream in streams if lacks_display_times(stream)}
-    for packet in container.demux(*streams):
-        if packet.size == 0:  # PyAV's mark of a stream's end
-            continue
-        if packet.stream_index in without_display_times:
-            packet.pts = packet.dts
-        yield packet
-
-
-def _in_order(packets: Iterable[Packet], timed: Stream) -> Iterator[Packet]:
-    """Yield the packets as they come; raise `MediaError` for a key frame of `timed` that follows a later one."""
-    last_key = -(2**63)
-    for packet in packets:
-        is_key = packet.stream_index == timed.index and packet.is_keyframe and not packet.is_discard
-        if is_key and packet.pts is not None:
-            if packet.pts <= last_key:
-                raise MediaError("bad_timestamps", f"a key frame at {packet.pts} follows one at {last_key}")
-            last_key = packet.pts
-        yield packet

@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from helpers import REPOSITORY, run_ffmpeg
@@ -49,6 +50,28 @@ def test_h264_in_avi_which_stores_no_order_is_shown_in_its_order(order, tmp_path
     for start_s in (0.0, 3.0, 6.0):
         part = sample_clip(tmp_path / "clip.avi", clip_settings, Window(start_s, start_s + 2))
         assert part.numbers == [int(start_s * 25 + (i + 0.5) / n * 50) for i in range(n)]
+
+
+def test_pictures_of_vp8_that_are_never_shown_are_not_sampled(tmp_path, clip_settings):
+    video = ("-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25:duration=4", "-c:v", "libvpx", "-b:v", "200k")
+    hidden = (
+        "-enc_time_base",
+        "1:1000",
+        "-auto-alt-ref",
+        "1",
+        "-lag-in-frames",
+        "25",
+        "-arnr-maxframes",
+        "7",
+        "-arnr-strength",
+        "5",
+    )
+    for number, target in ((1, ("-f", "null", "-")), (2, (tmp_path / "clip.webm",))):
+        run_ffmpeg(*video, *hidden, "-pass", f"{number}", "-passlogfile", tmp_path / "log", *target)
+    with av.open(str(tmp_path / "clip.webm")) as container:
+        assert sum(packet.size > 0 for packet in container.demux()) > 100, "some packets are hidden pictures"
+    clip = sample_clip(tmp_path / "clip.webm", with_features(clip_settings, frames=100))
+    np.testing.assert_allclose(clip.times_s, np.arange(100) / 25, atol=2e-3)
 
 
 def test_a_file_with_sound_alone_is_a_clip_where_video_is_not_required(tmp_path, features, clip_settings):

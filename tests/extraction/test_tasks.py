@@ -87,6 +87,7 @@ def test_a_changed_comment_or_docstring_keeps_finished_shards(decoder, edited_di
         ("extraction/filters.py", '"area"', '"bilinear"'),
         ("extraction/timeline.py", "2 * i + 1", "2 * i"),
         ("extraction/clip_file.py", "PREROLL_S = 1.0", "PREROLL_S = 2.0"),
+        ("extraction/packets.py", "VP8_SHOW_FRAME = 0x10", "VP8_SHOW_FRAME = 0x20"),
         ("extraction/clip_reader.py", '".jpg"', '".png"'),
         ("extraction/suspicion.py", "SILENT_PEAK = 1e-4", "SILENT_PEAK = 1e-3"),
         ("extraction/sandbox.py", "signal.SIGBUS, ", ""),
