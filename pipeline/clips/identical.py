@@ -9,11 +9,15 @@ from pipeline.common.errors import UserError
 
 
 def find_identical(clips: dict[str, list[Clip]]) -> list[IdenticalClips]:
-    """The clips of all splits that share a recording with another one, a group for each recording."""
+    """The clips of all splits that share a recording with another one, a group for each recording.
+
+    An empty file holds none; extraction refuses it.
+    """
     same_bytes: dict[str, list[tuple[str, Clip]]] = defaultdict(list)
     for split, split_clips in clips.items():
         for clip in split_clips:
-            same_bytes[clip.sha256].append((split, clip))
+            if clip.bytes:
+                same_bytes[clip.sha256].append((split, clip))
     return [
         IdenticalClips(
             train=[clip.clip_id for split, clip in group if split == TRAIN],
