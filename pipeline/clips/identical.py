@@ -31,11 +31,11 @@ def find_identical(clips: dict[str, list[Clip]]) -> list[IdenticalClips]:
 
 
 def _overlapping(clips: list[tuple[str, Clip]]) -> Iterator[list[tuple[str, Clip]]]:
-    """Yield the clips of one file in groups that overlap, the first one empty; a whole file overlaps all its parts."""
+    """Yield the clips of one file in groups that overlap; a whole file overlaps all its parts."""
     group: list[tuple[str, Clip]] = []
     group_end_s = -inf
     for split, clip in sorted(clips, key=lambda item: item[1].start_s or 0.0):
-        if (clip.start_s or 0.0) >= group_end_s:
+        if group and (clip.start_s or 0.0) >= group_end_s:
             yield group
             group = []
         group.append((split, clip))

@@ -225,7 +225,7 @@ def _read_packets(
             continue
         frames, first, last = frames + 1, min(first, pts), max(last, pts)
         if last - first > longest or frames > longest_s * MAX_FRAMES_PER_SECOND:
-            read_s = longest_s * (last - first) / longest
+            read_s = float((last - first) * tick_s)
             raise MediaError("too_long", f"over {read_s:.1f} s or {frames} frames, the limit is {longest_s} s")
     else:  # the file ended
         _check_ends(container, streams, head, packets, span, was_sought)

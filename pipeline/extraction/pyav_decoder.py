@@ -63,8 +63,8 @@ def _decode_frames(
         if (picture.width, picture.height, picture.format.name) != (first.width, first.height, first.format.name):
             raise InexactError("pictures of different sizes or formats")
         outputs[picture.pts] = [_apply(graph, picture) for graph in graphs]
-    frames, *pictures = zip(*(outputs[tick] for tick in pts), strict=True)
-    return np.stack(frames), list(*pictures)
+    frames = np.stack([outputs[tick][0] for tick in pts])
+    return frames, [outputs[tick][1] for tick in pts] if features.people.most else []
 
 
 def _apply(graph: av.filter.Graph, picture: av.VideoFrame) -> NDArray[np.uint8]:
