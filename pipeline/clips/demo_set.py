@@ -85,10 +85,17 @@ def prepare_root(root: Path) -> None:
             f"dataset.root {root} holds files that are not a drawn set, and drawing would delete them; "
             "for a recorded set add -S dataset=vgaf, or set dataset.root to another folder"
         )
-    shutil.rmtree(root, ignore_errors=True)
-    for split in SPLITS:
-        (root / split.capitalize()).mkdir(parents=True)
+    # The root itself stays, which may be a link. The marker comes first and stays too: if this is killed, a later run
+    # still knows the folder as a drawn set.
+    root.mkdir(parents=True, exist_ok=True)
     marker.write_text("This data set is drawn by the synthesize stage, which replaces the folder when it runs again.\n")
+    for path in root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != marker:
+            path.unlink()
+    for split in SPLITS:
+        (root / split.capitalize()).mkdir()
 
 
 def write_label_files(clips: list[DemoClip], root: Path) -> None:

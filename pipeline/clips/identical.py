@@ -9,11 +9,15 @@ from pipeline.common.errors import UserError
 
 
 def find_identical(clips: dict[str, list[Clip]]) -> list[IdenticalClips]:
-    """The clips of all splits that share a recording with another one, a group for each recording."""
+    """The clips of all splits that share a recording with another one, a group for each recording.
+
+    An empty file holds none; extraction refuses it.
+    """
     same_bytes: dict[str, list[tuple[str, Clip]]] = defaultdict(list)
     for split, split_clips in clips.items():
         for clip in split_clips:
-            same_bytes[clip.sha256].append((split, clip))
+            if clip.bytes:
+                same_bytes[clip.sha256].append((split, clip))
     return [
         IdenticalClips(
             train=[clip.clip_id for split, clip in group if split == TRAIN],
@@ -27,11 +31,11 @@ def find_identical(clips: dict[str, list[Clip]]) -> list[IdenticalClips]:
 
 
 def _overlapping(clips: list[tuple[str, Clip]]) -> Iterator[list[tuple[str, Clip]]]:
-    """Yield the clips of one file in groups that overlap, the first one empty; a whole file overlaps all its parts."""
+    """Yield the clips of one file in groups that overlap; a whole file overlaps all its parts."""
     group: list[tuple[str, Clip]] = []
     group_end_s = -inf
     for split, clip in sorted(clips, key=lambda item: item[1].start_s or 0.0):
-        if (clip.start_s or 0.0) >= group_end_s:
+        if group and (clip.start_s or 0.0) >= group_end_s:
             yield group
             group = []
         group.append((split, clip))

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.manifest import TRAIN, VAL, Clip
+from pipeline.clips.manifest import SPLITS, TRAIN, VAL, Clip
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.records import reading, table_rows, write_table
@@ -170,3 +170,38 @@ def read_assignments(folder: Path, fold: int | None) -> list[Assignment]:
         missing = f"fold {fold}" if fold else "rows without folds"
         raise UserError(f"{path} has no {missing}; run the split stage (dvc repro split)")
     return rows
+
+
+def read_current_assignments(
+    config: Config, fold: int | None, clips: Mapping[str, Sequence[Clip]]
+) -> dict[tuple[str, str], Assignment]:
+    """Read the rows of one fold, or those without folds, by split and clip id; `clips` are those of the manifests.
+
+    Raises `UserError` as `read_assignments` does, and if the rows were not made from these clips.
+    """
+    rows = {(row.split, row.clip_id): row for row in read_assignments(config.manifests, fold)}
+    if difference := _difference(rows, clips, config):
+        raise UserError(
+            f"{config.manifests / SPLITS_NAME} is older than the manifests: {difference}; run the split stage again "
+            "(dvc repro split)"
+        )
+    return rows
+
+
+def _difference(
+    rows: Mapping[tuple[str, str], Assignment], clips: Mapping[str, Sequence[Clip]], config: Config
+) -> str | None:
+    """The first thing by which the rows differ from the clips; None if they fit."""
+    val_has_roles = config.folds is None or config.fit_on == "train_and_val"
+    fitting = 0
+    for split in SPLITS:
+        for clip in clips[split]:
+            row = rows.get((split, clip.clip_id))
+            if row is not None and (row.label, row.source_id) == (clip.label, clip.source_id):
+                fitting += 1
+            elif row is not None:
+                known, current = (f"{each.label} of source {each.source_id}" for each in (row, clip))
+                return f"it holds clip {clip.clip_id} of {split} as {known}, and the manifest as {current}"
+            elif split == TRAIN or val_has_roles:
+                return f"it lacks clip {clip.clip_id} of {split}"
+    return f"{len(rows) - fitting} of its clips are not in the manifests" if fitting < len(rows) else None

@@ -10,14 +10,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from operator import sub
 from pathlib import Path
 
 import av
 
 from pipeline.extraction.clip_settings import ClipSettings
+from pipeline.extraction.packets import demux, from_first_key_frame, in_order
 from pipeline.extraction.reasons import MediaError
-from pipeline.extraction.streams import Streams, check_end, choose_streams
+from pipeline.extraction.streams import Streams, check_end, choose_streams, lacks_display_times
 from pipeline.extraction.timeline import WHOLE_FILE, Packet, Span, Stream, Timeline, Window, build_timeline
 
 # The demuxers that a clip may need. None of them opens other files, as playlists and concat scripts do.
@@ -79,8 +81,10 @@ def read_duration_s(path: Path, settings: ClipSettings) -> float:
     """How long a file lasts, by all of its timestamps: headers can lack the duration, or lie. Raises `MediaError`."""
     with _errors_of_the_file(), _open(path) as container:
         stream = choose_streams(container, settings).timed
-        timeline = build_timeline(stream, _in_order(container.demux(stream), stream), None, [])
-        check_end(container, stream, float(timeline.end_pts * timeline.time_base), math.inf)
+        head, first = _read_head(container, [stream], stream)
+        packets = in_order(chain(head, demux(container, [stream])), stream)
+        timeline = build_timeline(stream, (p for p in packets if p.pts is None or p.pts >= first), None, [])
+        check_end(container, stream, timeline.pts[0], float(timeline.end_pts * timeline.time_base), math.inf)
         pause_s = float(max(map(sub, timeline.pts[1:], timeline.pts), default=0) * timeline.time_base)
         if pause_s > MAX_PAUSE_S:
             raise MediaError("bad_timestamps", f"two frames are {pause_s:.0f} s apart, the limit is {MAX_PAUSE_S} s")
@@ -130,12 +134,13 @@ def _read_clip_file(
     if window is None:
         packets = _read_packets(container, streams, longest_s)
     else:
+        head, first = _read_head(container, streams.used, streams.timed)
         # Exact fractions, so that a frame that appears at the very start of the window is in it. They are those of the
         # written numbers: the binary number nearest to 6.48 is a little more.
-        first_s = (streams.timed.start_time or 0) * (streams.timed.time_base or Fraction(1))
+        first_s = first * (streams.timed.time_base or Fraction(1))
         span = Span(first_s + Fraction(str(window.start_s)), first_s + Fraction(str(window.end_s)))
-        packets, seek_s = _read_window(container, streams, longest_s, float(first_s), span)
-    packets = _from_first_key_frame(packets, streams.timed)
+        packets, seek_s = _read_window(container, streams, longest_s, head, float(first_s), span)
+    packets = from_first_key_frame(packets, streams.timed)
     video_packets = [packet for packet in packets if video and packet.stream_index == video.index]
     audio_packets = [packet for packet in packets if audio and packet.stream_index == audio.index]
     timeline = build_timeline(streams.timed, video_packets if video else audio_packets, audio, audio_packets, span)
@@ -144,40 +149,72 @@ def _read_clip_file(
     return ClipFile(path, timeline, video, audio, video_packets, audio_packets, seek_s)
 
 
+def _read_head(container: "av.container.InputContainer", used: list[Stream], timed: Stream) -> tuple[list[Packet], int]:
+    """The packets of a file up to the first key frame of `timed`, and when the first frame that can be shown appears.
+
+    The latter is in ticks. A file that was cut between key frames begins with pictures that cannot be shown.
+    """
+    head: list[Packet] = []
+    for packet in demux(container, used):
+        head.append(packet)
+        if packet.stream_index == timed.index and packet.is_keyframe:
+            if packet.pts is None or packet.is_discard:  # an edit list begins the clip later
+                break
+            return head, packet.pts
+    return head, timed.start_time or 0
+
+
 def _read_window(
-    container: "av.container.InputContainer", streams: Streams, longest_s: float, first_s: float, span: Span
+    container: "av.container.InputContainer",
+    streams: Streams,
+    longest_s: float,
+    head: list[Packet],
+    first_s: float,
+    span: Span,
 ) -> tuple[list[Packet], float | None]:
     """The packets from a key frame before `span` on, and the time that was sought; None if that is the file's start.
 
-    Some containers seek by time alone, to a key frame or not. So this seeks further and further back, until there is a
-    key frame before the span.
+    `head` are the packets that were read before, and the first frame that can be shown appears at `first_s`. Some
+    containers seek by time alone, to a key frame or not. So this seeks further and further back, until there is a key
+    frame before the span.
     """
     timed, preroll_s = streams.timed, PREROLL_S
+    if lacks_display_times(timed):  # its pictures are counted, from the first one on
+        return _read_packets(container, streams, longest_s, span, head), None
     tick_s = timed.time_base or Fraction(1)
     while (seek_s := float(span.start_s) - preroll_s) > first_s:
         container.seek(round(seek_s / tick_s), stream=timed)
-        packets = _read_packets(container, streams, longest_s, span)
+        packets = _read_packets(container, streams, longest_s, span, head, was_sought=True)
         keys = [p.pts for p in packets if p.stream_index == timed.index and p.is_keyframe and p.pts is not None]
         if keys and min(keys) * tick_s <= span.start_s:
             return packets, seek_s
         preroll_s *= 2
     if preroll_s > PREROLL_S:
-        container.seek(round(first_s / tick_s), stream=timed)
-    return _read_packets(container, streams, longest_s, span), None
+        # MPEG-TS seeks by the time of decoding, so that the time at which the key frame is shown may lie after it.
+        dts = [p.dts for p in head if p.stream_index == timed.index and p.dts is not None]
+        container.seek(min(dts, default=round(first_s / tick_s)), stream=timed)
+        head = []
+    return _read_packets(container, streams, longest_s, span, head), None
 
 
 def _read_packets(
-    container: "av.container.InputContainer", streams: Streams, longest_s: float, span: Span = WHOLE_FILE
+    container: "av.container.InputContainer",
+    streams: Streams,
+    longest_s: float,
+    span: Span = WHOLE_FILE,
+    head: Iterable[Packet] = (),
+    was_sought: bool = False,
 ) -> list[Packet]:
     """The packets of the streams, from the container's position to a little beyond the end of `span`.
 
-    Raises `MediaError` as soon as the timestamps show that what is read is longer than `longest_s`.
+    `head` are those from the beginning of the file that were read before; they are returned too, unless the position
+    `was_sought`. Raises `MediaError` as soon as the timestamps show that what is read is longer than `longest_s`.
     """
     packets: list[Packet] = []
     tick_s = streams.timed.time_base or Fraction(1)
     longest = longest_s / tick_s
     frames, first, last = 0, 2**63, -(2**63)
-    for packet in _in_order(container.demux(*streams.used), streams.timed):
+    for packet in in_order(chain(() if was_sought else head, demux(container, streams.used)), streams.timed):
         packets.append(packet)
         pts = packet.pts
         if packet.stream_index != streams.timed.index or pts is None or packet.is_discard:
@@ -188,48 +225,35 @@ def _read_packets(
             continue
         frames, first, last = frames + 1, min(first, pts), max(last, pts)
         if last - first > longest or frames > longest_s * MAX_FRAMES_PER_SECOND:
-            read_s = longest_s * (last - first) / longest
+            read_s = float((last - first) * tick_s)
             raise MediaError("too_long", f"over {read_s:.1f} s or {frames} frames, the limit is {longest_s} s")
     else:  # the file ended
-        for stream in streams.used:
-            check_end(container, stream, _end_s(packets, stream), float(span.end_s))
+        _check_ends(container, streams, head, packets, span, was_sought)
     return packets
 
 
-def _end_s(packets: Iterable[Packet], stream: Stream) -> float:
-    """When the last packet of a stream that is meant to be presented ends, on the container's clock."""
-    ends = [
-        packet.pts + (packet.duration or 0)
+def _check_ends(
+    container: "av.container.InputContainer",
+    streams: Streams,
+    head: Iterable[Packet],
+    packets: list[Packet],
+    span: Span,
+    was_sought: bool,
+) -> None:
+    """Raise `MediaError` if `packets`, which reach to the file's end, end too early. The others are as above."""
+    for stream in streams.used:
+        presented = _presented(packets, stream)
+        # A stream of which nothing was read may have ended before the place that was sought.
+        if presented or not was_sought:
+            first_pts = next((pts for pts, _ in [*_presented(head, stream), *presented]), 0)
+            end_s = max((sum(each) for each in presented), default=0) * (stream.time_base or Fraction(1))
+            check_end(container, stream, first_pts, float(end_s), float(span.end_s))
+
+
+def _presented(packets: Iterable[Packet], stream: Stream) -> list[tuple[int, int]]:
+    """Timestamp and duration of the packets of a stream that are meant to be presented, in ticks."""
+    return [
+        (packet.pts, packet.duration or 0)
         for packet in packets
         if packet.stream_index == stream.index and packet.pts is not None and not packet.is_discard
     ]
-    return float(max(ends, default=0) * (stream.time_base or Fraction(1)))
-
-
-def _from_first_key_frame(packets: list[Packet], timed: Stream) -> list[Packet]:
-    """The packets without the pictures that cannot be decoded because the file was cut between key frames.
-
-    These precede the first key frame, in the file or on the screen.
-    """
-    key = next((n for n, p in enumerate(packets) if p.stream_index == timed.index and p.is_keyframe), 0)
-    first = packets[key].pts if packets else None
-    return [
-        packet
-        for number, packet in enumerate(packets)
-        if packet.stream_index != timed.index
-        or (number >= key and (first is None or packet.pts is None or packet.pts >= first))
-    ]
-
-
-def _in_order(packets: Iterable[Packet], timed: Stream) -> Iterator[Packet]:
-    """Yield the packets as they come; raise `MediaError` for a key frame of `timed` that follows a later one."""
-    last_key = -(2**63)
-    for packet in packets:
-        if packet.size == 0:  # PyAV's mark of a stream's end
-            continue
-        is_key = packet.stream_index == timed.index and packet.is_keyframe and not packet.is_discard
-        if is_key and packet.pts is not None:
-            if packet.pts <= last_key:
-                raise MediaError("bad_timestamps", f"a key frame at {packet.pts} follows one at {last_key}")
-            last_key = packet.pts
-        yield packet

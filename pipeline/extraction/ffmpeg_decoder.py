@@ -3,9 +3,11 @@
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.decoder_output import Decoded, check_sound
 from pipeline.extraction.filters import Filter, frame_filters, people_filters, sound_filters
 from pipeline.extraction.reasons import MediaError
+from pipeline.extraction.streams import lacks_display_times
 
 # -copyts keeps the container's timestamps, from which the timeline was read.
 FLAGS = ("-copyts", "-nostdin", "-loglevel", "error", "-filter_complex_threads", "1")
@@ -67,14 +70,14 @@ def _command(
     source = ffmpeg.input(input_url(clip.path), **WHITELISTS, max_pixels=settings.limits.max_pixels, threads=1, **seek)
     outputs = []
     if clip.video:
-        is_wanted = "+".join(f"eq(pts,{tick})" for tick in pts)
-        # Two frames can have the same timestamp; the first of them is taken.
-        video = source[str(clip.video.index)].filter("select", f"({is_wanted})*not(eq(pts,prev_selected_pts))")
+        video = source[str(clip.video.index)].filter("select", _selection(clip, clip.video, pts))
         each_once = {"fps_mode": "passthrough", "frames:v": len(pts)}
         if features.people.most:
             video, searched = (branch := video.filter_multi_output("split")).stream(0), branch.stream(1)
             pictures = _filtered(searched, people_filters(features, clip.is_hdr))
-            outputs.append(ffmpeg.output(pictures, pictures_file, format="image2pipe", vcodec="ppm", **each_once))
+            # Without a format, ffmpeg writes pictures of more than 8 bits with 16.
+            ppm = {"format": "image2pipe", "vcodec": "ppm", "pix_fmt": "rgb24"}
+            outputs.append(ffmpeg.output(pictures, pictures_file, **ppm, **each_once))
         frames = _filtered(video, frame_filters(features, clip.is_hdr))
         outputs.append(ffmpeg.output(frames, frames_file, format="rawvideo", pix_fmt="bgr24", **each_once))
     if clip.audio and clip.timeline.has_audio:
@@ -82,6 +85,26 @@ def _command(
         outputs.append(ffmpeg.output(sound, sound_file, format="f32le"))
     command: list[str] = ffmpeg.merge_outputs(*outputs).global_args(*FLAGS).compile(cmd=ffmpeg_path())
     return command
+
+
+def _selection(clip: ClipFile, stream: av.VideoStream, pts: list[int]) -> str:
+    """The frames shown at `pts`, as an expression of the filter `select`."""
+    if lacks_display_times(stream):
+        shown = sorted(packet.pts for packet in clip.video_packets if packet.pts is not None)
+        return _is_one_of("n", [shown.index(tick) for tick in pts])
+    # Two frames can have the same timestamp; the first of them is taken.
+    return f"{_is_one_of('pts', pts)}*not(eq(pts,prev_selected_pts))"
+
+
+def _is_one_of(name: str, values: Sequence[int]) -> str:
+    """An expression of ffmpeg's that is 1 where the variable has one of these values, and else 0.
+
+    Its terms are summed in pairs, because ffmpeg parses no chain of a hundred terms.
+    """
+    if len(values) == 1:
+        return f"eq({name},{values[0]})"
+    half = len(values) // 2
+    return f"({_is_one_of(name, values[:half])}+{_is_one_of(name, values[half:])})"
 
 
 def _filtered(stream: Any, filters: list[Filter]) -> Any:

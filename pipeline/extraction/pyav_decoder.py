@@ -20,6 +20,7 @@ from pipeline.extraction.decoder_output import Decoded, check_sound
 from pipeline.extraction.filters import Filter, frame_filters, people_filters, sound_filters
 from pipeline.extraction.h264 import packets_to_decode
 from pipeline.extraction.reasons import MediaError
+from pipeline.extraction.streams import lacks_display_times
 
 
 class InexactError(Exception):
@@ -62,8 +63,8 @@ def _decode_frames(
         if (picture.width, picture.height, picture.format.name) != (first.width, first.height, first.format.name):
             raise InexactError("pictures of different sizes or formats")
         outputs[picture.pts] = [_apply(graph, picture) for graph in graphs]
-    frames, *pictures = zip(*(outputs[tick] for tick in pts), strict=True)
-    return np.stack(frames), list(*pictures)
+    frames = np.stack([outputs[tick][0] for tick in pts])
+    return frames, [outputs[tick][1] for tick in pts] if features.people.most else []
 
 
 def _apply(graph: av.filter.Graph, picture: av.VideoFrame) -> NDArray[np.uint8]:
@@ -78,6 +79,8 @@ def _decode_pictures(
     context = stream.codec_context
     if context.name != "h264":
         raise InexactError("only H.264 is known to mark the pictures that no other picture needs")
+    if lacks_display_times(stream):
+        raise InexactError("pictures must be counted, so none can be skipped")
     if clip.is_hdr:
         raise InexactError("PyAV lacks the filter zscale, which tone mapping needs")
     context.thread_count = 1

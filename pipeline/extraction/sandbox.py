@@ -3,15 +3,18 @@
 A clip is untrusted input to megabytes of native code. So a child process in its own session reads it, under limits of
 the operating system (`pipeline.extraction.sandbox_child`), and without the tokens and keys that are in the environment
 of the asking process. The asking process waits no longer than the time limit, or twice that if the child died, and then
-kills the child's whole process group.
+kills the child's whole process group. A file may have taken the child over, so any answer is expected.
 """
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -82,12 +85,17 @@ class Sandbox:
             _kill_group(process)
 
     def _ask(self, request: Request, unpack: Callable[[bytes], Answer]) -> Answer:
+        answer = self._exchange_again_if_it_dies(request)
         try:
-            return unpack(self._exchange_again_if_it_dies(request))
+            return unpack(answer)
         except MediaError as error:
             if error.reason == "out_of_memory":
                 self.close()  # a fresh child starts with all of its memory
             raise
+        except Exception as error:  # whatever the answer holds, it must not end the run
+            self.close()
+            message = f"the process that read the clip gave a wrong answer: {type(error).__name__}: {error}"
+            raise MediaError("crashed", message[:200]) from None
 
     def _exchange_again_if_it_dies(self, request: Request) -> bytes:
         try:
@@ -108,18 +116,19 @@ class Sandbox:
         if self._given_up:  # asked after the start, because `give_up` sees no child that is being started
             self.close()
             raise ChildDiedError(-signal.SIGKILL)
-        timeout_s = request.settings.limits.timeout_s
+        limits, start_s = request.settings.limits, time.monotonic()
         try:
-            connection.send_bytes(request.to_bytes())
-            if connection.poll(timeout_s):
-                return connection.recv_bytes()
-        except (EOFError, ConnectionError):
+            with _ended_after(limits.timeout_s, process, connection):
+                connection.send_bytes(request.to_bytes())
+                # The child makes its answer in its memory, so no answer is longer than that.
+                return connection.recv_bytes(limits.memory_mb * 2**20)
+        except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
             self.close()
+            if time.monotonic() - start_s >= limits.timeout_s:
+                raise MediaError("timeout", f"still reading after {limits.timeout_s} s") from None
             raise ChildDiedError(process.returncode) from None
-        self.close()
-        raise MediaError("timeout", f"still reading after {timeout_s} s")
 
     def _running_child(self) -> tuple["subprocess.Popen[bytes]", Connection]:
         if self._process is None or self._connection is None:
@@ -137,6 +146,25 @@ class Sandbox:
                     start_new_session=True,
                 )
         return self._process, self._connection
+
+
+@contextlib.contextmanager
+def _ended_after(timeout_s: float, process: "subprocess.Popen[bytes]", connection: Connection) -> Iterator[None]:
+    """Within this context, the child is killed after the time, even if it has begun to answer."""
+
+    def end() -> None:
+        _kill_group(process)
+        # A process that left the group may hold the other end, so that the connection would stay open.
+        with socket.socket(fileno=os.dup(connection.fileno())) as asking_end:
+            asking_end.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

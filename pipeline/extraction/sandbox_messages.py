@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
-from pipeline.extraction.reasons import MediaError
+from pipeline.extraction.reasons import REASONS, MediaError
 from pipeline.extraction.timeline import Window
 from pipeline.shards.format import Person, split_bytes
 
@@ -68,19 +68,19 @@ def pack_media(media: ClipMedia) -> bytes:
 
 
 def unpack_media(answer: bytes) -> ClipMedia:
-    """Undo `pack_media`; raises `MediaError` if the child could not read the clip."""
+    """Undo `pack_media`; raises `MediaError` if the child could not read the clip, another error for a wrong answer."""
     header, body = _unpack(answer)
     frames, people = header["jpeg_bytes"], header["people"]
     sizes = [*frames, *(facts["bytes"] for facts in people)]
     jpegs = split_bytes(body, sizes)
     return ClipMedia(
-        duration_s=header["duration_s"],
-        frame_rate_hz=header["frame_rate_hz"],
-        frame_times_s=header["frame_times_s"],
+        duration_s=float(header["duration_s"]),
+        frame_rate_hz=float(header["frame_rate_hz"]),
+        frame_times_s=list(map(float, header["frame_times_s"])),
         jpegs=jpegs[: len(frames)],
         people=[Person.from_facts(facts, jpeg) for facts, jpeg in zip(people, jpegs[len(frames) :], strict=True)],
         waveform=np.frombuffer(body, SAMPLE_TYPE, offset=sum(sizes)) if header["has_audio"] else None,
-        suspect=header["suspect"],
+        suspect=list(map(str, header["suspect"])),
     )
 
 
@@ -90,7 +90,7 @@ def pack_duration(duration_s: float) -> bytes:
 
 
 def unpack_duration(answer: bytes) -> float:
-    """Undo `pack_duration`; raises `MediaError` if the child could not read the file."""
+    """Undo `pack_duration`; raises as `unpack_media` does."""
     header, _ = _unpack(answer)
     return float(header["duration_s"])
 
@@ -109,5 +109,7 @@ def _unpack(answer: bytes) -> tuple[dict[str, Any], bytes]:
     header, _, body = answer.partition(HEADER_END)
     fields = json.loads(header)
     if "reason" in fields:
-        raise MediaError(fields["reason"], fields["detail"])
+        if fields["reason"] not in REASONS:
+            raise ValueError(f"the reason is {fields['reason']}, expected one of {', '.join(REASONS)}")
+        raise MediaError(fields["reason"], str(fields["detail"]))
     return fields, body

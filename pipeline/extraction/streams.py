@@ -63,26 +63,39 @@ def _best(
     return best if best in usable else next(iter(usable), None)
 
 
-def check_end(container: "av.container.InputContainer", stream: Stream, read_s: float, wanted_s: float) -> None:
+def lacks_display_times(stream: Stream) -> bool:
+    """Whether the container states when each picture is decoded, but not when it is shown: H.264 in AVI.
+
+    The n-th picture that is shown is then shown at the n-th of these times.
+    """
+    is_video = isinstance(stream, av.VideoStream)
+    return is_video and stream.container.format.name == "avi" and stream.codec_context.name == "h264"
+
+
+def check_end(
+    container: "av.container.InputContainer", stream: Stream, first_pts: int, read_s: float, wanted_s: float
+) -> None:
     """Raise `MediaError` if what was read of a stream ends before its container says that it does.
 
-    `read_s` is where it ends, and `wanted_s` how far it is wanted. An interrupted download or recording is such a file.
+    `first_pts` is the timestamp of its first packet, `read_s` where it ends, and `wanted_s` how far it is wanted. An
+    interrupted download or recording is such a file.
     """
-    promised_s = _promised_end_s(container, stream)
+    promised_s = _promised_end_s(container, stream, first_pts)
     if promised_s is not None and read_s < min(promised_s, wanted_s) - SLACK_S:
         raise MediaError(
             "truncated", f"the {stream.type} stream should last until {promised_s:.2f} s, but ends at {read_s:.2f} s"
         )
 
 
-def _promised_end_s(container: "av.container.InputContainer", stream: Stream) -> float | None:
+def _promised_end_s(container: "av.container.InputContainer", stream: Stream, first_pts: int) -> float | None:
     """When the container says that a stream ends; None if it does not say it.
 
     MPEG-TS and live WebM state nothing. For them, libavformat estimates a duration from what is there.
     """
     demuxer = container.format.name
     if "mp4" in demuxer and stream.duration is not None and stream.time_base is not None:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        # In fragments that were cut without encoding, a stream begins before its stated start.
+        return float((min(stream.start_time or 0, first_pts) + stream.duration) * stream.time_base)
     if "matroska" in demuxer and (tag := MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))):
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
     if demuxer == "avi" and isinstance(stream, av.VideoStream) and stream.average_rate:

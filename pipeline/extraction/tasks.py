@@ -37,8 +37,8 @@ LIBRARIES = {
     "librosa": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless"),
     "kaldi": ("av", "imageio-ffmpeg", "numpy", "opencv-python-headless", "torch", "torchaudio"),
 }
-# Settings that change how the work is done, but not its result.
-NOT_IN_FINGERPRINT = {"max_failed_fraction", "face_detector", "executor", "scheduler"}
+# Settings that change how the work is done, but not its result: a clip that took too long is tried again in any case.
+NOT_IN_FINGERPRINT = {"max_failed_fraction", "timeout_s", "face_detector", "executor", "scheduler"}
 
 _this_thread = threading.local()
 

@@ -1,11 +1,11 @@
 """Which clips are trained on, which choose the epoch, which are scored."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.clips.manifest import SPLITS, Clip, read_manifest
-from pipeline.clips.splits import SPLITS_NAME, Assignment, Role, read_assignments
+from pipeline.clips.splits import Assignment, Role, read_current_assignments
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
@@ -55,14 +55,19 @@ def clips_of_split(config: Config, split: str) -> Subset:
 
 
 def clips_with_role(config: Config, fold: int | None, role: Role) -> Subset:
-    """The clips that have a role in a training, by `splits.csv`."""
-    ids = {(row.split, row.clip_id) for row in read_assignments(config.manifests, fold) if row.role == role}
+    """The clips that have a role in a training, by `splits.csv`.
+
+    Raises `UserError` if the file is older than the manifests.
+    """
+    opened = {split: open_split(config, split) for split in SPLITS}
+    rows = read_current_assignments(config, fold, {split: clips for split, (_, clips) in opened.items()})
+    ids = {key for key, row in rows.items() if row.role == role}
+    del rows  # they take more memory
     clips: list[Clip] = []
     located: list[ClipRef] = []
-    for split in SPLITS:
-        subset = clips_of_split(config, split)
-        clips += [clip for clip in subset.clips if (split, clip.clip_id) in ids]
-        located += [clip for clip in subset.located if (split, clip.clip_id) in ids]
+    for split, (index, split_clips) in opened.items():
+        clips += [clip for clip in split_clips if (split, clip.clip_id) in ids]
+        located += [clip for clip in locate(index, split_clips, config.dataset.classes) if (split, clip.clip_id) in ids]
     return Subset(clips, located)
 
 
@@ -73,7 +78,7 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
     """
     classes = config.dataset.classes
     opened = {split: open_split(config, split) for split in SPLITS}
-    roles, digest = _current_roles(config, fold, ((split, clip) for split in SPLITS for clip in opened[split][1]))
+    roles, digest = _current_roles(config, fold, {split: clips for split, (_, clips) in opened.items()})
     clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split], classes)]
     selected = {"dev": "dev", "val": "test", "none": None}[config.recipe.training.select_on]
     return TrainingClips(
@@ -87,18 +92,14 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
 
 
 def _current_roles(
-    config: Config, fold: int | None, clips: Iterable[tuple[str, Clip]]
+    config: Config, fold: int | None, clips: Mapping[str, Sequence[Clip]]
 ) -> tuple[dict[tuple[str, str], Role], str]:
     """The roles by split and clip id, and their digest; not the rows of `splits.csv`, which take more memory.
 
-    `clips` are those of the manifests, each with its split. Raises `UserError` if the file is older than they are.
+    `clips` are those of the manifests. Raises `UserError` if the file is older than they are.
     """
-    assignments = read_assignments(config.manifests, fold)
-    digest = roles_digest(assignments)
-    labels = {(split, clip.clip_id): clip.label for split, clip in clips}
-    if any(labels.get((each.split, each.clip_id)) != each.label for each in assignments):
-        raise UserError(f"{config.manifests / SPLITS_NAME} is older than the manifests; run the split stage again")
-    return {(each.split, each.clip_id): each.role for each in assignments}, digest
+    rows = read_current_assignments(config, fold, clips)
+    return {key: row.role for key, row in rows.items()}, roles_digest(rows.values())
 
 
 def roles_digest(assignments: Iterable[Assignment]) -> str:

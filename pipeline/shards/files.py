@@ -21,6 +21,8 @@ from pipeline.shards.format import Entry, Shard
 from pipeline.shards.index import INDEX_NAME, ShardIndex, read_index
 
 FETCH_THREADS = 4
+# A shard that is replaced so often in a row is not read.
+ATTEMPTS = 5
 
 # It differs if a file was replaced or changed.
 FileIdentity = tuple[int, ...]
@@ -38,20 +40,27 @@ class ShardFile:
 
     def read(self, entry: Entry) -> bytes:
         """Read the byte range of a clip; raises `UserError` if the shard is not the one that the index describes."""
-        self.prepare()
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb", buffering=0) as file:
-            if _identity(file.fileno()) == self._checked:
-                return os.pread(file.fileno(), entry.size, entry.offset)
-        self._checked = None  # it was replaced or removed after the check
-        return self.read(entry)
+        for _ in range(ATTEMPTS):
+            checked = self.prepare()
+            with contextlib.suppress(FileNotFoundError), self.path.open("rb", buffering=0) as file:
+                if _identity(file.fileno()) == checked:
+                    return os.pread(file.fileno(), entry.size, entry.offset)
+            self._checked = None  # it was replaced or removed after the check
+        raise UserError(
+            f"shard {self.path} was replaced or removed {ATTEMPTS} times between its check and its reading, and must "
+            "stay as it is; end what writes to its folder, such as an extract stage or a cleaning of the cache"
+        )
 
-    def prepare(self) -> None:
-        """Check the shard, and fetch it if it is missing, unless that was done before; raises as `read` does."""
-        if self._checked:
-            return
+    def prepare(self) -> FileIdentity:
+        """Check the shard, and fetch it if it is missing, unless that was done before; raises as `read` does.
+
+        Returns the identity of the file that was checked.
+        """
+        if checked := self._checked:
+            return checked
         with self._lock:
-            if self._checked:
-                return
+            if checked := self._checked:
+                return checked
             digest, identity = _digest(self.path)
             if digest != self.shard.sha256 and self.is_remote:
                 digest, identity = self._fetch()
@@ -62,6 +71,7 @@ class ShardFile:
                     "extract stage again (dvc repro --force extract)"
                 )
             self._checked = identity
+            return identity
 
     def _fetch(self) -> tuple[str, FileIdentity]:
         """Fetch the shard, unless another process has done so meanwhile; returns its SHA-256 and identity."""

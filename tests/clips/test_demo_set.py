@@ -1,11 +1,13 @@
 """The demo set: what its labels depend on, and its layout."""
 
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from helpers import clips_of
 
-from pipeline.clips.demo_set import plan_clips, prepare_root
+from pipeline.clips.demo_set import MARKER, plan_clips, prepare_root
 from pipeline.clips.labels import CLASSES
 from pipeline.clips.manifest import SPLITS
 from pipeline.common.errors import UserError
@@ -56,6 +58,36 @@ def test_drawing_replaces_a_drawn_set_but_no_recordings(tmp_path):
     with pytest.raises(UserError, match="add -S dataset=vgaf"):
         prepare_root(recorded)
     assert (recorded / "Train_labels.txt").exists()
+
+
+def test_a_drawn_set_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "drawn").symlink_to(tmp_path / "disk")
+    prepare_root(tmp_path / "drawn")
+    (tmp_path / "disk/Train/1_1.mp4").touch()
+    prepare_root(tmp_path / "drawn")
+    assert (tmp_path / "drawn").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").rglob("*")) == [MARKER, "Train", "Val"]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(shutil, "rmtree"), (Path, "unlink"), (Path, "mkdir")])
+def test_drawing_that_was_killed_at_any_moment_can_be_done_again(owner, name, tmp_path, monkeypatch):
+    root = tmp_path / "drawn"
+    prepare_root(root)
+    (root / "Train_labels.txt").touch()
+    do = getattr(owner, name)
+
+    def killed(path, *arguments, **options):
+        if path not in (root, root / "Train"):  # of the folders, the second one
+            raise KeyboardInterrupt
+        do(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_root(root)
+    prepare_root(root)
+    assert sorted(path.name for path in root.rglob("*")) == [MARKER, "Train", "Val"]
 
 
 def test_train_and_val_have_different_sources(settings):

@@ -1,5 +1,7 @@
 """The same recording more than once: in both splits it is refused, within one it is said."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.clips.identical import check_identical, find_identical, identical_warnings
@@ -26,6 +28,11 @@ def test_parts_of_a_file_are_identical_only_where_they_overlap():
     assert find_identical(overlapping) == [IdenticalClips(train=["b"], val=["c"], labels=["happy"])]
     contained = {"train": [clip("a", "1", 0, 9), clip("b", "1", 1, 2)], "val": [clip("c", "1", 5, 6)]}
     assert find_identical(contained) == [IdenticalClips(train=["a", "b"], val=["c"], labels=["happy"])]
+
+
+def test_empty_files_are_no_identical_recordings():
+    clips = {"train": [replace(clip("a", "1"), bytes=0)], "val": [replace(clip("b", "1"), bytes=0)]}
+    assert find_identical(clips) == []
 
 
 def test_a_whole_file_overlaps_all_of_its_parts():

@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from helpers import REPOSITORY, run_ffmpeg
@@ -25,12 +26,52 @@ def limits(request, config):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "mov"])
 def test_the_container_does_not_matter(suffix, tmp_path, clip_settings):
     write_numbered(tmp_path / "clip.mp4")
-    frames = ("-c", "copy") if suffix != "avi" else ("-c:v", "mpeg4", "-q:v", "2")  # AVI stores no order of B-frames
+    frames = ("-c", "copy") if suffix != "avi" else ("-c:v", "mpeg4", "-q:v", "2")  # a copy lacks the last duration
     run_ffmpeg("-i", tmp_path / "clip.mp4", *frames, tmp_path / f"same.{suffix}")
     clip = sample_clip(tmp_path / f"same.{suffix}", clip_settings)
     n = clip_settings.features.frames
     assert clip.numbers == [int((i + 0.5) / n * 100) for i in range(n)]
     np.testing.assert_allclose(clip.times_s, np.array(clip.numbers) / 25, atol=1e-3)
+
+
+ORDERS = {
+    "no B-frames": ("-bf", "0"),
+    "B-frames": ("-bf", "3"),
+    "pyramid": ("-bf", "8", "-b_strategy", "2", "-refs", "4"),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_h264_in_avi_which_stores_no_order_is_shown_in_its_order(order, tmp_path, clip_settings):
+    write_numbered(tmp_path / "clip.avi", 250, "25", "-an", "-g", "50", *ORDERS[order])
+    whole, n = sample_clip(tmp_path / "clip.avi", with_features(clip_settings, max_duration_s=20.0)), 6
+    assert whole.numbers == [int((i + 0.5) / n * 250) for i in range(n)]
+    np.testing.assert_allclose(whole.times_s, np.array(whole.numbers) / 25, atol=1e-3)
+    for start_s in (0.0, 3.0, 6.0):
+        part = sample_clip(tmp_path / "clip.avi", clip_settings, Window(start_s, start_s + 2))
+        assert part.numbers == [int(start_s * 25 + (i + 0.5) / n * 50) for i in range(n)]
+
+
+def test_pictures_of_vp8_that_are_never_shown_are_not_sampled(tmp_path, clip_settings):
+    video = ("-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25:duration=4", "-c:v", "libvpx", "-b:v", "200k")
+    hidden = (
+        "-enc_time_base",
+        "1:1000",
+        "-auto-alt-ref",
+        "1",
+        "-lag-in-frames",
+        "25",
+        "-arnr-maxframes",
+        "7",
+        "-arnr-strength",
+        "5",
+    )
+    for number, target in ((1, ("-f", "null", "-")), (2, (tmp_path / "clip.webm",))):
+        run_ffmpeg(*video, *hidden, "-pass", f"{number}", "-passlogfile", tmp_path / "log", *target)
+    with av.open(str(tmp_path / "clip.webm")) as container:
+        assert sum(packet.size > 0 for packet in container.demux()) > 100, "some packets are hidden pictures"
+    clip = sample_clip(tmp_path / "clip.webm", with_features(clip_settings, frames=100))
+    np.testing.assert_allclose(clip.times_s, np.arange(100) / 25, atol=2e-3)
 
 
 def test_a_file_with_sound_alone_is_a_clip_where_video_is_not_required(tmp_path, features, clip_settings):
@@ -109,6 +150,17 @@ def test_a_recording_that_was_cut_between_key_frames_begins_at_the_first_one(suf
     clip, n = sample_clip(cut, clip_settings), clip_settings.features.frames
     assert clip.timeline.duration_s == pytest.approx(2)
     assert clip.numbers == [50 + int((i + 0.5) / n * 50) for i in range(n)]
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv"])
+def test_the_parts_of_such_a_recording_count_from_the_first_frame_that_can_be_shown(suffix, tmp_path, clip_settings):
+    write_numbered(tmp_path / "clip.mp4", 150, "25", "-g", "50", "-bf", "3", "-sc_threshold", "0")
+    cut = tmp_path / f"cut.{suffix}"
+    run_ffmpeg("-i", tmp_path / "clip.mp4", "-ss", "1", "-c", "copy", "-copyinkf", cut)
+    assert read_duration_s(cut, clip_settings) == pytest.approx(4)
+    for start_s in (0.0, 1.0, 2.6):
+        clip, n = sample_clip(cut, clip_settings, Window(start_s, start_s + 1)), clip_settings.features.frames
+        assert clip.numbers == [50 + int(start_s * 25 + (i + 0.5) / n * 25) for i in range(n)]
 
 
 def test_a_refused_container_is_named(tmp_path, clip_settings):

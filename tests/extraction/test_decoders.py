@@ -39,6 +39,13 @@ def test_center_crop_keeps_the_middle_and_full_frame_keeps_everything(tmp_path, 
     assert np.abs(cropped[:, 32, ::2, 0].astype(int) - middle).mean() < 16
 
 
+@pytest.mark.parametrize("count", [1, 100, 101])
+def test_any_number_of_frames_can_be_sampled(count, tmp_path, either_decoder):
+    write_numbered(tmp_path / "clip.mp4", 101)
+    clip = sample_clip(tmp_path / "clip.mp4", with_features(either_decoder, frames=count))
+    assert clip.numbers == [int((i + 0.5) / count * 101) for i in range(count)]
+
+
 def test_pixels_that_are_not_square_are_shown_in_their_shape(tmp_path, either_decoder):
     write_numbered(tmp_path / "clip.mp4", 100, "25", "-vf", "setsar=1/2")  # displayed as a square
     clip = sample_clip(tmp_path / "clip.mp4", with_features(either_decoder, framing="center_crop"))

@@ -25,11 +25,11 @@ SQUARES = [(64, 32), (256, 96)]  # left and top of each red square of 32 px
 SIZE = (320, 192)
 
 
-def red_squares(path, squares=SQUARES, size=SIZE, side=32):
+def red_squares(path, squares=SQUARES, size=SIZE, side=32, pixels="yuv444p"):
     """A clip of one second with red squares on grey, and a tone."""
     boxes = "".join(f",drawbox=x={x}:y={y}:w={side}:h={side}:color=red:t=fill" for x, y in squares)
     video = f"color=c=gray:s={size[0]}x{size[1]}:r=10:d=1{boxes}"
-    codecs = ("-c:v", "libx264", "-qp", "10", "-pix_fmt", "yuv444p", "-c:a", "aac")
+    codecs = ("-c:v", "libx264", "-qp", "10", "-pix_fmt", pixels, "-c:a", "aac")
     run_ffmpeg("-f", "lavfi", "-i", video, "-f", "lavfi", "-i", "sine=d=1", *codecs, path)
     return path
 
@@ -73,6 +73,12 @@ def test_both_decoders_find_the_same(framing, with_people, tmp_path):
     first, second = (read_clip(path, with_people(decoder, framing)) for decoder in ("in_process", "ffmpeg"))
     assert first.people
     assert first.people == second.people
+
+
+@pytest.mark.parametrize("decoder", ["in_process", "ffmpeg"])
+def test_faces_are_found_in_pictures_of_more_than_8_bits(decoder, with_people, tmp_path):
+    path = red_squares(tmp_path / "clip.mp4", pixels="yuv444p10le")
+    assert len(read_clip(path, with_people(decoder)).people) == 4
 
 
 def test_a_box_is_a_share_of_what_the_frame_shows(with_people, tmp_path):

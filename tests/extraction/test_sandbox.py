@@ -263,6 +263,53 @@ def test_a_child_that_hangs_is_killed_with_every_process_that_it_started(child, 
     assert orphans == []
 
 
+ENDLESS = "os.write(connection.fileno(), bytes([0, 0, 16, 0]) + b'{'); time.sleep(60)"
+LEFT_TO_ANOTHER = (
+    "os.write(connection.fileno(), bytes([0, 0, 16, 0]) + b'{')\n"
+    "    if os.fork() == 0: os.setsid()\n"
+    "    time.sleep(8); os._exit(0)"
+)
+
+
+@pytest.mark.parametrize("answer", [ENDLESS, LEFT_TO_ANOTHER])
+def test_a_child_that_never_ends_its_answer_is_killed_after_the_time(answer, child, sandbox, one_clip, clip_settings):
+    child(f"def begin(connection, _):\n    {answer}\nConnection.send_bytes = begin")
+    start = time.monotonic()
+    assert reason_of(sandbox, one_clip, with_limits(clip_settings, timeout_s=3.0)) == "timeout"
+    assert time.monotonic() - start < 5
+
+
+WRONG_ANSWERS = {
+    "nothing": "b''",
+    "no JSON": "b'{\\n'",
+    "no object": "b'[]\\n'",
+    "deep": "b'[' * 100_000",
+    "missing keys": """b'{"duration_s": 1}\\n'""",
+    "unknown reason": """b'{"reason": "tired", "detail": ""}\\n'""",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_ANSWERS)
+def test_a_child_that_answers_something_else_is_one_that_crashed(kind, child, sandbox, one_clip, clip_settings):
+    child(
+        f"send = Connection.send_bytes\nConnection.send_bytes = lambda asking, _: send(asking, {WRONG_ANSWERS[kind]})"
+    )
+    assert reason_of(sandbox, one_clip, clip_settings) == "crashed"
+    assert sandbox._process is None, "the next clip is read by another child"
+
+
+def test_an_answer_that_is_longer_than_the_childs_memory_is_not_read(child, sandbox, one_clip, clip_settings):
+    child(
+        "def announce(connection, _):\n"
+        "    os.write(connection.fileno(), (2**30 + 1).to_bytes(4) + bytes(1000))\n"
+        "    time.sleep(60)\n"
+        "Connection.send_bytes = announce"
+    )
+    start = time.monotonic()
+    assert reason_of(sandbox, one_clip, with_limits(clip_settings, memory_mb=1024, timeout_s=20.0)) == "crashed"
+    assert time.monotonic() - start < 15, "it does not wait for the rest"
+
+
 def test_a_sandbox_that_is_given_up_ends_what_another_thread_reads_and_starts_no_child(
     child, sandbox, one_clip, clip_settings
 ):
@@ -302,6 +349,23 @@ def test_after_a_kill_the_same_clip_is_read_again_in_the_same_way(child, sandbox
         "    assert settings.limits.decoder == 'in_process'\n"
         "    return read_clip(path, settings)\n"
         "sandbox_child.read_clip = killed_once"
+    )
+    assert len(sandbox.read_clip(one_clip, clip_settings).jpegs) == clip_settings.features.frames
+
+
+def test_after_a_kill_in_the_middle_of_an_answer_the_clip_is_read_again(
+    child, sandbox, one_clip, clip_settings, tmp_path
+):
+    child(
+        "send = Connection.send_bytes\n"
+        "def killed_once(connection, answer):\n"
+        f"    marker = {str(tmp_path / 'killed')!r}\n"
+        "    if not os.path.exists(marker):\n"
+        "        open(marker, 'w').close()\n"
+        "        os.write(connection.fileno(), len(answer).to_bytes(4) + answer[:1000])\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    send(connection, answer)\n"
+        "Connection.send_bytes = killed_once"
     )
     assert len(sandbox.read_clip(one_clip, clip_settings).jpegs) == clip_settings.features.frames
 

@@ -85,3 +85,28 @@ def test_a_window_of_a_truncated_file_is_refused_if_the_file_ends_in_it(tmp_path
     for start_s in (5.0, 9.0):
         with pytest.raises(MediaError, match="truncated"):
             sample_clip(tmp_path / "part.mp4", clip_settings, Window(start_s, start_s + 2))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_window_after_the_end_of_the_sound_is_silent_and_not_truncated(suffix, tmp_path, clip_settings):
+    write_picture(tmp_path / "silent.mp4", "-c:v", "libx264", "-g", "25", seconds=10)
+    both = ("-i", tmp_path / "silent.mp4", "-f", "lavfi", "-i", "sine=duration=2")
+    run_ffmpeg(*both, "-c:v", "copy", "-c:a", "aac", tmp_path / f"clip.{suffix}")
+    clip = sample_clip(tmp_path / f"clip.{suffix}", clip_settings, Window(6.0, 9.0))
+    assert clip.timeline.duration_s == pytest.approx(3)
+    assert not clip.timeline.has_audio
+
+
+def test_fragments_that_were_cut_without_encoding_are_whole(tmp_path, clip_settings):
+    write_picture(tmp_path / "clip.mp4", "-c:v", "libx264", "-g", "50", "-c:a", "aac", seconds=10, sound=True)
+    cut = ("-ss", "2.6", "-i", tmp_path / "clip.mp4", "-t", "5", "-c", "copy")
+    run_ffmpeg(*cut, "-movflags", "frag_keyframe+delay_moov", tmp_path / "cut.mp4")
+    settings = with_features(clip_settings, max_duration_s=20.0)
+    whole = sample_clip(tmp_path / "cut.mp4", settings)
+    assert whole.timeline.duration_s == pytest.approx(read_duration_s(tmp_path / "cut.mp4", settings))
+    end_s = whole.timeline.duration_s
+    part = sample_clip(tmp_path / "cut.mp4", settings, Window(end_s - 1, end_s))
+    assert part.timeline.duration_s == pytest.approx(1)
+    content = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "part.mp4").write_bytes(content[: len(content) * 6 // 10])
+    assert reason_of(tmp_path / "part.mp4", settings) == "truncated"

@@ -32,7 +32,7 @@ def test_a_plan_has_every_clip_once_in_the_manifests_order(clips, drawn_root, cl
     assert [clip for task in plan for clip in task.clips] == clips
 
 
-def test_a_changed_setting_or_clip_changes_the_fingerprint_but_a_label_or_the_executor_does_not(clips, clip_settings):
+def test_the_fingerprint_covers_the_settings_and_clips_but_no_label_executor_or_time_limit(clips, clip_settings):
     before = shard_fingerprint(clips, clip_settings)
     assert shard_fingerprint(clips, with_features(clip_settings, jpeg_quality=80)) != before
     assert shard_fingerprint(clips, with_features(clip_settings, front_end="kaldi")) != before
@@ -40,6 +40,7 @@ def test_a_changed_setting_or_clip_changes_the_fingerprint_but_a_label_or_the_ex
     assert shard_fingerprint([replace(clips[0], sha256="0"), *clips[1:]], clip_settings) != before
     assert shard_fingerprint([replace(clips[0], label="neutral"), *clips[1:]], clip_settings) == before
     assert shard_fingerprint(clips, with_limits(clip_settings, executor="dask", scheduler="tcp://x:1")) == before
+    assert shard_fingerprint(clips, with_limits(clip_settings, timeout_s=120.0)) == before
 
 
 def test_a_worker_with_other_code_or_libraries_is_refused(clips, drawn_root, clip_settings, tmp_path, monkeypatch):
@@ -86,6 +87,7 @@ def test_a_changed_comment_or_docstring_keeps_finished_shards(decoder, edited_di
         ("extraction/filters.py", '"area"', '"bilinear"'),
         ("extraction/timeline.py", "2 * i + 1", "2 * i"),
         ("extraction/clip_file.py", "PREROLL_S = 1.0", "PREROLL_S = 2.0"),
+        ("extraction/packets.py", "VP8_SHOW_FRAME = 0x10", "VP8_SHOW_FRAME = 0x20"),
         ("extraction/clip_reader.py", '".jpg"', '".png"'),
         ("extraction/suspicion.py", "SILENT_PEAK = 1e-4", "SILENT_PEAK = 1e-3"),
         ("extraction/sandbox.py", "signal.SIGBUS, ", ""),

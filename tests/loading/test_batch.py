@@ -1,4 +1,5 @@
 import dataclasses
+from collections import deque
 
 import numpy as np
 import pytest
@@ -22,6 +23,16 @@ def test_memory_is_reused_only_when_no_tensor_lies_in_it():
     assert memory.take((1000, 1000), np.uint8).data_ptr() != address, "a view is still alive"
     del kept
     assert memory.take((1000, 1000), np.uint8).data_ptr() == address
+
+
+def test_memory_serves_tensors_of_any_length():
+    memory, lengths = Memory(), np.random.default_rng(0).integers(500, 6000, 1000)
+    ahead, addresses = deque(maxlen=6), set()
+    for length in lengths:
+        ahead.append(memory.take((4, 80, int(length)), np.float16))
+        assert (ahead[-1].shape, ahead[-1].dtype) == ((4, 80, length), torch.float16)
+        addresses.add(ahead[-1].data_ptr())
+    assert len(addresses) <= 4 * 7, "no more than are in use at once of each power of two"
 
 
 def test_a_batch_holds_what_was_extracted(refs, features):

@@ -1,8 +1,12 @@
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
+from pipeline.clips import splits
 from pipeline.clips.labels import CLASSES
-from pipeline.clips.manifest import Clip
-from pipeline.clips.splits import Assignment, read_assignments
+from pipeline.clips.manifest import Clip, read_manifest, write_manifest
+from pipeline.clips.splits import Assignment, assign_roles, read_assignments, write_assignments
 from pipeline.common.errors import UserError
 from pipeline.loading import selection
 from pipeline.loading.selection import ClipRef, Subset, clips_with_role, locate, select_clips
@@ -58,12 +62,48 @@ def test_for_a_submission_all_labelled_clips_are_trained_on(split_workspace):
     assert clips.selection == []
 
 
-def test_splits_that_are_older_than_the_manifest_are_refused(split_workspace):
+def with_first_clip(config, split, **changes):
+    """Change the first clip of a manifest; another id is one more clip."""
+    first, *others = read_manifest(config.manifests, split)
+    changed = replace(first, **changes)
+    clips = [changed, *others] if changed.clip_id == first.clip_id else [first, *others, changed]
+    write_manifest(clips, config.manifests / f"{split}.csv")
+
+
+STALE = {
+    "another label": ("train", {"label": "x"}, r"it holds clip \S+ of train as \w+ of source \d+, and the .* as x of"),
+    "another source": ("val", {"source_id": "x"}, r"it holds clip \S+ of val .*, and the manifest as \w+ of source x"),
+    "one more train clip": ("train", {"clip_id": "9_9"}, "it lacks clip 9_9 of train"),
+    "one more val clip": ("val", {"clip_id": "9_9"}, "it lacks clip 9_9 of val"),
+}
+
+
+@pytest.mark.parametrize("read", [select_clips, partial(clips_with_role, role="test")], ids=["train", "evaluate"])
+@pytest.mark.parametrize("change", STALE)
+def test_splits_that_are_older_than_the_manifests_are_refused(change, read, split_workspace):
     config = split_workspace()
-    manifest = config.manifests / "train.csv"
-    manifest.write_text(manifest.read_text().replace("positive", "neutral", 1))
-    with pytest.raises(UserError, match="is older than the manifests; run the split stage again"):
-        select_clips(config)
+    split, changes, difference = STALE[change]
+    with_first_clip(config, split, **changes)
+    with pytest.raises(UserError, match=f"is older than the manifests: {difference}.*run the split stage again"):
+        read(config, fold=None)
+
+
+def test_splits_with_a_clip_that_has_left_the_manifest_are_refused(split_workspace):
+    config = split_workspace()
+    write_manifest(read_manifest(config.manifests, "val")[1:], config.manifests / "val.csv")
+    with pytest.raises(UserError, match="is older than the manifests: 1 of its clips are not in the manifests"):
+        clips_with_role(config, None, "test")
+
+
+def test_folds_over_train_need_no_row_for_a_val_clip_and_folds_over_both_do(split_workspace):
+    config = split_workspace(folds=3)
+    with_first_clip(config, "val", label="neutral", source_id="x")
+    assert clips_with_role(config, 1, "test").clips
+    both = split_workspace(folds=3, fit_on="train_and_val", select_on="none")
+    clips = {split: read_manifest(both.manifests, split) for split in ("train", "val")}
+    write_assignments(assign_roles(clips | {"val": clips["val"][1:]}, both), both.manifests)
+    with pytest.raises(UserError, match=f"it lacks clip {clips['val'][0].clip_id} of val"):
+        clips_with_role(both, 1, "test")
 
 
 def test_clips_of_one_name_in_both_splits_have_roles_of_their_own(config, monkeypatch):
@@ -72,7 +112,8 @@ def test_clips_of_one_name_in_both_splits_have_roles_of_their_own(config, monkey
         for split in ("train", "val")
     }
     rows = [Assignment(None, role, split, "1_1", "1", split) for role, split in (("fit", "train"), ("test", "val"))]
-    monkeypatch.setattr(selection, "clips_of_split", lambda config, split: subsets[split])
-    monkeypatch.setattr(selection, "read_assignments", lambda *_: rows)
+    monkeypatch.setattr(selection, "open_split", lambda config, split: (split, subsets[split].clips))
+    monkeypatch.setattr(selection, "locate", lambda index, clips, classes: subsets[index].located)
+    monkeypatch.setattr(splits, "read_assignments", lambda *_: rows)
     assert clips_with_role(config, None, "fit") == subsets["train"]
     assert clips_with_role(config, None, "test") == subsets["val"]

@@ -1,5 +1,6 @@
 """Shards as files: those that were cut or damaged are found, and those that are elsewhere are fetched."""
 
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
 from pipeline.loading.loader import Loader, PlannedBatch
 from pipeline.loading.selection import locate
-from pipeline.shards import fetching
+from pipeline.shards import fetching, files
 from pipeline.shards.files import ShardFile, fetched_ahead, open_index
 
 
@@ -75,6 +76,14 @@ def test_a_shard_that_changes_after_it_was_checked_is_checked_again(index):
     flip_a_bit_of_a_picture(file.path, shard)
     with pytest.raises(UserError, match="is damaged"):
         file.read(shard.entries[1])
+
+
+def test_a_shard_that_is_replaced_again_and_again_is_named(index, monkeypatch):
+    identities = itertools.count()
+    monkeypatch.setattr(files, "_identity", lambda _: (next(identities),))
+    shard = index.shards[0]
+    with pytest.raises(UserError, match=r"val-000000\.tar was replaced or removed 5 times between its check and its"):
+        ShardFile(shard, index.folder, None).read(shard.entries[1])
 
 
 def test_a_missing_shard_is_named(index):
