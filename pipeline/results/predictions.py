@@ -98,7 +98,10 @@ def most_probable_classes(probabilities: NDArray[np.float64]) -> NDArray[np.int6
 
 
 def write_predictions(by_seed: Mapping[int, Predictions], path: Path) -> None:
-    """Write the predictions of all seeds as CSV, with probabilities to six decimals."""
+    """Write the predictions of all seeds as CSV.
+
+    The probabilities are exact: rounded, one that is small would become 0, whose logarithm is not that of the result.
+    """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *next(iter(by_seed.values())).classes])
@@ -111,7 +114,7 @@ def _rows(seed: int, predictions: Predictions) -> Iterator[list[Any]]:
     names = [*classes, QUARANTINED]  # NOT_SCORED, which is -1, picks the last name
     for row, clip_id in enumerate(predictions.clip_ids):
         label, prediction = classes[predictions.labels[row]], names[predictions.predicted[row]]
-        cells = ["" if np.isnan(p) else f"{p:.6f}" for p in predictions.probabilities[row]]
+        cells = ["" if np.isnan(p) else repr(p) for p in predictions.probabilities[row].tolist()]
         yield [seed, predictions.folds[row], clip_id, predictions.source_ids[row], label, prediction, *cells]
 
 

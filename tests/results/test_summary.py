@@ -11,6 +11,7 @@ from pipeline.common import metrics as metrics_module
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import NOT_SCORED
 from pipeline.results.combination import weights_on_dev
+from pipeline.results.predictions import with_probabilities
 from pipeline.results.result_files import CurvePoint
 from pipeline.results.result_measures import measure
 from pipeline.results.summary import Calibration, SeedResult, calibrate, read_seed_result, summarize
@@ -142,16 +143,17 @@ def test_a_summary_reads_what_evaluate_wrote(finished, tmp_path):
     result = read_seed_result(tmp_path, 0)
     assert result.calibration.temperature == metrics.temperature == statistics.mean(finished[1].temperatures)
     assert result.dev.clip_ids == finished[1].dev.clip_ids
-    assert summarize({0: result}) == dataclasses.replace(
-        metrics,
-        **{
-            name: pytest.approx(value, abs=1e-4)
-            for name, value in vars(metrics).items()
-            if "log_loss" in name or "brier_score" in name
-        },
-        **{name: pytest.approx(value, abs=1e-4) for name, value in vars(metrics).items() if "calibration" in name},
-        seeds=[dataclasses.replace(metrics.seeds[0], log_loss=pytest.approx(metrics.seeds[0].log_loss, abs=1e-4))],
-    )
+    assert summarize({0: result}) == metrics
+
+
+def test_a_summary_of_a_confident_mistake_has_the_log_loss_that_evaluate_measured(finished, tmp_path):
+    labels = finished[1].predictions.labels
+    confident = np.full((len(labels), 3), 1e-7)  # of the label, in nats: 16
+    confident[np.arange(len(labels)), (labels + 1) % 3] = 1 - 2e-7
+    evaluation = dataclasses.replace(finished[1], predictions=with_probabilities(finished[1].predictions, confident))
+    metrics = write_evaluation(evaluation, tmp_path)
+    assert metrics.log_loss == pytest.approx(-np.log(1e-7))
+    assert summarize({0: read_seed_result(tmp_path, 0)}).log_loss == metrics.log_loss
 
 
 def test_a_folder_of_another_seed_or_without_results_is_refused_with_what_to_do(finished, tmp_path):
