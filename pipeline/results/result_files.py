@@ -125,16 +125,18 @@ class Metrics(Measures):
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """One row of `per_class.csv`, with intervals over sources. Undefined bounds are None.
+    """One row of `per_class.csv`, with intervals over sources.
+
+    Undefined values are None: the precision of a class that is never predicted, the recall of one without clips.
 
     `label` is the name of the class. Its column is called `class`, which cannot be the name of a field in Python.
     """
 
     label: Annotated[str, Field(alias="class")]
     clips: int
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     precision_low: float | None
     precision_high: float | None
     recall_low: float | None

@@ -13,6 +13,7 @@ from pipeline.common.metrics import (
     brier_score,
     calibration_error,
     log_loss,
+    mean_of_defined,
     per_class,
     reliability,
 )
@@ -74,7 +75,7 @@ def values_of(predictions: Predictions) -> dict[str, float]:
 
 def _mean_values(seeds: Sequence[Predictions], clips: NDArray[np.int64]) -> dict[str, float]:
     every = [_values(predictions, clips) for predictions in seeds]
-    return {name: float(np.mean([values[name] for values in every])) for name in every[0]}
+    return {name: mean_of_defined(np.array([values[name] for values in every])) for name in every[0]}
 
 
 def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, float]:
@@ -85,8 +86,8 @@ def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, flo
     likelihoods = labels[scored], predictions.probabilities[clips][scored]
     return {
         "accuracy": accuracy(labels, predicted),
-        "balanced_accuracy": float(classes["recall"][np.isin(range(len(predictions.classes)), labels)].mean()),
-        "macro_f1": float(classes["f1"].mean()),
+        "balanced_accuracy": mean_of_defined(classes["recall"]),
+        "macro_f1": mean_of_defined(classes["f1"]),
         "log_loss": log_loss(*likelihoods) if scored.any() else math.nan,
         "brier_score": brier_score(*likelihoods) if scored.any() else math.nan,
         "calibration_error": calibration_error(*likelihoods) if scored.any() else math.nan,
@@ -132,9 +133,9 @@ def _class_measures(label: str, clips: int, values: dict[str, float], intervals:
     return ClassMeasures(
         label=label,
         clips=clips,
-        precision=values[f"{label}.precision"],
-        recall=values[f"{label}.recall"],
-        f1=values[f"{label}.f1"],
+        precision=defined(values[f"{label}.precision"]),
+        recall=defined(values[f"{label}.recall"]),
+        f1=defined(values[f"{label}.f1"]),
         precision_low=low[f"{label}.precision"],
         precision_high=high[f"{label}.precision"],
         recall_low=low[f"{label}.recall"],
