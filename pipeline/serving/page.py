@@ -88,9 +88,10 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
     Raises `UserError` for a port that is taken or does not exist.
     """
     host_names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else ["*"]
+    folder = Path(get_upload_folder())
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=host_names),
-        Middleware(PageGuard, folder=Path(get_upload_folder()), max_clips=MAX_UPLOADS),
+        Middleware(PageGuard, folder=folder, max_clips=MAX_UPLOADS, max_bytes=MAX_FILE_MB * 2**20),
     ]
     try:
         _, address, _ = page.launch(

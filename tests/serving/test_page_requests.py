@@ -33,6 +33,17 @@ def address(folder):
     page.close()
 
 
+@pytest.fixture(autouse=True)
+def without_uploads(folder):
+    """Each test begins without uploads."""
+    for path in files_in(folder):
+        path.unlink()
+
+
+def files_in(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
 def upload(address, **headers):
     return httpx.post(f"{address}/gradio_api/upload", files={"files": ("clip.mp4", b"a clip")}, headers=headers)
 
@@ -73,7 +84,6 @@ def test_a_name_of_another_site_that_leads_here_is_refused(address):
 def test_more_clips_than_are_kept_are_refused_until_one_is_gone(address, folder):
     from pipeline.serving.page import MAX_UPLOADS
 
-    assert [path for path in folder.rglob("*") if path.is_file()] == []
     clips = [folder / f"{number}.mp4" for number in range(MAX_UPLOADS - 1)]
     for clip in clips:
         clip.touch()
@@ -82,3 +92,32 @@ def test_more_clips_than_are_kept_are_refused_until_one_is_gone(address, folder)
     assert (refused.status_code, refused.text) == (429, "too many clips are waiting; try again in some minutes")
     clips[0].unlink()
     assert upload(address).status_code == 200
+
+
+def test_a_request_brings_one_clip(address, folder):
+    files = [("files", (f"{number}.mp4", b"a clip")) for number in range(2)]
+    several = httpx.post(f"{address}/gradio_api/upload", files=files)
+    assert several.status_code == 400
+    assert several.text == "an upload has several parts, expected one clip; send each clip on its own"
+    assert files_in(folder) == set()
+
+
+def test_a_request_that_is_larger_than_a_clip_is_refused_whether_it_says_so_or_not(address, folder):
+    from pipeline.serving.page import MAX_FILE_MB
+
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    begin = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n'  # a field, not a file, which Gradio bounds
+    content = [begin, *[bytes(2**20)] * (MAX_FILE_MB + 1), b"\r\n--x--\r\n"]
+    size = sum(map(len, content))
+    unsaid = httpx.post(f"{address}/gradio_api/upload", content=iter(content), headers=form, timeout=60)
+    assert (unsaid.status_code, "exceeds the maximum allowed size" in unsaid.text) == (413, True)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=60) as connection:
+        lines = [
+            "POST /gradio_api/upload HTTP/1.1",
+            "Host: 127.0.0.1",
+            f"Content-Length: {size}",
+            *map(": ".join, form.items()),
+        ]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())  # nothing follows, and nothing is waited for
+        assert connection.recv(100).startswith(b"HTTP/1.1 413")
+    assert files_in(folder) == set()
