@@ -1,5 +1,7 @@
 """A web page that predicts a clip which somebody uploads or records."""
 
+import ipaddress
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +84,13 @@ def only_uploads(component: gr.Video) -> gr.Video:
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Gradio's reporting and sharing are off.
 
-    On a loopback address, the server accepts no other host name, which prevents DNS rebinding: another site's page
-    could otherwise reach it through a domain name that resolves to this machine.
+    On a loopback address, the server accepts no other host name (`accepted_names`).
 
     Raises `UserError` for a port that is taken or does not exist.
     """
-    host_names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else ["*"]
     folder = Path(get_upload_folder())
     guards = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=host_names),
+        Middleware(TrustedHostMiddleware, allowed_hosts=accepted_names(host)),
         Middleware(PageGuard, folder=folder, max_clips=MAX_UPLOADS, max_bytes=MAX_FILE_MB * 2**20),
     ]
     try:
@@ -113,6 +113,20 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             f"port {port} of {host} cannot be listened on ({error}); name another one with --port"
         ) from None
     return str(address)
+
+
+def accepted_names(host: str) -> list[str]:
+    """The names by which a server on the address `host` may be asked for: any, unless this machine alone reaches it.
+
+    This prevents DNS rebinding: another site's page could otherwise reach it through a domain name that resolves to
+    this machine. An address that cannot be resolved cannot be listened on either.
+    """
+    try:
+        addresses = {str(each[4][0]) for each in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        return LOOPBACK_NAMES
+    is_loopback = all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    return [*LOOPBACK_NAMES, host] if is_loopback else ["*"]
 
 
 def answer_upload(path: Path, predictor: Predictor) -> Shown:

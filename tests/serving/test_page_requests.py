@@ -1,5 +1,6 @@
 """What the page's server answers to requests that its own page would not send."""
 
+import contextlib
 import json
 import socket
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ def folder(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def address(folder):
+@contextlib.contextmanager
+def serving(host):
     """The address of the page of a model that is asked for nothing here."""
     from pipeline.serving.page import build_page, serve
 
@@ -29,8 +30,15 @@ def address(folder):
         port = free.getsockname()[1]
     model = SimpleNamespace(labels=["a", "b"], takes={"scene": "frames"})
     predictor = SimpleNamespace(scorer=SimpleNamespace(model=model))
-    yield serve(page := build_page(predictor), "127.0.0.1", port).rstrip("/")
+    yield serve(page := build_page(predictor), host, port).rstrip("/")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """That of the page on this machine."""
+    with serving("127.0.0.1") as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +87,21 @@ def test_a_name_of_another_site_that_leads_here_is_refused(address):
     assert httpx.get(address, headers={"Host": f"localhost:{port}"}).status_code == 200
     rebound = {"Host": f"elsewhere.test:{port}", "Origin": f"http://elsewhere.test:{port}"}
     assert httpx.get(address, headers=rebound).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "127.1"])
+def test_no_loopback_address_answers_to_a_name_of_another_site(folder, host):
+    with serving(host) as address:
+        port = address.rpartition(":")[2]
+        for name, status in ((host, 200), ("localhost", 200), ("127.0.0.1", 200), ("elsewhere.test", 400)):
+            assert httpx.get(address, headers={"Host": f"{name}:{port}"}).status_code == status, name
+
+
+def test_an_address_that_other_machines_reach_answers_to_any_name():
+    from pipeline.serving.page import accepted_names
+
+    assert accepted_names("0.0.0.0") == ["*"]
+    assert accepted_names("[::1]") == ["127.0.0.1", "localhost", "[::1]"]
 
 
 def test_more_clips_than_are_kept_are_refused_until_one_is_gone(address, folder):
