@@ -1,11 +1,13 @@
 """A web page that predicts a clip which somebody uploads or records."""
 
 import ipaddress
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
 from gradio.utils import get_upload_folder
 from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ from pipeline.serving.rows import NoPrediction, Prediction, printable
 
 MAX_FILE_MB, MAX_DURATION_S, MAX_WAITING, MAX_UPLOADS = 100, 60.0, 8, 16
 KEPT_S = 600  # how long an upload is kept for which nobody asks for a prediction
+HIGHEST_PORT = 65_535
 LOOPBACK_NAMES = ["127.0.0.1", "localhost"]
 # The browser's own fonts: the page must not ask another server for any.
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -86,8 +89,11 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
 
     On a loopback address, the server accepts no other host name (`accepted_names`).
 
-    Raises `UserError` for a port that is taken or does not exist.
+    Raises `UserError` for a port that is taken or does not exist, and if the server does not answer.
     """
+    if not 1 <= port <= HIGHEST_PORT:
+        raise UserError(f"port {port} does not exist; name one from 1 to {HIGHEST_PORT} with --port")
+    ask_without_proxy(host)
     folder = Path(get_upload_folder())
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=accepted_names(host)),
@@ -108,11 +114,22 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             app_kwargs={"middleware": guards},
             prevent_thread_lock=True,
         )
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"port {port} of {host} cannot be listened on ({error}); name another one with --port"
         ) from None
+    except (httpx.HTTPError, ValueError) as error:  # Gradio asks the server whether it answers
+        raise UserError(
+            f"the page on port {port} of {host} does not answer this machine ({error}); name another address with "
+            "--host, or see which firewall or proxy is between"
+        ) from None
     return str(address)
+
+
+def ask_without_proxy(host: str) -> None:
+    """Have Gradio ask its own server directly, also where the environment names a proxy, which may not reach it."""
+    names = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host.strip("[]"), *LOOPBACK_NAMES]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, names))
 
 
 def accepted_names(host: str) -> list[str]:

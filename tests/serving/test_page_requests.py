@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import os
 import socket
 from types import SimpleNamespace
 
 import pytest
+
+from pipeline.common.errors import UserError
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("gradio")
@@ -54,6 +57,35 @@ def files_in(folder):
 
 def upload(address, **headers):
     return httpx.post(f"{address}/gradio_api/upload", files={"files": ("clip.mp4", b"a clip")}, headers=headers)
+
+
+@pytest.mark.parametrize("port", [0, -1, 80_000])
+def test_a_port_that_does_not_exist_is_named(folder, port):
+    from pipeline.serving.page import serve
+
+    with pytest.raises(UserError, match=f"^port {port} does not exist; name one from 1 to 65535 with --port$"):
+        serve(None, "127.0.0.1", port)
+
+
+def test_the_page_starts_beside_a_proxy_that_does_not_reach_this_machine(folder, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "elsewhere.test")
+    with serving("127.0.0.1") as address:
+        assert httpx.get(address).status_code == 200
+    assert os.environ["no_proxy"].split(",")[0] == "elsewhere.test"
+
+
+def test_a_server_that_does_not_answer_this_machine_is_one_sentence(folder, monkeypatch):
+    from pipeline.serving import page
+
+    monkeypatch.setattr(page, "ask_without_proxy", lambda host: None)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^the page on port \d+ of 127\.0\.0\.1 does not answer this machine"):
+        serving("127.0.0.1").__enter__()
 
 
 def test_an_address_in_place_of_a_clip_is_refused_and_not_asked(address):
