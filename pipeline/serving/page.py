@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import gradio as gr
 import httpx
 import numpy as np
+from gradio import route_utils
 from gradio.utils import get_upload_folder
 from matplotlib.figure import Figure
 from starlette.middleware import Middleware
@@ -94,6 +96,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
     if not 1 <= port <= HIGHEST_PORT:
         raise UserError(f"port {port} does not exist; name one from 1 to {HIGHEST_PORT} with --port")
     ask_without_proxy(host)
+    part_uploads()
     folder = Path(get_upload_folder())
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=accepted_names(host)),
@@ -130,6 +133,19 @@ def ask_without_proxy(host: str) -> None:
     """Have Gradio ask its own server directly, also where the environment names a proxy, which may not reach it."""
     names = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host.strip("[]"), *LOOPBACK_NAMES]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, names))
+
+
+class _PartedUpload(route_utils.GradioUploadFile):
+    """An upload whose digest, by which Gradio names its folder, is its own: that of an equal clip is another one."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.sha.update(secrets.token_bytes(16))
+
+
+def part_uploads() -> None:
+    """Keep equal clips of two visitors in two files: the answer to the first visitor removes the file."""
+    route_utils.GradioUploadFile = _PartedUpload  # type: ignore[misc]
 
 
 def accepted_names(host: str) -> list[str]:

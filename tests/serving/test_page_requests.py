@@ -176,3 +176,10 @@ def test_a_request_that_is_larger_than_a_clip_is_refused_whether_it_says_so_or_n
         connection.sendall("\r\n".join([*lines, "", ""]).encode())  # nothing follows, and nothing is waited for
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
     assert files_in(folder) == set()
+
+
+def test_equal_clips_of_two_visitors_are_two_files(address, folder):
+    """The answer to the first visitor removes the first file."""
+    first, second = (upload(address).json() for _ in range(2))
+    assert first != second
+    assert len(files_in(folder)) == 2
