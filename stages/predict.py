@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, runs_of, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
+from pipeline.common.files import check_output
 
 if TYPE_CHECKING:
     from pipeline.models.scoring import Scorer
@@ -48,6 +49,8 @@ def main() -> None:
         raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
     if arguments.explain and len(runs_of(arguments)) > 1:
         raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
+    if arguments.output:
+        check_output(arguments.output)
 
     let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
