@@ -91,8 +91,7 @@ def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Ac
     if not tested.clips:
         raise UserError(f"{config.dataset.name} has no {split} clips for this run; name another --split or --dataset")
     part = evaluate_run(run, config, tested, Subset([], []) if split == "dev" else dev, accelerator)
-    reported = [VAL if split == VAL else TRAIN]
-    return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], reported, accelerator)
+    return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], [split], accelerator)
 
 
 def count_fitted(run: RunRecord, config: Config, split: str) -> int | None:
@@ -216,6 +215,7 @@ def provenance_of(config: Config, runs: list[RunRecord], reported: list[str]) ->
     indexes = {split: open_index(config, split) for split in SPLITS}
     rows = [row for run in runs for row in roles_in_training(run, config)]
     return Provenance(
+        dataset=config.dataset.name,
         data=read_summary(config.manifests),
         clips={split: describe_clips(index) for split, index in indexes.items()},
         quarantined=[

@@ -211,9 +211,10 @@ class Provenance:
     """What `provenance.json` holds: the data and the runs, one for each fold, that a result of one seed comes from.
 
     `clips` is by split. `roles` says how many clips were trained on, held out and reported. `reported` are the
-    splits of the manifest whose clips the result is about.
+    splits of `dataset` whose clips the result is about: train, val, or dev, which is a part of train.
     """
 
+    dataset: str
     data: DatasetSummary
     clips: dict[str, DataCard]
     quarantined: list[QuarantinedClip]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.clips.manifest import TRAIN
+from pipeline.clips.manifest import VAL
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import calibration_error, log_loss
 from pipeline.results.combination import measure_combination, vote_of, weights_on_dev
@@ -80,7 +80,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
     spread = deviations(every)
     calibrations = [result.calibration for result in results.values()]
     seeds = [measure_seed(seed, result) for seed, result in results.items()]
-    label_files = {(first.data.train if split == TRAIN else first.data.val).label_sha256 for split in first.reported}
+    label_files = {(first.data.val if split == VAL else first.data.train).label_sha256 for split in first.reported}
     dev = [result.dev for result in results.values() if result.dev is not None]
     weights = weights_on_dev(dev) if len(dev) == len(every) > 1 else None
     return Metrics(

@@ -16,18 +16,17 @@ from pipeline.common.model_settings import ModelSettings
 from pipeline.common.records import to_json, write_record
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord, without_folders
 from pipeline.models.runs import open_run
-from pipeline.results.model_card import render_card
+from pipeline.results.model_card import CardResult, render_card
 from pipeline.results.result_files import (
-    METRICS_NAME,
     PROVENANCE_NAME,
     SEEDS_NAME,
-    Metrics,
     read_metrics,
     read_provenance,
 )
 from pipeline.serving.onnx_model import check_onnx, write_onnx
 
 ONNX_NAME, CARD_NAME, CONFIG_NAME = "model.onnx", "README.md", "config.json"
+RESULTS = Path("results")
 EXPORTED_NAMES = (CARD_NAME, CONFIG_NAME, ONNX_NAME, MODEL_NAME, RUN_NAME)
 
 
@@ -40,16 +39,23 @@ class ExportedConfig:
     labels: list[str]
 
 
-def export_run(run_folder: Path, results: Path, folder: Path) -> float:
+def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
     """Write the exported folder of a finished run; returns the largest difference of a logit between ONNX and PyTorch.
 
-    The folder names no other folder of this machine (`without_folders`). The card states the accuracy in `results` if
-    it is of this run. Raises `UserError` if ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, if a package
-    that this needs is not installed, and for a folder that is the run's own or a file.
+    The folder names no other folder of this machine (`without_folders`). The card states the accuracy in `results`,
+    or without one that in `results/` if it is of this run. Raises `UserError` if `results` holds none of this run, if
+    ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, if a package that this needs is not installed, and
+    for a folder that is the run's own or a file.
     """
     if folder.resolve() == run_folder.resolve() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is the run itself or a file; name another folder to export to")
     run = open_run(run_folder)
+    result = result_of(run.record, results or RESULTS)
+    if results and not result:
+        raise UserError(
+            f"{results} holds no result of {run_folder} alone; name a folder that python -m stages.evaluate --run "
+            f"{run_folder} --output wrote, or leave --results out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name in (ONNX_NAME, CARD_NAME):  # of an earlier export; the card is written last: with it, the export is whole
         (folder / name).unlink(missing_ok=True)
@@ -62,13 +68,16 @@ def export_run(run_folder: Path, results: Path, folder: Path) -> float:
     write_record(record, folder / RUN_NAME)
     shutil.copymode(folder / RUN_NAME, folder / MODEL_NAME)  # safetensors makes a file that only its owner can read
     frames = run.model.sampling.of_view(0).tolist()
-    write_text(folder / CARD_NAME, render_card(record, metrics_of(run.record, results), frames))
+    write_text(folder / CARD_NAME, render_card(record, result, frames))
     return difference
 
 
-def metrics_of(run: RunRecord, results: Path) -> Metrics | None:
-    """The metrics in a folder of results, or None if it is missing or is about another run."""
-    folder = results / SEEDS_NAME / str(run.run.seed)
-    if not all((folder / name).exists() for name in (PROVENANCE_NAME, METRICS_NAME)):
-        return None
-    return read_metrics(folder, "evaluate") if read_provenance(folder).runs == [run] else None
+def result_of(run: RunRecord, results: Path) -> CardResult | None:
+    """The result of a run alone in a folder of all seeds, or in one that `evaluate --run` wrote; None without one."""
+    for folder in (results / SEEDS_NAME / str(run.run.seed), results):
+        if (folder / PROVENANCE_NAME).exists():
+            provenance = read_provenance(folder)
+            # An exported run names no folders, and its result may have been made before or after the export.
+            if [without_folders(each) for each in provenance.runs] == [without_folders(run)]:
+                return CardResult(read_metrics(folder, "evaluate"), provenance.dataset, ", ".join(provenance.reported))
+    return None
