@@ -22,10 +22,10 @@ def main() -> None:
 
     from pipeline.common.records import write_table
     from pipeline.results.result_files import CURVES_NAME, MeanCurvePoint, read_curves
-    from pipeline.results.summary import read_seed_result, summarize
+    from pipeline.results.summary import read_seed_results, summarize
     from pipeline.results.writing import mean_curves, write_tables
 
-    results = {seed: read_seed_result(config.results_of(seed), seed) for seed in config.seeds}
+    results = read_seed_results(config)
     soup = None
     if len(results) > 1 and config.fit_on == "train":
         from pipeline.common.accelerator import start_accelerator

@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.metrics import accuracy, accuracy_interval, bootstrap_intervals, mcnemar
 from pipeline.common.records import parse_record
 from pipeline.results.combination import vote_of
-from pipeline.results.predictions import Predictions, parse_predictions
+from pipeline.results.predictions import Predictions, have_same_clips, parse_predictions
 from pipeline.results.result_files import METRICS_NAME, PREDICTIONS_NAME, Metrics
 
 FOLDER = "results"
@@ -161,7 +161,7 @@ def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
                 f"{name} has the classes {', '.join(other.classes)}, and {first_name} {', '.join(first.classes)}; "
                 "name results on one data set"
             )
-        if other.clip_ids != first.clip_ids or not np.array_equal(other.labels, first.labels):
+        if not have_same_clips(first, other):
             raise UserError(
                 f"{name} and {first_name} are not about the same clips with the same labels; "
                 "name results on one data set"

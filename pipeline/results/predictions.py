@@ -46,6 +46,11 @@ class Predictions:
         return self.predicted != NOT_SCORED
 
 
+def have_same_clips(first: Predictions, second: Predictions) -> bool:
+    """Whether both are about the same clips, in the same order and with the same labels."""
+    return first.clip_ids == second.clip_ids and np.array_equal(first.labels, second.labels)
+
+
 def predictions_of(
     clips: Sequence[Clip], scored: Mapping[str, NDArray[np.float64]], classes: Sequence[str], fold: int | None = None
 ) -> Predictions:

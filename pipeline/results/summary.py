@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.clips.manifest import VAL
+from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import calibration_error, log_loss
 from pipeline.results.combination import measure_combination, vote_of, weights_on_dev
 from pipeline.results.literature import is_reproduced
-from pipeline.results.predictions import Predictions, read_predictions
+from pipeline.results.predictions import Predictions, have_same_clips, read_predictions
 from pipeline.results.result_files import (
     DEV_PREDICTIONS_NAME,
     PREDICTIONS_NAME,
@@ -70,6 +71,35 @@ def read_seed_result(folder: Path, seed: int) -> SeedResult:
         calibration=Calibration(metrics.temperature, metrics.log_loss_scaled, metrics.calibration_error_scaled),
         provenance=read_provenance(folder),
     )
+
+
+def read_seed_results(config: Config) -> dict[int, SeedResult]:
+    """Read what `evaluate` wrote of all seeds of the settings.
+
+    Raises `UserError` for a result that was made with other settings, or that is about other clips than the first one.
+    """
+    results = {seed: read_seed_result(config.results_of(seed), seed) for seed in config.seeds}
+    first = results[config.seeds[0]].predictions
+    for seed, result in results.items():
+        runs = result.provenance.runs
+        differing = {
+            "data set": result.provenance.dataset != config.dataset.name,
+            "recipe": any(run.config.recipe != config.recipe for run in runs),
+            "number of folds": [run.run for run in runs] != config.run_ids(seed),
+            "list of classes": list(result.predictions.classes) != config.dataset.classes,
+        }
+        for name, differs in differing.items():
+            if differs:
+                raise UserError(
+                    f"{config.results_of(seed)} was made with another {name} than the settings name; run the evaluate "
+                    "stage again (dvc repro -f evaluate)"
+                )
+        if not have_same_clips(first, result.predictions):
+            raise UserError(
+                f"the results of the seeds {config.seeds[0]} and {seed} are not about the same clips with the same "
+                "labels; run the evaluate stage again (dvc repro -f evaluate)"
+            )
+    return results
 
 
 def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None) -> Metrics:

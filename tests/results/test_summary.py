@@ -8,13 +8,14 @@ import pytest
 from random_predictions import random_predictions, several_seeds
 
 from pipeline.common import metrics as metrics_module
+from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import NOT_SCORED
 from pipeline.results.combination import weights_on_dev
 from pipeline.results.predictions import with_probabilities
 from pipeline.results.result_files import CurvePoint
 from pipeline.results.result_measures import measure
-from pipeline.results.summary import Calibration, SeedResult, calibrate, read_seed_result, summarize
+from pipeline.results.summary import Calibration, SeedResult, calibrate, read_seed_result, read_seed_results, summarize
 from pipeline.results.writing import mean_curves, write_evaluation
 
 MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score", "calibration_error")
@@ -162,6 +163,59 @@ def test_a_folder_of_another_seed_or_without_results_is_refused_with_what_to_do(
     write_evaluation(finished[1], tmp_path)
     with pytest.raises(UserError, match="holds no result of seed 5; run the evaluate stage"):
         read_seed_result(tmp_path, 5)
+
+
+def two_seeds(evaluation, folder, **changes):
+    """Writes the results of two seeds, of which the second is changed; returns the settings."""
+    (run,) = evaluation.provenance.runs
+    config = run.config.model_copy(update={"seeds": [0, 1]})
+    provenance = dataclasses.replace(evaluation.provenance, runs=[dataclasses.replace(run, run=RunId(1))])
+    second = dataclasses.replace(evaluation, **{"seed": 1, "provenance": provenance} | changes)
+    for each in (evaluation, second):
+        write_evaluation(each, folder / config.results_of(each.seed))
+    return config
+
+
+def test_seeds_of_the_settings_are_read_together(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(read_seed_results(two_seeds(finished[1], tmp_path))) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["data set", "recipe", "number of folds", "list of classes"])
+def test_a_seed_that_was_made_with_other_settings_is_refused(finished, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    provenance, predictions = finished[1].provenance, finished[1].predictions
+    (run,) = provenance.runs
+    recipe = run.config.recipe.model_copy(update={"name": "another"} if name == "recipe" else {})
+    record = dataclasses.replace(
+        run,
+        run=RunId(1, 1 if name == "number of folds" else None),
+        config=run.config.model_copy(update={"recipe": recipe}),
+    )
+    dataset = "other" if name == "data set" else provenance.dataset
+    classes = predictions.classes[::-1] if name == "list of classes" else predictions.classes
+    config = two_seeds(
+        finished[1],
+        tmp_path,
+        provenance=dataclasses.replace(provenance, dataset=dataset, runs=[record]),
+        predictions=dataclasses.replace(predictions, classes=classes),
+    )
+    expected = f"^results/seeds/1 was made with another {name} than the settings name; run the evaluate stage again"
+    with pytest.raises(UserError, match=expected):
+        read_seed_results(config)
+
+
+def test_seeds_about_other_clips_or_labels_are_refused(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predictions = finished[1].predictions
+    relabelled = dataclasses.replace(predictions, labels=(predictions.labels + 1) % 3)
+    renamed = dataclasses.replace(predictions, clip_ids=[f"{clip_id}0" for clip_id in predictions.clip_ids])
+    for other in (relabelled, renamed):
+        config = two_seeds(finished[1], tmp_path, predictions=other)
+        with pytest.raises(
+            UserError, match=r"^the results of the seeds 0 and 1 are not about the same clips .* evaluate"
+        ):
+            read_seed_results(config)
 
 
 def test_curves_of_seeds_and_folds_are_averaged_as_far_as_any_of_them_goes():
