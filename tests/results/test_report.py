@@ -154,6 +154,18 @@ def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path
     assert metrics.label_sha256 == evaluation.provenance.data.train.label_sha256
 
 
+@pytest.mark.parametrize("folds", [None, 3])
+def test_sources_in_both_splits_make_the_accuracy_too_high_unless_it_is_that_of_folds(reported, folds, tmp_path):
+    evaluation, _, page = reported
+    assert "No source has clips in both splits." in page
+    data = dataclasses.replace(evaluation.provenance.data, sources_in_both=["41"])
+    provenance = dataclasses.replace(evaluation.provenance, data=data, folds=folds)
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance))
+    page = render_report(tmp_path, [0])
+    assert ("1 sources have clips in both splits, so the accuracy above is too high" in page) == (folds is None)
+    assert "No source has" not in page
+
+
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
