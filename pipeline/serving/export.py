@@ -6,7 +6,7 @@ nor PyTorch.
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.common.errors import UserError
@@ -14,6 +14,7 @@ from pipeline.common.features import Features
 from pipeline.common.files import write_text
 from pipeline.common.model_settings import ModelSettings
 from pipeline.common.records import to_json, write_record
+from pipeline.models.later_settings import EXTRACT
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord, without_folders
 from pipeline.models.runs import open_run
 from pipeline.results.model_card import CardResult, render_card
@@ -42,7 +43,7 @@ class ExportedConfig:
 def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
     """Write the exported folder of a finished run; returns the largest difference of a logit between ONNX and PyTorch.
 
-    The folder names no other folder of this machine (`without_folders`). The card states the accuracy in `results`,
+    The folder names no other folder of this machine (`given_away`). The card states the accuracy in `results`,
     or without one that in `results/` if it is of this run. Raises `UserError` if `results` holds none of this run, if
     ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, if a package that this needs is not installed, and
     for a folder that is the run's own or a file.
@@ -61,7 +62,7 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
         (folder / name).unlink(missing_ok=True)
     write_onnx(run.model, folder / ONNX_NAME)
     difference = check_onnx(run.model, folder / ONNX_NAME)
-    record = without_folders(run.record)
+    record = given_away(run.record)
     recipe = record.config.recipe
     config = ExportedConfig(settings=recipe.model, features=recipe.features, labels=list(run.model.labels))
     run.model.save_pretrained(folder, config=json.loads(to_json(config)))
@@ -72,12 +73,21 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
     return difference
 
 
+def given_away(record: RunRecord) -> RunRecord:
+    """The record as it is exported: without the folders of this machine.
+
+    The face detector is looked for in its usual place, to which `stages.fetch_weights` fetches it on any machine.
+    """
+    extract = record.config.extract.model_copy(update={"face_detector": EXTRACT["face_detector"]})
+    return without_folders(replace(record, config=record.config.model_copy(update={"extract": extract})))
+
+
 def result_of(run: RunRecord, results: Path) -> CardResult | None:
     """The result of a run alone in a folder of all seeds, or in one that `evaluate --run` wrote; None without one."""
     for folder in (results / SEEDS_NAME / str(run.run.seed), results):
         if (folder / PROVENANCE_NAME).exists():
             provenance = read_provenance(folder)
-            # An exported run names no folders, and its result may have been made before or after the export.
-            if [without_folders(each) for each in provenance.runs] == [without_folders(run)]:
+            # The result may have been made with the run or with an exported folder of it.
+            if [given_away(each) for each in provenance.runs] == [given_away(run)]:
                 return CardResult(read_metrics(folder, "evaluate"), provenance.dataset, ", ".join(provenance.reported))
     return None

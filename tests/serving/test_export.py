@@ -11,10 +11,11 @@ import librosa
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from helpers import in_folders, write_whole_result
+from helpers import REPOSITORY, in_folders, write_whole_result
 from scipy.special import softmax
 
 from pipeline.clips.labels import CLASSES
+from pipeline.common.config import load_config
 from pipeline.common.errors import UserError
 from pipeline.common.machine import ffmpeg_path
 from pipeline.common.records import read_record, write_record
@@ -75,6 +76,17 @@ def test_the_folder_names_no_other_folder_of_this_machine(finished, without_onnx
     exported = read_run_record(tmp_path / "model")
     assert (exported.config.dataset.root, exported.pretrained["scene"].file) == ("clips", "pretrained.pth")
     assert exported.identity == record.identity
+
+
+def test_an_exported_model_looks_for_the_face_detector_where_it_is_fetched_to(finished, without_onnx, tmp_path):
+    run_folder = shutil.copytree(finished[0], tmp_path / "run")
+    record = read_run_record(run_folder)
+    extract = record.config.extract.model_copy(update={"face_detector": str(tmp_path / "yunet.onnx")})
+    config = record.config.model_copy(update={"extract": extract})
+    write_record(dataclasses.replace(record, config=config), run_folder / RUN_NAME)
+    export_run(run_folder, None, tmp_path / "model")
+    usual = load_config(REPOSITORY / "params.yaml").extract.face_detector
+    assert read_run_record(tmp_path / "model").config.extract.face_detector == usual
 
 
 def test_the_folder_predicts_what_the_run_predicts(exported, finished, one_clip):
