@@ -46,10 +46,9 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
     The folder names no other folder of this machine (`given_away`). The card states the accuracy in `results`,
     or without one that in `results/` if it is of this run. Raises `UserError` if `results` holds none of this run, if
     ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, if a package that this needs is not installed, and
-    for a folder that is the run's own or a file.
+    for a folder that is the run's own or a file, or that holds files of the same names which are no export's.
     """
-    if folder.resolve() == run_folder.resolve() or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"{folder} is the run itself or a file; name another folder to export to")
+    check_folder(folder, run_folder)
     run = open_run(run_folder)
     result = result_of(run.record, results or RESULTS)
     if results and not result:
@@ -57,20 +56,34 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
             f"{results} holds no result of {run_folder} alone; name a folder that python -m stages.evaluate --run "
             f"{run_folder} --output wrote, or leave --results out"
         )
+    record = given_away(run.record)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (ONNX_NAME, CARD_NAME):  # of an earlier export; the card is written last: with it, the export is whole
+    for name in (ONNX_NAME, CARD_NAME, MODEL_NAME):  # of an earlier export; with the card, an export is whole
         (folder / name).unlink(missing_ok=True)
+    write_record(record, folder / RUN_NAME)  # first, because it tells that the other files are an export's
     write_onnx(run.model, folder / ONNX_NAME)
     difference = check_onnx(run.model, folder / ONNX_NAME)
-    record = given_away(run.record)
     recipe = record.config.recipe
     config = ExportedConfig(settings=recipe.model, features=recipe.features, labels=list(run.model.labels))
     run.model.save_pretrained(folder, config=json.loads(to_json(config)))
-    write_record(record, folder / RUN_NAME)
     shutil.copymode(folder / RUN_NAME, folder / MODEL_NAME)  # safetensors makes a file that only its owner can read
     frames = run.model.sampling.of_view(0).tolist()
     write_text(folder / CARD_NAME, render_card(record, result, frames))
     return difference
+
+
+def check_folder(folder: Path, run_folder: Path) -> None:
+    """Raise `UserError` for a folder to export to that is the run's own or a file, or in which files would be lost."""
+    if folder.resolve() == run_folder.resolve() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is the run itself or a file; name another folder to export to")
+    if (folder / RUN_NAME).exists():
+        return
+    for name in EXPORTED_NAMES:
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder} holds a {name} that no export wrote, because it holds no {RUN_NAME}; name another folder, "
+                "or move the file away"
+            )
 
 
 def given_away(record: RunRecord) -> RunRecord:

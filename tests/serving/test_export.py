@@ -208,6 +208,32 @@ def test_a_run_is_not_exported_over_itself(exported, tmp_path):
             export_run(run_folder, tmp_path, folder)
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json"])
+def test_a_file_that_no_export_wrote_is_not_overwritten(finished, without_onnx, name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        UserError, match=f"{tmp_path} holds a {name} that no export wrote, because it holds no run.json"
+    ):
+        export_run(finished[0], None, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_export_replaces_an_earlier_one_whether_it_was_finished_or_not(
+    finished, without_onnx, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.serving.export.check_onnx", fail)
+        with pytest.raises(KeyboardInterrupt):
+            export_run(finished[0], None, tmp_path)
+    for _ in range(2):
+        export_run(finished[0], None, tmp_path)
+        assert (tmp_path / "README.md").exists()
+
+
 def test_a_run_that_does_not_exist_is_named(stage, tmp_path):
     process = stage("export", tmp_path / "model", "--run", tmp_path)
     assert process.returncode == 2
