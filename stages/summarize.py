@@ -33,8 +33,9 @@ def main() -> None:
         from pipeline.results.soup import score_soup
 
         soup = measure_combination(*score_soup(config, start_accelerator(config, trains=False)))
-    metrics = summarize(results, soup)
-    write_tables({seed: result.predictions for seed, result in results.items()}, metrics, config.results)
+    metrics, classes = summarize(results, soup)
+    predictions = {seed: result.predictions for seed, result in results.items()}
+    write_tables(predictions, metrics, classes, config.results)
     points = [point for seed in config.seeds for point in read_curves(config.results_of(seed))]
     write_table(MeanCurvePoint, mean_curves(points), config.results / CURVES_NAME)
     print(f"accuracy {metrics.accuracy:.4f} on {metrics.clips} clips, mean of {len(results)} seeds")

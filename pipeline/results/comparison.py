@@ -153,7 +153,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, 
 def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
     """The labels (clips,) that all results have for the same clips; raises `UserError` if they differ."""
     (first_name, first), *others = (
-        (name, predictions) for name, result in results.items() for predictions in result.predictions.values()
+        (f"seed {seed} of {name}", predictions)
+        for name, result in results.items()
+        for seed, predictions in result.predictions.items()
     )
     for name, other in others:
         if other.classes != first.classes:
@@ -164,7 +166,7 @@ def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
         if not have_same_clips(first, other):
             raise UserError(
                 f"{name} and {first_name} are not about the same clips with the same labels; "
-                "name results on one data set"
+                "name results on one data set; if they are of one result, evaluate all its seeds again"
             )
     return first.labels
 

@@ -27,8 +27,10 @@ Interval = tuple[float, float]
 def measure(seeds: Sequence[Predictions]) -> tuple[Measures, list[ClassMeasures]]:
     """The measures over all clips, and those of each class in their order, as means over seeds."""
     first = seeds[0]
-    values = _mean_values(seeds, np.arange(len(first.labels)))
-    intervals = bootstrap_intervals(lambda clips: _mean_values(seeds, clips), first.source_ids)
+    values = _means([values_of(predictions) for predictions in seeds])
+    intervals = bootstrap_intervals(
+        lambda clips: _means([_values(predictions, clips) for predictions in seeds]), first.source_ids
+    )
     classes = [
         _class_measures(label, int((first.labels == number).sum()), values, intervals)
         for number, label in enumerate(first.classes)
@@ -70,16 +72,18 @@ def source_accuracies(seeds: Sequence[Predictions]) -> list[SourceAccuracy]:
 
 def values_of(predictions: Predictions) -> dict[str, float]:
     """The measures over all clips by name, without intervals, which take seconds. Undefined values are NaN."""
-    return _values(predictions, np.arange(len(predictions.labels)))
+    labels, probabilities = predictions.labels[predictions.scored], predictions.probabilities[predictions.scored]
+    return _values(predictions, np.arange(len(predictions.labels))) | {
+        "calibration_error": calibration_error(labels, probabilities) if len(labels) else math.nan
+    }
 
 
-def _mean_values(seeds: Sequence[Predictions], clips: NDArray[np.int64]) -> dict[str, float]:
-    every = [_values(predictions, clips) for predictions in seeds]
+def _means(every: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: mean_of_defined(np.array([values[name] for values in every])) for name in every[0]}
 
 
 def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, float]:
-    """The measures of some clips, those of a class as `class.measure`. Undefined values are NaN."""
+    """The measures of some clips that have intervals, those of a class as `class.measure`. Undefined values are NaN."""
     labels, predicted = predictions.labels[clips], predictions.predicted[clips]
     classes = per_class(labels, predicted, len(predictions.classes))
     scored = predictions.scored[clips]
@@ -90,7 +94,6 @@ def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, flo
         "macro_f1": mean_of_defined(classes["f1"]),
         "log_loss": log_loss(*likelihoods) if scored.any() else math.nan,
         "brier_score": brier_score(*likelihoods) if scored.any() else math.nan,
-        "calibration_error": calibration_error(*likelihoods) if scored.any() else math.nan,
         **{
             f"{label}.{name}": float(column[number])
             for name, column in classes.items()

@@ -15,6 +15,7 @@ from pipeline.results.predictions import Predictions, have_same_clips, read_pred
 from pipeline.results.result_files import (
     DEV_PREDICTIONS_NAME,
     PREDICTIONS_NAME,
+    ClassMeasures,
     Combination,
     Metrics,
     Provenance,
@@ -102,10 +103,15 @@ def read_seed_results(config: Config) -> dict[int, SeedResult]:
     return results
 
 
-def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None) -> Metrics:
-    """The metrics of a result, by seed: means, deviations, votes, and the soup if one was scored."""
+def summarize(
+    results: Mapping[int, SeedResult], soup: Combination | None = None
+) -> tuple[Metrics, list[ClassMeasures]]:
+    """The metrics of a result, by seed: means, deviations, votes, the soup if one was scored; and those of each class.
+
+    The draws of their intervals take seconds, so both come from the same ones.
+    """
     every = [result.predictions for result in results.values()]
-    measures, _ = measure(every)
+    measures, classes = measure(every)
     first = next(iter(results.values())).provenance
     spread = deviations(every)
     calibrations = [result.calibration for result in results.values()]
@@ -113,7 +119,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
     label_files = {(first.data.val if split == VAL else first.data.train).label_sha256 for split in first.reported}
     dev = [result.dev for result in results.values() if result.dev is not None]
     weights = weights_on_dev(dev) if len(dev) == len(every) > 1 else None
-    return Metrics(
+    metrics = Metrics(
         **vars(measures),
         accuracy_sd=spread["accuracy"],
         balanced_accuracy_sd=spread["balanced_accuracy"],
@@ -135,6 +141,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
         label_sha256=", ".join(sorted(label_files)),
         code_version=", ".join(sorted({run.code_version for each in results.values() for run in each.provenance.runs})),
     )
+    return metrics, classes
 
 
 def measure_seed(seed: int, result: SeedResult) -> SeedMeasures:

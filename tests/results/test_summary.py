@@ -10,7 +10,8 @@ from random_predictions import random_predictions, several_seeds
 from pipeline.common import metrics as metrics_module
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
-from pipeline.common.metrics import NOT_SCORED
+from pipeline.common.metrics import NOT_SCORED, bootstrap_intervals
+from pipeline.results import result_measures
 from pipeline.results.combination import weights_on_dev
 from pipeline.results.predictions import with_probabilities
 from pipeline.results.result_files import CurvePoint
@@ -25,6 +26,10 @@ MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_scor
 def few_draws(monkeypatch):
     """Intervals are not what is tested here."""
     monkeypatch.setattr(metrics_module, "BOOTSTRAP_DRAWS", 20)
+
+
+def metrics_of(results):
+    return summarize(results)[0]
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def three(result_of):
 
 
 def test_every_measure_is_the_mean_over_seeds_with_its_standard_deviation(three):
-    metrics = summarize(three)
+    metrics = metrics_of(three)
     alone = [measure([result.predictions])[0] for result in three.values()]
     for name in MEASURES:
         values = [getattr(each, name) for each in alone]
@@ -58,13 +63,13 @@ def test_every_measure_is_the_mean_over_seeds_with_its_standard_deviation(three)
 
 
 def test_a_single_seed_has_no_deviation_and_nothing_to_vote_on(result_of):
-    metrics = summarize({4: result_of(random_predictions(), random_predictions(seed=1))})
+    metrics = metrics_of({4: result_of(random_predictions(), random_predictions(seed=1))})
     assert [getattr(metrics, f"{name}_sd") for name in MEASURES] == [None] * len(MEASURES)
     assert (metrics.soft_vote, metrics.weighted_vote, metrics.soup) == (None, None, None)
 
 
 def test_seeds_without_dev_vote_with_equal_weights_alone(result_of):
-    metrics = summarize({seed: result_of(each) for seed, each in enumerate(several_seeds(2))})
+    metrics = metrics_of({seed: result_of(each) for seed, each in enumerate(several_seeds(2))})
     assert metrics.soft_vote.weights == [0.5, 0.5]
     assert metrics.weighted_vote is None
     assert (metrics.temperature, metrics.log_loss_scaled, metrics.calibration_error_scaled) == (None, None, None)
@@ -74,11 +79,11 @@ def test_the_soft_vote_is_that_of_the_mean_probabilities(three):
     predictions = [result.predictions for result in three.values()]
     mean = np.nan_to_num(np.mean([each.probabilities for each in predictions], axis=0))
     right = (mean.argmax(axis=1) == predictions[0].labels) & predictions[0].scored
-    assert summarize(three).soft_vote.accuracy == right.mean()
+    assert metrics_of(three).soft_vote.accuracy == right.mean()
 
 
 def test_weights_of_a_vote_come_from_dev_and_not_from_the_reported_clips(three):
-    weights = summarize(three).weighted_vote.weights
+    weights = metrics_of(three).weighted_vote.weights
     assert weights == [round(weight, 6) for weight in weights_on_dev([each.dev for each in three.values()])]
     relabelled = {
         seed: dataclasses.replace(
@@ -86,16 +91,16 @@ def test_weights_of_a_vote_come_from_dev_and_not_from_the_reported_clips(three):
         )
         for seed, result in three.items()
     }
-    other = summarize(relabelled)
-    assert other.accuracy != summarize(three).accuracy
+    other = metrics_of(relabelled)
+    assert other.accuracy != metrics_of(three).accuracy
     assert other.weighted_vote.weights == weights
-    assert other.soft_vote.weights == summarize(three).soft_vote.weights
+    assert other.soft_vote.weights == metrics_of(three).soft_vote.weights
     swapped = {seed: dataclasses.replace(three[seed], dev=three[2 - seed].dev) for seed in three}
-    assert summarize(swapped).weighted_vote.weights == pytest.approx(weights[::-1], abs=1e-5)
+    assert metrics_of(swapped).weighted_vote.weights == pytest.approx(weights[::-1], abs=1e-5)
 
 
 def test_a_quarantined_clip_is_wrong_for_each_seed_and_in_each_vote(three):
-    metrics = summarize(three)
+    metrics = metrics_of(three)
     assert (metrics.clips, metrics.scored) == (120, 119)
     everything_right = {
         seed: dataclasses.replace(
@@ -110,7 +115,7 @@ def test_a_quarantined_clip_is_wrong_for_each_seed_and_in_each_vote(three):
         )
         for seed, result in three.items()
     }
-    metrics = summarize(everything_right)
+    metrics = metrics_of(everything_right)
     for accuracy in (metrics.accuracy, metrics.soft_vote.accuracy, metrics.weighted_vote.accuracy):
         assert accuracy == pytest.approx(119 / 120)
 
@@ -121,14 +126,14 @@ def test_the_calibration_is_the_mean_over_seeds_and_missing_if_one_seed_has_none
         seed: result_of(each, calibration=calibration)
         for seed, (each, calibration) in enumerate(zip(several_seeds(2), calibrations, strict=True))
     }
-    metrics = summarize(results)
+    metrics = metrics_of(results)
     assert (metrics.temperature, metrics.log_loss_scaled, metrics.calibration_error_scaled) == (
         1.5,
         pytest.approx(0.6),
         pytest.approx(0.2),
     )
     results[1] = result_of(random_predictions())
-    assert summarize(results).temperature is None
+    assert metrics_of(results).temperature is None
 
 
 def test_folds_have_temperatures_of_their_own_whose_mean_is_reported():
@@ -144,7 +149,7 @@ def test_a_summary_reads_what_evaluate_wrote(finished, tmp_path):
     result = read_seed_result(tmp_path, 0)
     assert result.calibration.temperature == metrics.temperature == statistics.mean(finished[1].temperatures)
     assert result.dev.clip_ids == finished[1].dev.clip_ids
-    assert summarize({0: result}) == metrics
+    assert metrics_of({0: result}) == metrics
 
 
 def test_a_summary_of_a_confident_mistake_has_the_log_loss_that_evaluate_measured(finished, tmp_path):
@@ -154,7 +159,16 @@ def test_a_summary_of_a_confident_mistake_has_the_log_loss_that_evaluate_measure
     evaluation = dataclasses.replace(finished[1], predictions=with_probabilities(finished[1].predictions, confident))
     metrics = write_evaluation(evaluation, tmp_path)
     assert metrics.log_loss == pytest.approx(-np.log(1e-7))
-    assert summarize({0: read_seed_result(tmp_path, 0)}).log_loss == metrics.log_loss
+    assert metrics_of({0: read_seed_result(tmp_path, 0)}).log_loss == metrics.log_loss
+
+
+def test_the_draws_of_the_intervals_are_made_once_for_a_result(finished, tmp_path, monkeypatch):
+    draws = []
+    monkeypatch.setattr(
+        result_measures, "bootstrap_intervals", lambda *words: draws.append(1) or bootstrap_intervals(*words)
+    )
+    write_evaluation(finished[1], tmp_path)
+    assert draws == [1]
 
 
 def test_a_folder_of_another_seed_or_without_results_is_refused_with_what_to_do(finished, tmp_path):
