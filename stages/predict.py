@@ -45,12 +45,7 @@ def main() -> None:
     parser.add_argument("--explain", type=Path, metavar="FOLDER", help="folder for the pictures")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="length of the windows")
     arguments = parser.parse_args()
-    if arguments.format and not arguments.output:
-        raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
-    if arguments.explain and len(runs_of(arguments)) > 1:
-        raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
-    if arguments.output:
-        check_output(arguments.output)
+    check_arguments(arguments)
 
     let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
@@ -79,6 +74,16 @@ def main() -> None:
         partial.remove()
     if any(row.prediction is None for row in rows):
         sys.exit(EXIT_SOME_FAILED)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for options that do not go together, and for an output that cannot be written."""
+    if arguments.format and not arguments.output:
+        raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
+    if arguments.explain and len(runs_of(arguments)) > 1:
+        raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
+    if arguments.output:
+        check_output(arguments.output)
 
 
 def is_stream(path: Path) -> bool:

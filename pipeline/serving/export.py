@@ -4,6 +4,7 @@
 nor PyTorch.
 """
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -19,7 +20,6 @@ from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord, without_
 from pipeline.models.runs import open_run
 from pipeline.results.model_card import CardResult, render_card
 from pipeline.results.result_files import (
-    PROVENANCE_NAME,
     SEEDS_NAME,
     read_metrics,
     read_provenance,
@@ -50,12 +50,7 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
     """
     check_folder(folder, run_folder)
     run = open_run(run_folder)
-    result = result_of(run.record, results or RESULTS)
-    if results and not result:
-        raise UserError(
-            f"{results} holds no result of {run_folder} alone; name a folder that python -m stages.evaluate --run "
-            f"{run_folder} --output wrote, or leave --results out"
-        )
+    result = result_of(run.record, RESULTS) if results is None else named_result(run.record, run_folder, results)
     record = given_away(run.record)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (ONNX_NAME, CARD_NAME, MODEL_NAME):  # of an earlier export; with the card, an export is whole
@@ -95,10 +90,20 @@ def given_away(record: RunRecord) -> RunRecord:
     return without_folders(replace(record, config=record.config.model_copy(update={"extract": extract})))
 
 
+def named_result(run: RunRecord, run_folder: Path, results: Path) -> CardResult:
+    """The result of a run alone in a folder that the user names; raises `UserError` if it has none."""
+    if result := result_of(run, results):
+        return result
+    raise UserError(
+        f"{results} holds no result of {run_folder} alone that this version wrote; name a folder that python -m "
+        f"stages.evaluate --run {run_folder} --output wrote, or leave --results out"
+    )
+
+
 def result_of(run: RunRecord, results: Path) -> CardResult | None:
     """The result of a run alone in a folder of all seeds, or in one that `evaluate --run` wrote; None without one."""
     for folder in (results / SEEDS_NAME / str(run.run.seed), results):
-        if (folder / PROVENANCE_NAME).exists():
+        with contextlib.suppress(UserError):  # no result, or one of another version
             provenance = read_provenance(folder)
             # The result may have been made with the run or with an exported folder of it.
             if [given_away(each) for each in provenance.runs] == [given_away(run)]:

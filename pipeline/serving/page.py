@@ -89,9 +89,8 @@ def only_uploads(component: gr.Video) -> gr.Video:
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Gradio's reporting and sharing are off.
 
-    On a loopback address, the server accepts no other host name (`accepted_names`).
-
-    Raises `UserError` for a port that is taken or does not exist, and if the server does not answer.
+    On a loopback address, the server accepts no other host name (`accepted_names`). Raises `UserError` for
+    a port that is taken or does not exist, and if the server does not answer.
     """
     if not 1 <= port <= HIGHEST_PORT:
         raise UserError(f"port {port} does not exist; name one from 1 to {HIGHEST_PORT} with --port")

@@ -167,10 +167,15 @@ def test_results_of_another_run_are_not_in_the_card_and_refused_if_they_are_name
     other = dataclasses.replace(run, seconds=run.seconds + 1)
     write_record(dataclasses.replace(provenance, runs=[other]), results / "seeds/0/provenance.json")
     for folder in (results, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=f"^{folder} holds no result of {finished[0]} alone; name a folder that"):
+        with pytest.raises(
+            UserError, match=f"^{folder} holds no result of {finished[0]} alone that this version wrote; name a"
+        ):
             export_run(finished[0], folder, tmp_path / "model")
     assert not (tmp_path / "model").exists()
     monkeypatch.chdir(tmp_path)  # where `results` are those of the other run
+    export_run(finished[0], None, tmp_path / "model")
+    assert "No result of this run alone was at hand" in (tmp_path / "model/README.md").read_text()
+    (results / "seeds/0/provenance.json").write_text("{}")  # of another version
     export_run(finished[0], None, tmp_path / "model")
     assert "No result of this run alone was at hand" in (tmp_path / "model/README.md").read_text()
 
