@@ -177,7 +177,7 @@ def draw_pretraining_set(folder: Path) -> DatasetSettings:
 def rows_of(variants: Mapping[str, Mapping[int, SeedResult]]) -> dict[str, dict[str, Any]]:
     """The row of each variant, and the differences between `end_to_end`, if it was trained, and each other variant."""
     results = {
-        variant: Result({seed: each.predictions for seed, each in seeds.items()}, summarize(seeds))
+        variant: Result({seed: each.predictions for seed, each in seeds.items()}, summarize(seeds)[0])
         for variant, seeds in variants.items()
     }
     rows = {variant: row_of(result) for variant, result in results.items()}

@@ -21,7 +21,7 @@ def main() -> None:
     for variant, use in STREAMS.items():
         config = load_config(changes={"recipe.model.use": use})
         seed = config.seeds[0]
-        metrics = summarize({seed: train_and_evaluate(SeedTask(Path.cwd(), config, seed, keep_runs=False))})
+        metrics, _ = summarize({seed: train_and_evaluate(SeedTask(Path.cwd(), config, seed, keep_runs=False))})
         accuracies[variant] = round(metrics.accuracy, 4)
         interval = f"{metrics.accuracy_low:.3f} .. {metrics.accuracy_high:.3f}"
         row = f"{variant:8}  {metrics.accuracy:8.3f}  {interval}  {metrics.clips:5}  {metrics.log_loss:8.3f}"

@@ -58,7 +58,9 @@ def main() -> None:
     print_comparison(
         compare(
             {
-                name: Result({seed: each.predictions for seed, each in results[name].items()}, summarize(results[name]))
+                name: Result(
+                    {seed: each.predictions for seed, each in results[name].items()}, summarize(results[name])[0]
+                )
                 for name in (WITH, WITHOUT)
             }
         )

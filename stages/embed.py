@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import add_run, let_waiting_threads_sleep, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
+from pipeline.common.files import check_output
 
 if TYPE_CHECKING:
     from pipeline.serving.embedding import Embeddings
@@ -39,6 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if bool(arguments.paths) == bool(arguments.split) or (arguments.dataset and not arguments.split):
         raise UserError("name either files, or a split with --split and, if it is not the run's, --dataset")
+    check_output(arguments.output)
 
     let_waiting_threads_sleep()
     from pipeline.serving.embedding import writer_for

@@ -54,7 +54,7 @@ def evaluate_any(run_folder: Path, dataset: str | None, split: str, output: Path
     """Score a split of a data set with a run, and write the result to a folder."""
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
-    from pipeline.results.evaluation import evaluate_split
+    from pipeline.results.evaluation import count_fitted, evaluate_split
     from pipeline.results.writing import write_evaluation
 
     run = open_run(run_folder)
@@ -63,7 +63,9 @@ def evaluate_any(run_folder: Path, dataset: str | None, split: str, output: Path
     evaluation = evaluate_split(run, config, split, accelerator)
     if accelerator.is_main_process:
         metrics = write_evaluation(evaluation, output)
-        print(f"{output}: accuracy {metrics.accuracy:.4f} on {metrics.clips} clips")
+        seen = count_fitted(run.record, config, split) if split == "train" else 0
+        note = "" if seen == 0 else f"; the run was fitted on {seen or 'some'} of them"
+        print(f"{output}: accuracy {metrics.accuracy:.4f} on {metrics.clips} clips{note}")
     accelerator.end_training()
 
 

@@ -3,7 +3,7 @@
 example:
   python -m stages.export exported/ --push-to-hub owner/name --dry-run
 reads:
-  a finished run, and results/ for the accuracy in the model card
+  a finished run, and for the accuracy in the model card results/, or a folder that evaluate --run wrote
 writes:
   weights, settings, model card, run record, and the network as ONNX, which is checked against PyTorch
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder to write")
     add_run(parser)
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="results for the card (results)"
+        "--results", type=Path, metavar="FOLDER", help="results of this run, for the card (results, if they are of it)"
     )
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="repository to upload the folder to")
     parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded")

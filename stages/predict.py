@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, runs_of, stage_parser
 from pipeline.common.errors import EXIT_SOME_FAILED, UserError, exits_with_one_sentence
+from pipeline.common.files import check_output
 
 if TYPE_CHECKING:
     from pipeline.models.scoring import Scorer
@@ -44,10 +45,7 @@ def main() -> None:
     parser.add_argument("--explain", type=Path, metavar="FOLDER", help="folder for the pictures")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="length of the windows")
     arguments = parser.parse_args()
-    if arguments.format and not arguments.output:
-        raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
-    if arguments.explain and len(runs_of(arguments)) > 1:
-        raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
+    check_arguments(arguments)
 
     let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator
@@ -76,6 +74,16 @@ def main() -> None:
         partial.remove()
     if any(row.prediction is None for row in rows):
         sys.exit(EXIT_SOME_FAILED)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for options that do not go together, and for an output that cannot be written."""
+    if arguments.format and not arguments.output:
+        raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
+    if arguments.explain and len(runs_of(arguments)) > 1:
+        raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
+    if arguments.output:
+        check_output(arguments.output)
 
 
 def is_stream(path: Path) -> bool:

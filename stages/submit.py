@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
+from pipeline.common.files import check_output
 
 if TYPE_CHECKING:
     from pipeline.serving.rows import NoPrediction, Prediction
@@ -33,6 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--unreadable", metavar="CLASS", help="answer for clips that cannot be read")
     arguments = parser.parse_args()
+    check_output(arguments.output)
 
     let_waiting_threads_sleep()
     from pipeline.common.accelerator import start_accelerator

@@ -22,10 +22,10 @@ def main() -> None:
 
     from pipeline.common.records import write_table
     from pipeline.results.result_files import CURVES_NAME, MeanCurvePoint, read_curves
-    from pipeline.results.summary import read_seed_result, summarize
+    from pipeline.results.summary import read_seed_results, summarize
     from pipeline.results.writing import mean_curves, write_tables
 
-    results = {seed: read_seed_result(config.results_of(seed), seed) for seed in config.seeds}
+    results = read_seed_results(config)
     soup = None
     if len(results) > 1 and config.fit_on == "train":
         from pipeline.common.accelerator import start_accelerator
@@ -33,8 +33,9 @@ def main() -> None:
         from pipeline.results.soup import score_soup
 
         soup = measure_combination(*score_soup(config, start_accelerator(config, trains=False)))
-    metrics = summarize(results, soup)
-    write_tables({seed: result.predictions for seed, result in results.items()}, metrics, config.results)
+    metrics, classes = summarize(results, soup)
+    predictions = {seed: result.predictions for seed, result in results.items()}
+    write_tables(predictions, metrics, classes, config.results)
     points = [point for seed in config.seeds for point in read_curves(config.results_of(seed))]
     write_table(MeanCurvePoint, mean_curves(points), config.results / CURVES_NAME)
     print(f"accuracy {metrics.accuracy:.4f} on {metrics.clips} clips, mean of {len(results)} seeds")

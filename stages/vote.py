@@ -1,4 +1,4 @@
-"""Combine several seeds of one recipe: mean and deviation of their accuracies, and the accuracy of their soft vote.
+"""Combine results on the same clips: mean and deviation of the accuracies of all seeds, and that of their soft vote.
 
 example:
   python -m stages.vote exp-a exp-b exp-c

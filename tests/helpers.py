@@ -98,6 +98,7 @@ def write_whole_result(results: Path, *evaluations: Evaluation, **changes: objec
         folder = results / SEEDS_NAME / str(evaluation.seed)
         write_evaluation(evaluation, folder)
         by_seed[evaluation.seed] = read_seed_result(folder, evaluation.seed)
-    metrics = dataclasses.replace(summarize(by_seed), **changes)
-    write_tables({seed: result.predictions for seed, result in by_seed.items()}, metrics, results)
+    metrics, classes = summarize(by_seed)
+    metrics = dataclasses.replace(metrics, **changes)
+    write_tables({seed: result.predictions for seed, result in by_seed.items()}, metrics, classes, results)
     return metrics

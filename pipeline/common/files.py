@@ -24,6 +24,16 @@ def expand_home(path: Path) -> Path:
         raise UserError(f"{path}: {error}; give the folder in full") from None
 
 
+def check_output(path: Path) -> None:
+    """Raise `UserError` for an `--output` that cannot become a file: before the work, which may take hours."""
+    if path.is_dir():
+        raise UserError(f"--output is {path}, which is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(
+            f"--output is {path}, but the folder {path.parent} does not exist; make it, or name another file"
+        )
+
+
 UNFINISHED = ".*.tmp"  # the pattern of the names that `temporary_beside` gives
 
 

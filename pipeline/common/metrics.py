@@ -38,7 +38,11 @@ def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], 
 def per_class(
     labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1, each (classes,); 0 for a class without clips or without predictions."""
+    """Precision, recall and F1, each (classes,).
+
+    NaN where nothing can be said: the precision of a class that is never predicted, the recall of one without clips,
+    the F1 of one with neither. Drawn sources often lack a class, and 0 would count it as wrong in every interval.
+    """
     matrix = confusion_matrix(labels, predictions, classes)
     hits = np.diag(matrix).astype(float)
     labelled, predicted = np.bincount(labels, minlength=classes), matrix.sum(axis=0)
@@ -47,6 +51,12 @@ def per_class(
         "recall": _ratio(hits, labelled),
         "f1": _ratio(2 * hits, labelled + predicted),
     }
+
+
+def mean_of_defined(values: NDArray[np.float64]) -> float:
+    """The mean of the values that are not NaN; NaN if all are."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else np.nan
 
 
 def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
@@ -130,4 +140,4 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)

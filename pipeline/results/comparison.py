@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.metrics import accuracy, accuracy_interval, bootstrap_intervals, mcnemar
 from pipeline.common.records import parse_record
 from pipeline.results.combination import vote_of
-from pipeline.results.predictions import Predictions, parse_predictions
+from pipeline.results.predictions import Predictions, have_same_clips, parse_predictions
 from pipeline.results.result_files import METRICS_NAME, PREDICTIONS_NAME, Metrics
 
 FOLDER = "results"
@@ -153,7 +153,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, 
 def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
     """The labels (clips,) that all results have for the same clips; raises `UserError` if they differ."""
     (first_name, first), *others = (
-        (name, predictions) for name, result in results.items() for predictions in result.predictions.values()
+        (f"seed {seed} of {name}", predictions)
+        for name, result in results.items()
+        for seed, predictions in result.predictions.items()
     )
     for name, other in others:
         if other.classes != first.classes:
@@ -161,10 +163,10 @@ def common_labels(results: Mapping[str, Result]) -> NDArray[np.int64]:
                 f"{name} has the classes {', '.join(other.classes)}, and {first_name} {', '.join(first.classes)}; "
                 "name results on one data set"
             )
-        if other.clip_ids != first.clip_ids or not np.array_equal(other.labels, first.labels):
+        if not have_same_clips(first, other):
             raise UserError(
                 f"{name} and {first_name} are not about the same clips with the same labels; "
-                "name results on one data set"
+                "name results on one data set; if they are of one result, evaluate all its seeds again"
             )
     return first.labels
 

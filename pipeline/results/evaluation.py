@@ -72,7 +72,8 @@ def reported_splits(config: Config) -> list[str]:
 def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Accelerator) -> Evaluation:
     """Score all clips of a split, train, dev or val, of the data set that `config` names, with any run.
 
-    Raises `UserError` for a data set with other classes than the run's.
+    Raises `UserError` for a data set with other classes than the run's, and for val if the run was fitted on it. Train
+    is scored with the clips that the run was fitted on, because who names it asks for them.
     """
     classes = read_summary(config.manifests).classes
     if classes != run.config.dataset.classes:
@@ -80,13 +81,28 @@ def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Ac
             f"{config.dataset.name} has the classes {', '.join(classes)}, and the run "
             f"{', '.join(run.config.dataset.classes)}; name a data set with the same classes in the same order"
         )
+    if split == VAL and (number := count_fitted(run.record, config, VAL)) != 0:
+        raise UserError(
+            f"the run was fitted on {number or 'some'} of the val clips of {config.dataset.name}, so their accuracy "
+            "says nothing about other clips; score another data set with --dataset, or all folds together with --seed"
+        )
     dev = held_out_clips(run, config)
     tested = dev if split == "dev" else clips_of_split(config, split)
     if not tested.clips:
         raise UserError(f"{config.dataset.name} has no {split} clips for this run; name another --split or --dataset")
     part = evaluate_run(run, config, tested, Subset([], []) if split == "dev" else dev, accelerator)
-    reported = [VAL if split == VAL else TRAIN]
-    return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], reported, accelerator)
+    return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], [split], accelerator)
+
+
+def count_fitted(run: RunRecord, config: Config, split: str) -> int | None:
+    """How many clips of a split, train or val, of the data set that `config` names a run was fitted on.
+
+    None if the run was fitted on an unknown number, because `splits.csv` is not that of its training.
+    """
+    if rows := roles_in_training(run, config):
+        return sum(row.role == "fit" and row.split == split for row in rows)
+    is_other = config.dataset.name != run.config.dataset.name
+    return 0 if is_other or (split == VAL and run.config.fit_on != "train_and_val") else None
 
 
 def held_out_clips(run: FinishedRun, config: Config) -> Subset:
@@ -199,6 +215,7 @@ def provenance_of(config: Config, runs: list[RunRecord], reported: list[str]) ->
     indexes = {split: open_index(config, split) for split in SPLITS}
     rows = [row for run in runs for row in roles_in_training(run, config)]
     return Provenance(
+        dataset=config.dataset.name,
         data=read_summary(config.manifests),
         clips={split: describe_clips(index) for split, index in indexes.items()},
         quarantined=[

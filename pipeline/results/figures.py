@@ -16,7 +16,8 @@ from pipeline.results.result_files import CurvePoint, ReliabilityBin, StreamCurv
 
 # Figures are drawn in this colour, which the page replaces by that of its text, so that they follow its theme.
 INK = "#123456"
-SERIES_COLORS = ("#2a7fb8", "#d9622b")
+# Legible on a light and a dark page, and told apart by those who see no red or no green: after Okabe and Ito.
+SERIES_COLORS = ("#2a7fb8", "#d9622b", "#009e73", "#b8559b")
 AXIS_LETTERS = 33  # letters that fit along an axis of the confusion matrix
 NAME_LETTERS = 20  # letters of a name that the axes show; a longer name is cut off
 

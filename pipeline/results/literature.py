@@ -45,11 +45,12 @@ PUBLISHED_RESULTS = [
 def is_reproduced(provenance: Provenance, accuracy_high: float) -> Reproduced:
     """Whether the paper's accuracy lies within or below the interval of the accuracy that ends at `accuracy_high`.
 
-    "not applicable" unless the validation split has as many clips and sources as VGAF's, and the same classes. Label
-    files of VGAF differ (`label_sha256`).
+    "not applicable" unless the validation split has as many clips and sources as VGAF's, and the same classes, and the
+    runs were not fitted on it. Label files of VGAF differ (`label_sha256`).
     """
     data, val = provenance.runs[0].config.dataset, provenance.data.val
     is_other = data.synthesize or data.classes != list(CLASSES) or provenance.reported != [VAL] or provenance.folds
-    if is_other or (val.clips, val.sources) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
+    is_fitted = any(run.config.fit_on == "train_and_val" for run in provenance.runs)
+    if is_other or is_fitted or (val.clips, val.sources) != (VGAF_VAL_CLIPS, VGAF_VAL_SOURCES):
         return "not applicable"
     return accuracy_high >= PAPER_ACCURACY

@@ -4,11 +4,13 @@ The report shows the statements too.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from pipeline.clips.manifest import VAL
 from pipeline.models.run_record import RunRecord
 from pipeline.results.result_files import Metrics
 from pipeline.shards.log_mel_units import LEVELS
@@ -48,17 +50,25 @@ def statements_of(classes: Sequence[str], inputs: Collection[str]) -> dict[str, 
     return {"What it does": what_it_does, **STATEMENTS}
 
 
-def card_data(run: RunRecord, metrics: Metrics | None) -> ModelCardData:
+@dataclass(frozen=True)
+class CardResult:
+    """What was measured of a run alone, and on which split of which data set."""
+
+    metrics: Metrics
+    dataset: str
+    split: str
+
+
+def card_data(run: RunRecord, result: CardResult | None) -> ModelCardData:
     """The header of the card, from which Hugging Face's hub shows what the model is for and how accurate it is."""
-    dataset = run.config.dataset.name
-    result = metrics and EvalResult(
+    shown = result and EvalResult(
         task_type="video-classification",
         task_name="Group emotion recognition",
-        dataset_type=dataset,
-        dataset_name=dataset,
-        dataset_split="validation",
+        dataset_type=result.dataset,
+        dataset_name=result.dataset,
+        dataset_split="validation" if result.split == VAL else result.split,
         metric_type="accuracy",
-        metric_value=metrics.accuracy,
+        metric_value=result.metrics.accuracy,
         verified=False,  # the hub did not measure it
     )
     return ModelCardData(
@@ -67,25 +77,25 @@ def card_data(run: RunRecord, metrics: Metrics | None) -> ModelCardData:
         library_name="group-emotion",
         pipeline_tag="video-classification",
         tags=["group-emotion-recognition", "audio-visual", "model_hub_mixin", "pytorch_model_hub_mixin"],
-        model_name=f"{run.config.recipe.name} on {dataset}",
-        eval_results=[result] if result else None,
+        model_name=f"{run.config.recipe.name} on {run.config.dataset.name}",
+        eval_results=[shown] if shown else None,
     )
 
 
-def render_card(run: RunRecord, metrics: Metrics | None, frames: Sequence[int]) -> str:
-    """The model card of a run, as Markdown; `metrics` is None for a run that was not evaluated.
+def render_card(run: RunRecord, result: CardResult | None, frames: Sequence[int]) -> str:
+    """The model card of a run, as Markdown; `result` is None if none of this run alone is at hand.
 
     `frames` are the numbers of the stored frames that the network takes.
     """
     labels = run.config.dataset.classes
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text()).render(
-        header=card_data(run, metrics).to_yaml(),
+        header=card_data(run, result).to_yaml(),
         run=run,
         recipe=run.config.recipe,
         features=run.config.recipe.features,
         frames=frames,
-        metrics=metrics,
+        result=result,
         labels=labels,
         levels=LEVELS[run.config.recipe.features.front_end],
         statements=statements_of(labels, run.config.recipe.model.taken),

@@ -46,6 +46,11 @@ class Predictions:
         return self.predicted != NOT_SCORED
 
 
+def have_same_clips(first: Predictions, second: Predictions) -> bool:
+    """Whether both are about the same clips, in the same order and with the same labels."""
+    return first.clip_ids == second.clip_ids and np.array_equal(first.labels, second.labels)
+
+
 def predictions_of(
     clips: Sequence[Clip], scored: Mapping[str, NDArray[np.float64]], classes: Sequence[str], fold: int | None = None
 ) -> Predictions:
@@ -98,7 +103,10 @@ def most_probable_classes(probabilities: NDArray[np.float64]) -> NDArray[np.int6
 
 
 def write_predictions(by_seed: Mapping[int, Predictions], path: Path) -> None:
-    """Write the predictions of all seeds as CSV, with probabilities to six decimals."""
+    """Write the predictions of all seeds as CSV.
+
+    The probabilities are exact: rounded, one that is small would become 0, whose logarithm is not that of the result.
+    """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *next(iter(by_seed.values())).classes])
@@ -111,7 +119,7 @@ def _rows(seed: int, predictions: Predictions) -> Iterator[list[Any]]:
     names = [*classes, QUARANTINED]  # NOT_SCORED, which is -1, picks the last name
     for row, clip_id in enumerate(predictions.clip_ids):
         label, prediction = classes[predictions.labels[row]], names[predictions.predicted[row]]
-        cells = ["" if np.isnan(p) else f"{p:.6f}" for p in predictions.probabilities[row]]
+        cells = ["" if np.isnan(p) else repr(p) for p in predictions.probabilities[row].tolist()]
         yield [seed, predictions.folds[row], clip_id, predictions.source_ids[row], label, prediction, *cells]
 
 

@@ -125,16 +125,18 @@ class Metrics(Measures):
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """One row of `per_class.csv`, with intervals over sources. Undefined bounds are None.
+    """One row of `per_class.csv`, with intervals over sources.
+
+    Undefined values are None: the precision of a class that is never predicted, the recall of one without clips.
 
     `label` is the name of the class. Its column is called `class`, which cannot be the name of a field in Python.
     """
 
     label: Annotated[str, Field(alias="class")]
     clips: int
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     precision_low: float | None
     precision_high: float | None
     recall_low: float | None
@@ -209,9 +211,10 @@ class Provenance:
     """What `provenance.json` holds: the data and the runs, one for each fold, that a result of one seed comes from.
 
     `clips` is by split. `roles` says how many clips were trained on, held out and reported. `reported` are the
-    splits of the manifest whose clips the result is about.
+    splits of `dataset` whose clips the result is about: train, val, or dev, which is a part of train.
     """
 
+    dataset: str
     data: DatasetSummary
     clips: dict[str, DataCard]
     quarantined: list[QuarantinedClip]

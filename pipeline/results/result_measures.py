@@ -13,6 +13,7 @@ from pipeline.common.metrics import (
     brier_score,
     calibration_error,
     log_loss,
+    mean_of_defined,
     per_class,
     reliability,
 )
@@ -26,8 +27,10 @@ Interval = tuple[float, float]
 def measure(seeds: Sequence[Predictions]) -> tuple[Measures, list[ClassMeasures]]:
     """The measures over all clips, and those of each class in their order, as means over seeds."""
     first = seeds[0]
-    values = _mean_values(seeds, np.arange(len(first.labels)))
-    intervals = bootstrap_intervals(lambda clips: _mean_values(seeds, clips), first.source_ids)
+    values = _means([values_of(predictions) for predictions in seeds])
+    intervals = bootstrap_intervals(
+        lambda clips: _means([_values(predictions, clips) for predictions in seeds]), first.source_ids
+    )
     classes = [
         _class_measures(label, int((first.labels == number).sum()), values, intervals)
         for number, label in enumerate(first.classes)
@@ -69,27 +72,28 @@ def source_accuracies(seeds: Sequence[Predictions]) -> list[SourceAccuracy]:
 
 def values_of(predictions: Predictions) -> dict[str, float]:
     """The measures over all clips by name, without intervals, which take seconds. Undefined values are NaN."""
-    return _values(predictions, np.arange(len(predictions.labels)))
+    labels, probabilities = predictions.labels[predictions.scored], predictions.probabilities[predictions.scored]
+    return _values(predictions, np.arange(len(predictions.labels))) | {
+        "calibration_error": calibration_error(labels, probabilities) if len(labels) else math.nan
+    }
 
 
-def _mean_values(seeds: Sequence[Predictions], clips: NDArray[np.int64]) -> dict[str, float]:
-    every = [_values(predictions, clips) for predictions in seeds]
-    return {name: float(np.mean([values[name] for values in every])) for name in every[0]}
+def _means(every: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: mean_of_defined(np.array([values[name] for values in every])) for name in every[0]}
 
 
 def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, float]:
-    """The measures of some clips, those of a class as `class.measure`. Undefined values are NaN."""
+    """The measures of some clips that have intervals, those of a class as `class.measure`. Undefined values are NaN."""
     labels, predicted = predictions.labels[clips], predictions.predicted[clips]
     classes = per_class(labels, predicted, len(predictions.classes))
     scored = predictions.scored[clips]
     likelihoods = labels[scored], predictions.probabilities[clips][scored]
     return {
         "accuracy": accuracy(labels, predicted),
-        "balanced_accuracy": float(classes["recall"][np.isin(range(len(predictions.classes)), labels)].mean()),
-        "macro_f1": float(classes["f1"].mean()),
+        "balanced_accuracy": mean_of_defined(classes["recall"]),
+        "macro_f1": mean_of_defined(classes["f1"]),
         "log_loss": log_loss(*likelihoods) if scored.any() else math.nan,
         "brier_score": brier_score(*likelihoods) if scored.any() else math.nan,
-        "calibration_error": calibration_error(*likelihoods) if scored.any() else math.nan,
         **{
             f"{label}.{name}": float(column[number])
             for name, column in classes.items()
@@ -132,9 +136,9 @@ def _class_measures(label: str, clips: int, values: dict[str, float], intervals:
     return ClassMeasures(
         label=label,
         clips=clips,
-        precision=values[f"{label}.precision"],
-        recall=values[f"{label}.recall"],
-        f1=values[f"{label}.f1"],
+        precision=defined(values[f"{label}.precision"]),
+        recall=defined(values[f"{label}.recall"]),
+        f1=defined(values[f"{label}.f1"]),
         precision_low=low[f"{label}.precision"],
         precision_high=high[f"{label}.precision"],
         recall_low=low[f"{label}.recall"],

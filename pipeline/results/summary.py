@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.clips.manifest import TRAIN
+from pipeline.clips.manifest import VAL
+from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import calibration_error, log_loss
 from pipeline.results.combination import measure_combination, vote_of, weights_on_dev
 from pipeline.results.literature import is_reproduced
-from pipeline.results.predictions import Predictions, read_predictions
+from pipeline.results.predictions import Predictions, have_same_clips, read_predictions
 from pipeline.results.result_files import (
     DEV_PREDICTIONS_NAME,
     PREDICTIONS_NAME,
+    ClassMeasures,
     Combination,
     Metrics,
     Provenance,
@@ -72,18 +74,52 @@ def read_seed_result(folder: Path, seed: int) -> SeedResult:
     )
 
 
-def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None) -> Metrics:
-    """The metrics of a result, by seed: means, deviations, votes, and the soup if one was scored."""
+def read_seed_results(config: Config) -> dict[int, SeedResult]:
+    """Read what `evaluate` wrote of all seeds of the settings.
+
+    Raises `UserError` for a result that was made with other settings, or that is about other clips than the first one.
+    """
+    results = {seed: read_seed_result(config.results_of(seed), seed) for seed in config.seeds}
+    first = results[config.seeds[0]].predictions
+    for seed, result in results.items():
+        runs = result.provenance.runs
+        differing = {
+            "data set": result.provenance.dataset != config.dataset.name,
+            "recipe": any(run.config.recipe != config.recipe for run in runs),
+            "number of folds": [run.run for run in runs] != config.run_ids(seed),
+            "list of classes": list(result.predictions.classes) != config.dataset.classes,
+        }
+        for name, differs in differing.items():
+            if differs:
+                raise UserError(
+                    f"{config.results_of(seed)} was made with another {name} than the settings name; run the evaluate "
+                    "stage again (dvc repro -f evaluate)"
+                )
+        if not have_same_clips(first, result.predictions):
+            raise UserError(
+                f"the results of the seeds {config.seeds[0]} and {seed} are not about the same clips with the same "
+                "labels; run the evaluate stage again (dvc repro -f evaluate)"
+            )
+    return results
+
+
+def summarize(
+    results: Mapping[int, SeedResult], soup: Combination | None = None
+) -> tuple[Metrics, list[ClassMeasures]]:
+    """The metrics of a result, by seed: means, deviations, votes, the soup if one was scored; and those of each class.
+
+    The draws of their intervals take seconds, so both come from the same ones.
+    """
     every = [result.predictions for result in results.values()]
-    measures, _ = measure(every)
+    measures, classes = measure(every)
     first = next(iter(results.values())).provenance
     spread = deviations(every)
     calibrations = [result.calibration for result in results.values()]
     seeds = [measure_seed(seed, result) for seed, result in results.items()]
-    label_files = {(first.data.train if split == TRAIN else first.data.val).label_sha256 for split in first.reported}
+    label_files = {(first.data.val if split == VAL else first.data.train).label_sha256 for split in first.reported}
     dev = [result.dev for result in results.values() if result.dev is not None]
     weights = weights_on_dev(dev) if len(dev) == len(every) > 1 else None
-    return Metrics(
+    metrics = Metrics(
         **vars(measures),
         accuracy_sd=spread["accuracy"],
         balanced_accuracy_sd=spread["balanced_accuracy"],
@@ -105,6 +141,7 @@ def summarize(results: Mapping[int, SeedResult], soup: Combination | None = None
         label_sha256=", ".join(sorted(label_files)),
         code_version=", ".join(sorted({run.code_version for each in results.values() for run in each.provenance.runs})),
     )
+    return metrics, classes
 
 
 def measure_seed(seed: int, result: SeedResult) -> SeedMeasures:

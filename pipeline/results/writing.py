@@ -17,6 +17,7 @@ from pipeline.results.result_files import (
     PROVENANCE_NAME,
     RELIABILITY_NAME,
     STREAM_CURVES_NAME,
+    ClassMeasures,
     CurvePoint,
     MeanCurvePoint,
     Metrics,
@@ -26,7 +27,7 @@ from pipeline.results.result_files import (
     write_class_measures,
     write_mistakes,
 )
-from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
+from pipeline.results.result_measures import reliability_bins, source_accuracies
 from pipeline.results.summary import SeedResult, calibrate, mean_or_none, summarize
 
 
@@ -36,8 +37,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Metrics:
     seed, dev = evaluation.seed, evaluation.dev
     calibration = calibrate(evaluation.temperatures, evaluation.scaled)
     result = SeedResult(evaluation.predictions, dev, calibration, evaluation.provenance)
-    metrics = summarize({seed: result})
-    write_tables({seed: evaluation.predictions}, metrics, folder)
+    metrics, classes = summarize({seed: result})
+    write_tables({seed: evaluation.predictions}, metrics, classes, folder)
     (folder / DEV_PREDICTIONS_NAME).unlink(missing_ok=True)
     if dev is not None:
         write_predictions({seed: dev}, folder / DEV_PREDICTIONS_NAME)
@@ -48,12 +49,14 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Metrics:
     return metrics
 
 
-def write_tables(predictions: Mapping[int, Predictions], metrics: Metrics, folder: Path) -> None:
+def write_tables(
+    predictions: Mapping[int, Predictions], metrics: Metrics, classes: list[ClassMeasures], folder: Path
+) -> None:
     """Write what a result of one seed and one of several seeds have in common."""
     every = list(predictions.values())
     write_record(metrics, folder / METRICS_NAME)
     write_predictions(predictions, folder / PREDICTIONS_NAME)
-    write_class_measures(measure(every)[1], folder / PER_CLASS_NAME)
+    write_class_measures(classes, folder / PER_CLASS_NAME)
     write_table(SourceAccuracy, source_accuracies(every), folder / PER_SOURCE_NAME)
     write_table(ReliabilityBin, reliability_bins(every), folder / RELIABILITY_NAME)
 

@@ -1,6 +1,7 @@
 """A model as ONNX: the whole network in one file, for any number of clips, checked against PyTorch."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +62,20 @@ def write_onnx(model: GroupEmotionModel, path: Path) -> None:
         raise missing_extra(str(error.name), "export") from None
 
     clips = random_clips(model.inputs, 2)
-    torch.onnx.export(
-        TensorModel(model),
-        tuple(clips.values()),
-        path,
-        input_names=list(clips),
-        output_names=["logits"],
-        dynamic_shapes={name: {0: torch.export.Dim("clips", min=1)} for name in clips},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():  # about PyTorch's own code, and that the inputs share the number of clips
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec", FutureWarning)
+        warnings.filterwarnings("ignore", "# The axis name: clips", UserWarning)
+        torch.onnx.export(
+            TensorModel(model),
+            tuple(clips.values()),
+            path,
+            input_names=list(clips),
+            output_names=["logits"],
+            dynamic_shapes={name: {0: torch.export.Dim("clips", min=1)} for name in clips},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     exported = onnx.load(path)
     graph = exported.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):

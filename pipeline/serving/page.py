@@ -1,10 +1,16 @@
 """A web page that predicts a clip which somebody uploads or records."""
 
+import ipaddress
+import os
+import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
+from gradio import route_utils
 from gradio.utils import get_upload_folder
 from matplotlib.figure import Figure
 from starlette.middleware import Middleware
@@ -19,6 +25,7 @@ from pipeline.serving.rows import NoPrediction, Prediction, printable
 
 MAX_FILE_MB, MAX_DURATION_S, MAX_WAITING, MAX_UPLOADS = 100, 60.0, 8, 16
 KEPT_S = 600  # how long an upload is kept for which nobody asks for a prediction
+HIGHEST_PORT = 65_535
 LOOPBACK_NAMES = ["127.0.0.1", "localhost"]
 # The browser's own fonts: the page must not ask another server for any.
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -82,15 +89,17 @@ def only_uploads(component: gr.Video) -> gr.Video:
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Gradio's reporting and sharing are off.
 
-    On a loopback address, the server accepts no other host name, which prevents DNS rebinding: another site's page
-    could otherwise reach it through a domain name that resolves to this machine.
-
-    Raises `UserError` for a port that is taken or does not exist.
+    On a loopback address, the server accepts no other host name (`accepted_names`). Raises `UserError` for
+    a port that is taken or does not exist, and if the server does not answer.
     """
-    host_names = LOOPBACK_NAMES if host in LOOPBACK_NAMES else ["*"]
+    if not 1 <= port <= HIGHEST_PORT:
+        raise UserError(f"port {port} does not exist; name one from 1 to {HIGHEST_PORT} with --port")
+    ask_without_proxy(host)
+    part_uploads()
+    folder = Path(get_upload_folder())
     guards = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=host_names),
-        Middleware(PageGuard, folder=Path(get_upload_folder()), max_clips=MAX_UPLOADS),
+        Middleware(TrustedHostMiddleware, allowed_hosts=accepted_names(host)),
+        Middleware(PageGuard, folder=folder, max_clips=MAX_UPLOADS, max_bytes=MAX_FILE_MB * 2**20),
     ]
     try:
         _, address, _ = page.launch(
@@ -107,11 +116,49 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             app_kwargs={"middleware": guards},
             prevent_thread_lock=True,
         )
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"port {port} of {host} cannot be listened on ({error}); name another one with --port"
         ) from None
+    except (httpx.HTTPError, ValueError) as error:  # Gradio asks the server whether it answers
+        raise UserError(
+            f"the page on port {port} of {host} does not answer this machine ({error}); name another address with "
+            "--host, or see which firewall or proxy is between"
+        ) from None
     return str(address)
+
+
+def ask_without_proxy(host: str) -> None:
+    """Have Gradio ask its own server directly, also where the environment names a proxy, which may not reach it."""
+    names = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host.strip("[]"), *LOOPBACK_NAMES]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, names))
+
+
+class _PartedUpload(route_utils.GradioUploadFile):
+    """An upload whose digest, by which Gradio names its folder, is its own: that of an equal clip is another one."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.sha.update(secrets.token_bytes(16))
+
+
+def part_uploads() -> None:
+    """Keep equal clips of two visitors in two files: the answer to the first visitor removes the file."""
+    route_utils.GradioUploadFile = _PartedUpload  # type: ignore[misc]
+
+
+def accepted_names(host: str) -> list[str]:
+    """The names by which a server on the address `host` may be asked for: any, unless this machine alone reaches it.
+
+    This prevents DNS rebinding: another site's page could otherwise reach it through a domain name that resolves to
+    this machine. An address that cannot be resolved cannot be listened on either.
+    """
+    try:
+        addresses = {str(each[4][0]) for each in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        return LOOPBACK_NAMES
+    is_loopback = all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    return [*LOOPBACK_NAMES, host] if is_loopback else ["*"]
 
 
 def answer_upload(path: Path, predictor: Predictor) -> Shown:

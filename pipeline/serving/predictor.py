@@ -143,8 +143,13 @@ def list_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def split_into_windows(duration_s: float, length_s: float) -> Iterator[Window]:
-    """Windows of `length_s` that overlap by half and cover the whole duration. The last one ends with the file."""
-    last_s = max(0.0, duration_s - length_s)
-    for number in range(math.ceil(last_s / (length_s / 2))):
-        yield Window(number * length_s / 2, number * length_s / 2 + length_s)
-    yield Window(last_s, duration_s)
+    """Windows of `length_s` that overlap by half and cover the whole duration. The last one ends with the file.
+
+    Times are whole microseconds: the rounding of a sum must neither show in a row nor give the last window twice. The
+    last window begins at the microsecond before, so that a frame that appears at its very start is in it.
+    """
+    last_s = math.floor(round(max(0.0, duration_s - length_s) * 1e6, 3)) / 1e6
+    step_s = length_s / 2
+    starts_s = [number * step_s for number in range(math.ceil(round(last_s / step_s, 6)))]
+    for start_s in [*starts_s, last_s]:
+        yield Window(round(start_s, 6), round(start_s + min(length_s, duration_s), 6))

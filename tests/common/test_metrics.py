@@ -52,8 +52,14 @@ def test_wilsons_interval():
     assert high == pytest.approx(0.63718, abs=1e-4)
 
 
-def test_a_class_without_clips_or_predictions_gives_zero_not_nan():
-    assert per_class(np.array([0, 0]), np.array([0, 0]), 3)["f1"].tolist() == [1.0, 0.0, 0.0]
+def test_what_cannot_be_said_of_a_class_is_nan_as_in_scikit_learn():
+    labels, predictions = np.array([0, 0, 1, 1]), np.array([0, 2, 0, 0])  # 1 is never predicted, 2 has no clip
+    ours = per_class(labels, predictions, 4)  # 3 has neither
+    expected = sk.precision_recall_fscore_support(labels, predictions, labels=range(4), zero_division=np.nan)
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        np.testing.assert_array_equal(ours[name], values, name)
+    assert np.isnan(ours["precision"]).tolist() == [False, True, False, True]
+    assert np.isnan(ours["f1"]).tolist() == [False, False, False, True]
 
 
 def test_reliability_agrees_with_scikit_learn(rng):

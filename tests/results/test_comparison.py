@@ -172,14 +172,22 @@ def test_fewer_than_two_common_seeds_have_no_interval():
 @pytest.mark.parametrize("change", [("1_2", "9_9"), ("1_2,1,neutral", "1_2,1,negative")])
 @pytest.mark.parametrize("together", [vote, compare])
 def test_runs_on_other_clips_or_labels_are_refused(results, together, change):
-    with pytest.raises(UserError, match="b and a are not about the same clips"):
+    with pytest.raises(UserError, match=r"^seed 0 of b and seed 0 of a are not about the same clips"):
         together(results(a=A, b=B.replace(*change)))
+
+
+def test_seeds_of_one_result_that_are_about_other_clips_are_named(results):
+    second = B.partition("\n")[2].replace("0,,", "3,,").replace("1_2", "9_9")
+    with pytest.raises(UserError, match=r"^seed 3 of a and seed 0 of a are not about .* evaluate all its seeds again$"):
+        vote(results(a=A + second))
 
 
 @pytest.mark.parametrize("together", [vote, compare])
 def test_runs_with_other_classes_are_refused(results, together):
     other = A.replace("neutral,negative\n", "negative,neutral\n")
-    with pytest.raises(UserError, match="b has the classes positive, negative, neutral, and a positive, neutral, neg"):
+    with pytest.raises(
+        UserError, match="b has the classes positive, negative, neutral, and seed 0 of a positive, neutral, neg"
+    ):
         together(results(a=A, b=other))
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from short_trainings import train_and_evaluate, with_training
 
 from pipeline.clips.manifest import SUMMARY_NAME, read_manifest
-from pipeline.clips.splits import read_assignments, write_assignments
+from pipeline.clips.splits import SPLITS_NAME, read_assignments, write_assignments
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.loading.selection import clips_with_role
@@ -22,6 +22,7 @@ from pipeline.results.calibration import scale
 from pipeline.results.evaluation import evaluate_seed, evaluate_split, open_matching_run
 from pipeline.results.predictions import read_predictions
 from pipeline.results.result_files import read_metrics
+from pipeline.training.loop import train_model
 
 
 def test_with_folds_each_clip_of_train_is_predicted_once_by_the_run_that_did_not_train_on_its_source(
@@ -71,6 +72,7 @@ def test_a_run_is_evaluated_on_each_split(own, stage, split, clips, tmp_path):
     done = stage("evaluate", "--run", folder, "--split", split, "--output", tmp_path / "out", folder=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert f"on {clips} clips" in done.stdout
+    assert ("the run was fitted on 6 of them" in done.stdout) == (split == "train")
     assert read_metrics(tmp_path / "out").clips == clips
     (predictions,) = read_predictions(tmp_path / "out/predictions.csv").values()
     if split == "dev":
@@ -126,6 +128,19 @@ def test_dev_of_other_splits_than_those_of_the_training_is_not_taken_for_held_ou
     with pytest.raises(UserError, match="demo has no dev clips for this run"):
         evaluate_split(run, config, "dev", Accelerator(cpu=True))
     assert evaluate_split(run, config, "val", Accelerator(cpu=True)).dev is None
+
+
+@pytest.mark.parametrize(("folds", "number"), [(None, 9), (3, r"\d")])
+def test_val_clips_that_a_run_was_fitted_on_are_not_scored(split_workspace, folds, number, tmp_path):
+    config = with_training(split_workspace(select_on="none", fit_on="train_and_val", folds=folds), epochs=1)
+    run_id = RunId(0, folds and 1)
+    train_model(config, run_id, Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
+    run = open_run(tmp_path / "run")
+    with pytest.raises(UserError, match=f"^the run was fitted on {number} of the val clips of demo, so"):
+        evaluate_split(run, config, "val", Accelerator(cpu=True))
+    (config.manifests / SPLITS_NAME).unlink()
+    with pytest.raises(UserError, match=r"^the run was fitted on some of the val clips of demo, so"):
+        evaluate_split(run, config, "val", Accelerator(cpu=True))
 
 
 def test_without_a_clip_to_report_there_is_no_evaluation(split_workspace):

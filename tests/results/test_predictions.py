@@ -27,7 +27,7 @@ def test_predictions_that_are_written_can_be_read(classes, tmp_path):
     assert (read.clip_ids, read.source_ids) == (predictions.clip_ids, predictions.source_ids)
     np.testing.assert_array_equal(read.labels, predictions.labels)
     np.testing.assert_array_equal(read.predicted, predictions.predicted)
-    np.testing.assert_allclose(read.probabilities, predictions.probabilities, atol=1e-6)
+    np.testing.assert_array_equal(read.probabilities, predictions.probabilities)
 
 
 def test_a_clip_without_probabilities_is_quarantined():

@@ -9,13 +9,15 @@ import subprocess
 import pytest
 import yaml
 from helpers import REPOSITORY, in_folders, write_whole_result
+from matplotlib.figure import Figure
 
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.models.run_record import InitialWeights, LoadedWeights
+from pipeline.results.figures import draw_streams
 from pipeline.results.predictions import with_probabilities
 from pipeline.results.report import render_report
-from pipeline.results.result_files import read_class_measures, read_metrics
+from pipeline.results.result_files import StreamCurvePoint, read_class_measures, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,15 @@ def test_a_report_shows_what_each_stream_alone_knows(reported, tmp_path):
     assert "What each stream alone knows" not in render_report(tmp_path, [0])
 
 
+def test_each_of_four_streams_has_a_colour_of_its_own():
+    streams = ("scene", "motion", "people", "sound")
+    points = [StreamCurvePoint(0, None, epoch, name, 1.0, 0.5, 1.0) for name in streams for epoch in (1, 2)]
+    axes = Figure().subplots()
+    draw_streams(axes, points, 3)
+    colours = {line.get_color() for line in axes.get_legend().get_lines()}
+    assert len(colours) == 4
+
+
 def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path):
     evaluation, _, page = reported
     assert "cross-validation" not in page
@@ -141,6 +152,18 @@ def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path
     assert "accuracy of 2-fold cross-validation over sources" in page
     assert page.count("<th>fold") == 2
     assert metrics.label_sha256 == evaluation.provenance.data.train.label_sha256
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_sources_in_both_splits_make_the_accuracy_too_high_unless_it_is_that_of_folds(reported, folds, tmp_path):
+    evaluation, _, page = reported
+    assert "No source has clips in both splits." in page
+    data = dataclasses.replace(evaluation.provenance.data, sources_in_both=["41"])
+    provenance = dataclasses.replace(evaluation.provenance, data=data, folds=folds)
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance))
+    page = render_report(tmp_path, [0])
+    assert ("1 sources have clips in both splits, so the accuracy above is too high" in page) == (folds is None)
+    assert "No source has" not in page
 
 
 @pytest.mark.parametrize(

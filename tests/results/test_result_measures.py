@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from random_predictions import random_predictions
+from sklearn.metrics import f1_score
 
 from pipeline.clips.labels import CLASSES
 from pipeline.common.metrics import NOT_SCORED
 from pipeline.common.records import to_json
-from pipeline.results.result_measures import measure, reliability_bins, source_accuracies
+from pipeline.results.predictions import Predictions
+from pipeline.results.result_files import read_class_measures, write_class_measures
+from pipeline.results.result_measures import measure, reliability_bins, source_accuracies, values_of
 
 
 @pytest.fixture
@@ -59,6 +62,39 @@ def test_undefined_values_are_none_and_not_nan(predictions):
     assert (measures.log_loss, measures.brier_score, measures.calibration_error, measures.macro_f1_low) == (None,) * 4
     assert reliability_bins([unscored]) == []
     assert "NaN" not in "".join(map(to_json, (measures, *classes)))
+
+
+def of_labels(labels, predicted, sources):
+    """Predictions of classes by their numbers, of which `CLASSES` names the first three."""
+    probabilities = np.full((len(labels), 3), 0.01) + 0.97 * np.eye(3)[predicted]
+    clips = [f"{number}_1" for number in range(len(labels))]
+    labels, predicted = np.array(labels), np.array(predicted)
+    return Predictions(CLASSES, clips, list(sources), [None] * len(labels), labels, predicted, probabilities)
+
+
+def test_if_every_clip_is_right_no_interval_falls_below_one():
+    """Some draws of the nine sources, each of one class, lack a class."""
+    labels = np.repeat([0, 1, 2] * 3, 10)
+    measures, classes = measure([of_labels(labels, labels, np.repeat(list("abcdefghi"), 10))])
+    assert (measures.macro_f1_low, measures.balanced_accuracy_low) == (1, 1)
+    for row in classes:
+        assert (row.precision_low, row.recall_low, row.f1_low) == (1, 1, 1), row.label
+
+
+def test_macro_f1_is_over_the_classes_that_occur_as_in_scikit_learn():
+    for labels, predicted in (([0, 1] * 10, [0, 1] * 10), ([0, 1] * 10, [0, 2] * 10), ([0, 0, 1, 1], [0, 0, 0, 0])):
+        values = values_of(of_labels(labels, predicted, ["a"] * len(labels)))
+        assert values["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+        assert values["balanced_accuracy"] == np.mean([values[f"{CLASSES[k]}.recall"] for k in set(labels)])
+
+
+def test_a_class_that_does_not_occur_has_empty_cells_and_is_read_back(tmp_path):
+    measures, classes = measure([of_labels([0, 1] * 10, [0, 1] * 10, np.repeat(list("ab"), 10))])
+    assert measures.macro_f1 == 1
+    assert (classes[2].precision, classes[2].recall, classes[2].f1, classes[2].f1_low) == (None,) * 4
+    write_class_measures(classes, tmp_path / "per_class.csv")
+    assert read_class_measures(tmp_path) == classes
+    assert "nan" not in (tmp_path / "per_class.csv").read_text()
 
 
 def test_the_bins_of_the_reliability_diagram_hold_every_scored_clip(predictions):

@@ -43,3 +43,16 @@ def test_settings_can_be_read_from_another_file_and_changed(stage, name, tmp_pat
     process = stage(name, "--set", "recipe.no_such_key=3")
     assert process.returncode == 2
     assert "unknown key recipe.no_such_key" in process.stderr
+
+
+@pytest.mark.parametrize("name", ["predict", "embed", "submit"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_run_is_opened(stage, name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    inputs = [word for word in STAGES[name] if word not in ("--output", "a.npz")]
+    for output, reason in (
+        ("folder", "which is a folder; name a file"),
+        ("b/a.npz", "but the folder b does not exist"),
+    ):
+        process = stage(name, *inputs, "--output", output, folder=tmp_path)  # none of the inputs exists
+        assert process.returncode == 2
+        assert f"error: --output is {output}, {reason}" in process.stderr

@@ -11,10 +11,11 @@ import librosa
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from helpers import in_folders, write_whole_result
+from helpers import REPOSITORY, in_folders, write_whole_result
 from scipy.special import softmax
 
 from pipeline.clips.labels import CLASSES
+from pipeline.common.config import load_config
 from pipeline.common.errors import UserError
 from pipeline.common.machine import ffmpeg_path
 from pipeline.common.records import read_record, write_record
@@ -22,7 +23,7 @@ from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
 from pipeline.models.runs import open_run
 from pipeline.models.scoring import Scorer
-from pipeline.results.model_card import render_card
+from pipeline.results.model_card import CardResult, render_card
 from pipeline.results.result_files import read_metrics, read_provenance
 from pipeline.serving.export import ExportedConfig, export_run
 from pipeline.serving.predictor import Predictor
@@ -69,12 +70,23 @@ def test_the_folder_names_no_other_folder_of_this_machine(finished, without_onnx
     shutil.copytree(finished[0], run_folder)
     record = in_folders(read_run_record(run_folder), tmp_path)
     write_record(record, run_folder / RUN_NAME)
-    export_run(run_folder, tmp_path / "results", tmp_path / "model")
+    export_run(run_folder, None, tmp_path / "model")
     for name in ("README.md", "config.json", RUN_NAME):
         assert str(tmp_path) not in (tmp_path / "model" / name).read_text()
     exported = read_run_record(tmp_path / "model")
     assert (exported.config.dataset.root, exported.pretrained["scene"].file) == ("clips", "pretrained.pth")
     assert exported.identity == record.identity
+
+
+def test_an_exported_model_looks_for_the_face_detector_where_it_is_fetched_to(finished, without_onnx, tmp_path):
+    run_folder = shutil.copytree(finished[0], tmp_path / "run")
+    record = read_run_record(run_folder)
+    extract = record.config.extract.model_copy(update={"face_detector": str(tmp_path / "yunet.onnx")})
+    config = record.config.model_copy(update={"extract": extract})
+    write_record(dataclasses.replace(record, config=config), run_folder / RUN_NAME)
+    export_run(run_folder, None, tmp_path / "model")
+    usual = load_config(REPOSITORY / "params.yaml").extract.face_detector
+    assert read_run_record(tmp_path / "model").config.extract.face_detector == usual
 
 
 def test_the_folder_predicts_what_the_run_predicts(exported, finished, one_clip):
@@ -146,15 +158,42 @@ def test_the_card_states_the_accuracy_of_this_run(exported):
     assert "Not for.** Surveillance" in card
 
 
-def test_the_card_states_no_accuracy_of_another_run(exported, finished, without_onnx, tmp_path):
+def test_results_of_another_run_are_not_in_the_card_and_refused_if_they_are_named(
+    exported, finished, without_onnx, tmp_path, monkeypatch
+):
     results = shutil.copytree(exported.parent / "results", tmp_path / "results")
     provenance = read_provenance(results / "seeds/0")
     (run,) = provenance.runs
     other = dataclasses.replace(run, seconds=run.seconds + 1)
     write_record(dataclasses.replace(provenance, runs=[other]), results / "seeds/0/provenance.json")
     for folder in (results, tmp_path / "nowhere"):
-        export_run(finished[0], folder, tmp_path / "model")
-        assert "has not been evaluated" in (tmp_path / "model/README.md").read_text()
+        with pytest.raises(
+            UserError, match=f"^{folder} holds no result of {finished[0]} alone that this version wrote; name a"
+        ):
+            export_run(finished[0], folder, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    monkeypatch.chdir(tmp_path)  # where `results` are those of the other run
+    export_run(finished[0], None, tmp_path / "model")
+    assert "No result of this run alone was at hand" in (tmp_path / "model/README.md").read_text()
+    (results / "seeds/0/provenance.json").write_text("{}")  # of another version
+    export_run(finished[0], None, tmp_path / "model")
+    assert "No result of this run alone was at hand" in (tmp_path / "model/README.md").read_text()
+
+
+@pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("dev", "dev")])
+def test_the_card_states_the_accuracy_of_a_folder_that_evaluate_wrote_of_this_run(
+    stage, exported, finished, without_onnx, split, name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    workspace, output = finished[0].parents[3], tmp_path / "evaluated"
+    done = stage("evaluate", "--run", exported, "--split", split, "--output", output, folder=workspace)
+    assert done.returncode == 0, done.stderr
+    export_run(finished[0], output, tmp_path / "model")
+    card = (tmp_path / "model/README.md").read_text()
+    metrics = read_metrics(output)
+    assert f"Accuracy {100 * metrics.accuracy:.2f}%" in card
+    assert f"on all {metrics.clips} clips of the split `{split}` of the data set `demo`" in card
+    assert f"split: {name}" in card
 
 
 def test_the_card_of_one_stream_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported):
@@ -162,7 +201,7 @@ def test_the_card_of_one_stream_and_of_a_set_with_one_source_leaves_out_what_doe
     record = dataclasses.replace(record, interfaces={"scene": record.interfaces["scene"]})
     metrics = read_metrics(exported.parent / "results")
     metrics = dataclasses.replace(metrics, accuracy_sources_low=None, accuracy_sources_high=None)
-    card = render_card(record, metrics, range(6))
+    card = render_card(record, CardResult(metrics, "demo", "val"), range(6))
     assert "over sources" not in card
     assert "this stream alone" in card
 
@@ -172,6 +211,32 @@ def test_a_run_is_not_exported_over_itself(exported, tmp_path):
     for run_folder, folder in ((exported, exported), (exported, tmp_path / "file")):
         with pytest.raises(UserError, match="name another folder"):
             export_run(run_folder, tmp_path, folder)
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json"])
+def test_a_file_that_no_export_wrote_is_not_overwritten(finished, without_onnx, name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        UserError, match=f"{tmp_path} holds a {name} that no export wrote, because it holds no run.json"
+    ):
+        export_run(finished[0], None, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_export_replaces_an_earlier_one_whether_it_was_finished_or_not(
+    finished, without_onnx, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.serving.export.check_onnx", fail)
+        with pytest.raises(KeyboardInterrupt):
+            export_run(finished[0], None, tmp_path)
+    for _ in range(2):
+        export_run(finished[0], None, tmp_path)
+        assert (tmp_path / "README.md").exists()
 
 
 def test_a_run_that_does_not_exist_is_named(stage, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.common.errors import UserError
-from pipeline.results.model_card import render_card
+from pipeline.results.model_card import CardResult, render_card
 from pipeline.serving import hub
 from pipeline.serving.export import EXPORTED_NAMES
 from pipeline.serving.hub import push
@@ -59,8 +59,7 @@ def export(stage, trained, monkeypatch, tmp_path):
     monkeypatch.setattr("pipeline.serving.export.check_onnx", lambda *_: 0.0)
     monkeypatch.setattr(hub, "get_token", lambda: None)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    places = ("--run", trained, "--results", tmp_path / "nowhere")
-    return lambda *words: stage("export", tmp_path / "model", *places, *words)
+    return lambda *words: stage("export", tmp_path / "model", "--run", trained, *words, folder=tmp_path)
 
 
 def test_a_dry_run_lists_what_would_be_uploaded_without_network_or_token(export, tmp_path):
@@ -114,7 +113,7 @@ def test_options_of_an_upload_without_one_are_refused(export):
 
 
 def test_the_hub_reads_the_accuracy_in_the_cards_header(run):
-    card = ModelCard(render_card(run.record, METRICS, range(6)))
+    card = ModelCard(render_card(run.record, CardResult(METRICS, "demo", "val"), range(6)))
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value, result.verified) == ("accuracy", 0.6037, False)
     assert (result.task_type, result.dataset_name) == ("video-classification", run.config.dataset.name)

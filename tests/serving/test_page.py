@@ -13,8 +13,6 @@ from urllib.request import urlopen
 import pytest
 from helpers import REPOSITORY, run_ffmpeg
 
-from pipeline.common.errors import UserError
-
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 ANSWER_MS = 180_000  # on a busy machine
@@ -145,14 +143,6 @@ def test_only_this_machine_can_open_the_page(served):
     # 127.0.0.2 is this machine, too. A server that listens on all addresses would answer.
     with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.2", port), timeout=2):
         pass
-
-
-def test_a_port_that_does_not_exist_is_named():
-    gradio = pytest.importorskip("gradio")
-    from pipeline.serving.page import serve
-
-    with gradio.Blocks() as page, pytest.raises(UserError, match="port 80000 of"):
-        serve(page, "127.0.0.1", 80_000)
 
 
 def test_an_address_is_not_downloaded():

@@ -1,5 +1,6 @@
 """`python -m stages.predict`: the probabilities that evaluation gives, one row per file or window, and pictures."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -137,6 +138,19 @@ def test_windows_overlap_by_half_and_the_last_one_ends_with_the_file():
     assert spans == [(0, 4), (2, 6), (4, 8), (6, 10), (7, 11)]
     assert [vars(window) for window in split_into_windows(3.0, 4.0)] == [{"start_s": 0, "end_s": 3}]
     assert [vars(window) for window in split_into_windows(4.0, 4.0)] == [{"start_s": 0, "end_s": 4}]
+
+
+def test_no_window_is_there_twice_and_no_rounding_shows_in_its_times():
+    spans = [(window.start_s, window.end_s) for window in split_into_windows(3.0, 1.2)]
+    assert spans == [(0, 1.2), (0.6, 1.8), (1.2, 2.4), (1.8, 3.0)]
+    for tenths in range(5, 60):
+        for frames in range(1, 500):  # of 25 in a second
+            windows = list(split_into_windows(frames / 25, tenths / 10))
+            assert windows[-1].end_s == frames / 25
+            gaps = [later.start_s - window.start_s for window, later in itertools.pairwise(windows)]
+            assert min(gaps, default=1) > 0.001
+    (*_, last) = split_into_windows(362 / 30, 5.0)
+    assert last.start_s == 7.066666  # not after 7.0666..., when a frame appears
 
 
 def test_a_long_file_has_one_row_per_window_and_a_picture_over_time(stage, finished, one_clip, tmp_path):

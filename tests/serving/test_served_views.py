@@ -100,7 +100,7 @@ def test_the_card_says_which_frames_and_how_many_views(run):
 def test_onnx_takes_the_middle_frames_and_says_so(folder, run, tmp_path):
     import onnxruntime
 
-    export_run(folder, tmp_path / "results", tmp_path / "model")
+    export_run(folder, None, tmp_path / "model")
     session = onnxruntime.InferenceSession(tmp_path / "model/model.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["frames"]) == MIDDLE
     assert session.get_inputs()[0].shape[1] == 2

@@ -270,5 +270,5 @@ def test_a_queued_copy_of_the_workspace_starts_from_the_runs_of_the_workspace(an
 def test_an_exported_folder_is_a_start_too(another, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.serving.export.write_onnx", lambda *_: None)
     monkeypatch.setattr("pipeline.serving.export.check_onnx", lambda *_: 0.0)
-    export_run(Path(RUN), tmp_path / "results", tmp_path / "exported")
+    export_run(Path(RUN), None, tmp_path / "exported")
     assert begin(another(init=str(tmp_path / "exported")), tmp_path).initial.weights.share == 1
