@@ -50,8 +50,8 @@ def test_mvit_computes_what_torchvision_computes(build, take_weights):
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), [
-    ("r2plus1d_18", {"frames": 12}, "recipe.model.frames (or the stream's frames) is 12, but r2plus1d_18 takes a multiple of 8: set it to 16"),
-    ("mvit_v2_s", {"frames": 8, "frame_size_px": 224}, "recipe.model.frames (or the stream's frames) is 8, but mvit_v2_s takes 16"),
+    ("r2plus1d_18", {"frames": 12}, "the stream's frames) is 12, but r2plus1d_18 takes a multiple of 8: set it to 16"),
+    ("mvit_v2_s", {"frames": 8, "frame_size_px": 224}, "the stream's frames) is 8, but mvit_v2_s takes 16"),
     ("mvit_v2_s", {"frames": 16, "frame_size_px": 112}, "frame_size_px is 112, but mvit_v2_s takes 224"),
     ("s3d", {"frames": 16, "frame_size_px": 16}, "s3d cannot be used with these settings: Given input size"),
     ("r2plus1d_18", {"frames": 16, "frame_size_px": 64, "grid": 7}, "7 x 7 parts of its map, which is 4 x 4"),

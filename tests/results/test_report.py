@@ -72,6 +72,16 @@ def test_the_report_says_from_which_run_a_training_started(reported, tmp_path):
     assert "<code>ab12</code>, trained on spoken, acted" in page
 
 
+def test_the_report_says_which_runs_were_continued_with_changes(reported, tmp_path):
+    evaluation, _, page = reported
+    assert "continued with changes" not in page
+    run = dataclasses.replace(evaluation.provenance.runs[0], resumed_with_changes=["number of processes: 1 -> 2"])
+    provenance = dataclasses.replace(evaluation.provenance, runs=[run])
+    write_whole_result(tmp_path, dataclasses.replace(evaluation, provenance=provenance))
+    sentence = "Seed 0 was interrupted and continued with changes: number of processes: 1 -&gt; 2."
+    assert sentence in render_report(tmp_path, [0])
+
+
 def test_the_report_names_no_folder_of_this_machine(reported, tmp_path):
     evaluation, _, _ = reported
     runs = [in_folders(run, tmp_path) for run in evaluation.provenance.runs]

@@ -116,9 +116,11 @@ def test_a_training_on_another_data_set_starts_with_every_tensor_of_the_run_and_
     assert record.identity["the weights of init"] == sha256_of(Path(RUN, MODEL_NAME)) == record.initial.weights.sha256
     assert record.initial.weights.matched == sorted(weights)
     assert record.initial.trained_on == {"demo": read_run_record(Path(RUN)).identity[ROLES_KEY]}
-    assert f"started from another model: {len(weights)} of {len(weights)} tensors" in render_card(
-        record, None, range(6)
-    )
+    card = render_card(record, None, range(6))
+    assert f"started from another model: {len(weights)} of {len(weights)} tensors" in card
+    assert "continued with changes" not in card
+    changed = dataclasses.replace(record, resumed_with_changes=["number of processes: 1 -> 2"])
+    assert "continued with changes: number of processes: 1 -> 2." in render_card(changed, None, range(6))
 
 
 @pytest.mark.parametrize("classes", [SIX, CLASSES[::-1]], ids=["six", "the same in another order"])
