@@ -132,6 +132,11 @@ def part_sources(clips: Sequence[Clip], count: int, seed: int) -> NDArray[np.int
 
     sources, labels = [clip.source_id for clip in clips], [clip.label for clip in clips]
     if len(set(sources)) < count:
+        if len(set(sources)) == 1:  # no number of folds would do
+            raise UserError(
+                f"all clips are of the source {sources[0]}, and a source is never cut, so no clip could be held out to "
+                "test on; name the person or recording that each clip shows (in a table: the column source)"
+            )
         raise UserError(f"{len(set(sources))} sources cannot be cut into {count} parts; lower folds")
     if max(Counter(labels).values()) < count:
         raise UserError(f"no class has {count} clips, so they cannot be cut into {count} parts; lower folds")

@@ -20,8 +20,9 @@ def check_detector(settings: ClipSettings) -> None:
     path = expand_home(Path(settings.limits.face_detector))
     if not path.is_file():
         raise UserError(
-            f"the face detector {path} is missing, and features.people.most is {settings.features.people.most}; run "
-            "python -m stages.fetch_weights on a machine with a network, or set extract.face_detector to a copy"
+            f"the face detector {path} is missing, and recipe.features.people.most is "
+            f"{settings.features.people.most}; run python -m stages.fetch_weights on a machine with a network, or "
+            "set extract.face_detector to a copy"
         )
     if (sha256 := sha256_of(path)) != DETECTOR_SHA256:
         raise UserError(

@@ -27,7 +27,9 @@ def plan_epoch(
     """
     steps = len(shards) // batch_size
     if not steps:
-        raise UserError(f"training.batch_size is {batch_size}, more than the {len(shards)} training clips; lower it")
+        raise UserError(
+            f"recipe.training.batch_size is {batch_size}, more than the {len(shards)} training clips; lower it"
+        )
     rng = np.random.default_rng([seed, epoch])
     group = rng.permutation(shards.max() + 1)[shards] // shuffle_shards
     order = np.lexsort((rng.random(len(shards)), group))
@@ -66,8 +68,8 @@ def split_step(
     parts = world * micro_batches
     if batch_size % (parts * together):
         raise UserError(
-            f"training.batch_size is {batch_size}, expected a multiple of {parts * together}: {world} processes times "
-            f"training.micro_batches = {micro_batches} times {together} clips that stay together "
-            "(BatchNorm takes model.norm_clips, mixup takes 2)"
+            f"recipe.training.batch_size is {batch_size}, expected a multiple of {parts * together}: {world} processes "
+            f"times recipe.training.micro_batches = {micro_batches} times {together} clips that stay together "
+            "(BatchNorm takes recipe.model.norm_clips, mixup takes 2)"
         )
     return list(np.arange(batch_size).reshape(world, micro_batches, -1)[rank])

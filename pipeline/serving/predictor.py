@@ -25,7 +25,7 @@ from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, p
 # In a folder, only files with these suffixes are taken for clips. A file that is named itself may have any suffix.
 # Those of the second line are of containers that are not accepted: such a file has a row that says so.
 SUFFIXES = {
-    *(".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"),
+    *(".3g2", ".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"),
     *(".asf", ".dv", ".flv", ".mpeg", ".mpg", ".mxf", ".ogv", ".vob", ".wmv"),
 }
 

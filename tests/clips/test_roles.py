@@ -140,6 +140,8 @@ def test_too_few_sources_are_refused_with_what_to_do(clips, settings):
         assign_roles({"train": one, "val": clips["val"]}, settings())
     with pytest.raises(UserError, match="60 sources cannot be cut into 61 parts; lower folds"):
         assign_roles(clips, settings(folds=61))
+    with pytest.raises(UserError, match=r"all clips are of the source t0, .* name the person or recording"):
+        assign_roles({"train": one, "val": clips["val"]}, settings(folds=2))
     with pytest.raises(UserError, match="has no val clips to report; set folds=5, or add a column split"):
         assign_roles({"train": clips["train"], "val": []}, settings())
 

@@ -243,7 +243,7 @@ def test_a_shard_holds_the_faces_and_the_index_counts_them(with_people, tmp_path
 
 def test_a_missing_detector_is_one_sentence(with_people, tmp_path):
     settings = with_people(detector=tmp_path / "absent.onnx")
-    with pytest.raises(UserError, match=r"absent\.onnx is missing.*stages\.fetch_weights"):
+    with pytest.raises(UserError, match=r"absent\.onnx is missing, and recipe\.features\..*fetch_weights"):
         check_detector(settings)
     check_detector(with_people(detector=tmp_path / "absent.onnx", most=0))
 

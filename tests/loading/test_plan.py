@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,3 +92,10 @@ def test_groups_of_clips_stay_together_on_any_number_of_processes():
 def test_a_batch_that_processes_and_micro_batches_cannot_share_is_refused():
     with pytest.raises(UserError, match="batch_size is 16, expected a multiple of 6: 3 processes times"):
         split_step(16, 0, 3, 2)
+
+
+def test_refusals_name_settings_as_they_can_be_set():
+    for refused in (lambda: split_step(16, 0, 3, 2), lambda: plan_epoch(np.zeros(4, np.int64), 16, 1, 0, 0)):
+        with pytest.raises(UserError, match=r"^recipe\.training\.batch_size is 16") as error:
+            refused()
+        assert not re.search(r"(?<!recipe\.)\b(training|model)\.", str(error.value))

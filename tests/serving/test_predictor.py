@@ -44,7 +44,7 @@ def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(finished, wo
 
 
 def test_a_folder_is_replaced_by_the_videos_in_it(tmp_path):
-    for name in ("b.mp4", "._b.mp4", "a.MKV", "notes.txt", "deep/er/c.webm", "old.wmv"):
+    for name in ("b.mp4", "._b.mp4", "a.MKV", "notes.txt", "deep/er/c.webm", "e.M2TS", "f.3g2", "old.wmv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     files = list_files([tmp_path / "notes.txt", tmp_path])
@@ -53,6 +53,8 @@ def test_a_folder_is_replaced_by_the_videos_in_it(tmp_path):
         "a.MKV",
         "b.mp4",
         "deep/er/c.webm",
+        "e.M2TS",
+        "f.3g2",
         "old.wmv",
     ]
     (tmp_path / "empty").mkdir()
