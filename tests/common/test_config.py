@@ -49,6 +49,16 @@ def test_a_value_out_of_range_is_named(values):
     assert "recipe.training.label_smoothing is 1.5" in refused(values)
 
 
+@pytest.mark.parametrize(("setting", "number"), [
+    ("seeds", [2**32]),
+    ("split_seed", 2**32),
+    ("dataset.synthesize.demo.seed", -1),
+    ("execution.process_timeout_s", 1.0e14),
+])  # fmt: skip
+def test_a_number_that_no_library_takes_is_refused(values, setting, number):
+    assert setting in refused(with_changes(values, {setting: number}))
+
+
 def test_heads_that_do_not_divide_the_width_are_refused(values):
     values["recipe"]["model"]["heads"] = 5
     assert "heads (5) must divide width" in refused(values)
