@@ -127,6 +127,17 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sound_outlasts_its_masks(self) -> "Recipe":
+        features, augmentation = self.features, self.training.augmentation
+        for mask, largest in (("mask_mel_bins", "mel_bins"), ("mask_time_s", "max_duration_s")):
+            if getattr(augmentation, mask) > getattr(features, largest):
+                raise ValueError(
+                    f"training.augmentation.{mask} ({getattr(augmentation, mask)}) must not exceed features.{largest} "
+                    f"({getattr(features, largest)}): it would mask whole clips"
+                )
+        return self
+
     def augmentation_after(self, share: float) -> AugmentationSettings:
         """The augmentation of a step before which `share` of the training is done, in 0..1.
 

@@ -105,6 +105,15 @@ def test_a_window_longer_than_the_fft_is_refused(values):
     assert "window_length (400) must not exceed fft_size (256)" in refused(values)
 
 
+@pytest.mark.parametrize(("mask", "size", "largest"), [
+    ("mask_mel_bins", 65, "mel_bins (64)"),
+    ("mask_time_s", 5.6, "max_duration_s (5.5)"),
+])  # fmt: skip
+def test_a_mask_that_is_larger_than_the_sound_is_refused(values, mask, size, largest):
+    values["recipe"]["training"]["augmentation"][mask] = size
+    assert f"augmentation.{mask} ({size}) must not exceed features.{largest}" in refused(values)
+
+
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])
 def test_numbers_are_finite(values, number):
     values["recipe"]["training"]["learning_rate"] = number
