@@ -105,6 +105,13 @@ def test_a_window_longer_than_the_fft_is_refused(values):
     assert "window_length (400) must not exceed fft_size (256)" in refused(values)
 
 
+def test_random_networks_that_would_never_learn_are_refused(values):
+    values["recipe"]["training"] |= {"epochs": 3, "freeze_epochs": 3}
+    assert "training.freeze_epochs (3) must be below training.epochs (3) where weights is none" in refused(values)
+    parse_config(with_changes(values, {"recipe.training.freeze_epochs": 2}), "test")
+    parse_config(with_changes(values, {"recipe.init": "runs/acted/demo/seed-0"}), "test")
+
+
 @pytest.mark.parametrize(("mask", "size", "largest"), [
     ("mask_mel_bins", 65, "mel_bins (64)"),
     ("mask_time_s", 5.6, "max_duration_s (5.5)"),
