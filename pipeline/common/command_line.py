@@ -81,8 +81,12 @@ def add_seed(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def seeds_of(arguments: argparse.Namespace, config: "Config") -> list[int]:
-    """The seed that was given as `--seed`, or those of the settings."""
-    return config.seeds if arguments.seed is None else [arguments.seed]
+    """The seed that was given as `--seed`, or those of the settings; raises `UserError` for one that is too large."""
+    from pipeline.common.config import parse_config
+
+    if arguments.seed is None:
+        return config.seeds
+    return parse_config(config.model_dump() | {"seeds": [arguments.seed]}, "--seed").seeds
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

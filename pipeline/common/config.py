@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from pipeline.common.errors import UserError
 from pipeline.common.recipe import Recipe
-from pipeline.common.schema import Count, Fraction, Name, Positive, Settings, parse_settings
+from pipeline.common.schema import Count, Fraction, Name, Positive, Seed, Settings, parse_settings
 
 PARAMS = Path("params.yaml")
 # Tables of results, predictions and embeddings have columns of these names beside one for each class.
@@ -28,7 +28,7 @@ RESERVED_NAMES = {
 class DemoSettings(Settings):
     """A drawn data set in VGAF's layout (`pipeline.clips.demo_set`)."""
 
-    seed: int
+    seed: Seed
     train_clips: Count = Field(description="a multiple of 9, so that every pair of valences is equally frequent")
     val_clips: Count = Field(description="a multiple of 9")
     clips_per_source: Count
@@ -114,7 +114,9 @@ class ExecutionSettings(Settings):
     trackers: list[Literal["tensorboard", "dvclive", "mlflow", "wandb"]] = Field(
         description="where the curves are sent during training, besides history.csv"
     )
-    process_timeout_s: Positive = Field(description="a process that is silent for longer ends the whole training")
+    process_timeout_s: Annotated[float, Field(gt=0, le=1e9)] = Field(
+        description="a process that is silent for longer ends the whole training"
+    )
 
     @model_validator(mode="after")
     def _shards_url_has_a_known_protocol(self) -> "ExecutionSettings":
@@ -151,14 +153,14 @@ class Config(Settings):
     extract: ExtractSettings
     execution: ExecutionSettings
     launch: Name = Field(description="Accelerate's settings: configs/accelerate/<launch>.yaml")
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         description="one training for each of them; the result is that of all of them together"
     )
     folds: Annotated[int, Field(ge=2)] | None = Field(
         description="cross-validation over sources: each clip is predicted by the run of its fold, which is not fitted "
         "on it; null: none"
     )
-    split_seed: Annotated[int, Field(ge=0)] = Field(description="draws the folds and dev; the same for all seeds")
+    split_seed: Seed = Field(description="draws the folds and dev; the same for all seeds")
     fit_on: FitOn = Field(
         description="clips that the weights are fitted on. train: the train split without dev; "
         "train_and_dev: all of the train split; train_and_val: all labelled clips, which only folds can report"

@@ -127,6 +127,28 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _random_networks_learn(self) -> "Recipe":
+        frozen, epochs = self.training.freeze_epochs, self.training.epochs
+        is_random = self.init == "none" and any(stream.weights == "none" for stream in self.model.used.values())
+        if is_random and frozen >= epochs:
+            raise ValueError(
+                f"training.freeze_epochs ({frozen}) must be below training.epochs ({epochs}) where weights is none: "
+                "random networks would never learn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sound_outlasts_its_masks(self) -> "Recipe":
+        features, augmentation = self.features, self.training.augmentation
+        for mask, largest in (("mask_mel_bins", "mel_bins"), ("mask_time_s", "max_duration_s")):
+            if getattr(augmentation, mask) > getattr(features, largest):
+                raise ValueError(
+                    f"training.augmentation.{mask} ({getattr(augmentation, mask)}) must not exceed features.{largest} "
+                    f"({getattr(features, largest)}): it would mask whole clips"
+                )
+        return self
+
     def augmentation_after(self, share: float) -> AugmentationSettings:
         """The augmentation of a step before which `share` of the training is done, in 0..1.
 

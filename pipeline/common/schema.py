@@ -10,6 +10,7 @@ from pipeline.common.errors import UserError
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # scikit-learn and Optuna take no larger ones
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 

@@ -74,16 +74,24 @@ def clips_with_role(config: Config, fold: int | None, role: Role) -> Subset:
 def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
     """Select the clips of one training by their roles in `splits.csv`, from the shards and manifests.
 
-    The epoch is chosen on the clips of dev, on the reported ones, or on none, as `training.select_on` says.
+    The epoch is chosen on the clips of dev, on the reported ones, or on none, as `training.select_on` says. Raises
+    `UserError` if it says on which, and none of them is in the shards.
     """
     classes = config.dataset.classes
     opened = {split: open_split(config, split) for split in SPLITS}
     roles, digest = _current_roles(config, fold, {split: clips for split, (_, clips) in opened.items()})
     clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split], classes)]
-    selected = {"dev": "dev", "val": "test", "none": None}[config.recipe.training.select_on]
+    select_on = config.recipe.training.select_on
+    selected = {"dev": "dev", "val": "test", "none": None}[select_on]
+    selection = [clip for role, clip in clips if role == selected and role is not None]
+    if selected and not selection:
+        raise UserError(
+            f"recipe.training.select_on is {select_on}, but no clip of {select_on} is in the shards: all are in "
+            "quarantine; set select_on to none and patience to 0"
+        )
     return TrainingClips(
         training=[clip for role, clip in clips if role == "fit"],
-        selection=[clip for role, clip in clips if role == selected and role is not None],
+        selection=selection,
         digests={
             **{f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in opened.items()},
             ROLES_KEY: digest,

@@ -90,9 +90,15 @@ def record_strides(network: nn.Module) -> Strides:
 
 
 def first_centre(strides: Strides) -> float:
-    """Where the first output of a network is centred on its input; layers side by side count with their mean."""
+    """Where the first output of a network is centred on its input; layers side by side count with their mean.
+
+    Of the layers of one width, only those with the smallest stride count. A transformer may also shrink its keys, with
+    larger strides, and what comes of these is no token.
+    """
     centre, step = 0.0, 1
     for _, layers in sorted(strides.items(), reverse=True):
-        centre += step * sum(layer.centre for layer in layers) / len(layers)
-        step *= layers[0].stride
+        stride = min(layer.stride for layer in layers)
+        centres = [layer.centre for layer in layers if layer.stride == stride]
+        centre += step * sum(centres) / len(centres)
+        step *= stride
     return centre

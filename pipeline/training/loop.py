@@ -132,7 +132,8 @@ def train_epoch(training: Training, parts: Sequence[NDArray[np.int64]], progress
         loss = optimization_step(training, batches, parts)
         progress.advance(note=lambda: f"epoch {epoch + 1}, loss {loss.item():.3f}")  # noqa: B023 - called at once
         if accelerator.trackers and state.step % TRACKED_STEPS == 0:
-            accelerator.log({"loss": loss.item(), "learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
+            rate = learning_rate(state.step - 1, training.total_steps, training.settings)
+            accelerator.log({"loss": loss.item(), "learning_rate": rate}, state.step)
         if remaining:  # after the last step, the epoch is finished first
             stop, save_now = training.pauses.due()
             if save_now:

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
 
-from pipeline.common.command_line import settings_of, stage_parser
+from pipeline.common.command_line import seeds_of, settings_of, stage_parser
 from pipeline.common.errors import EXIT_USER_ERROR, UserError
 
 STAGES = sorted(path.stem for path in (REPOSITORY / "stages").glob("[!_]*.py"))
@@ -81,3 +82,9 @@ def test_a_docstring_with_exit_codes_of_its_own_keeps_them():
     assert "130  interrupted" in usual
     assert special.count("exit codes:") == 1
     assert Path(__file__).stem in usual
+
+
+def test_a_seed_that_is_too_large_is_refused(demo_config):
+    assert seeds_of(Namespace(seed=3), demo_config) == [3]
+    with pytest.raises(UserError, match=r"--seed: seeds\.0 is 4294967296"):
+        seeds_of(Namespace(seed=2**32), demo_config)

@@ -49,6 +49,16 @@ def test_a_value_out_of_range_is_named(values):
     assert "recipe.training.label_smoothing is 1.5" in refused(values)
 
 
+@pytest.mark.parametrize(("setting", "number"), [
+    ("seeds", [2**32]),
+    ("split_seed", 2**32),
+    ("dataset.synthesize.demo.seed", -1),
+    ("execution.process_timeout_s", 1.0e14),
+])  # fmt: skip
+def test_a_number_that_no_library_takes_is_refused(values, setting, number):
+    assert setting in refused(with_changes(values, {setting: number}))
+
+
 def test_heads_that_do_not_divide_the_width_are_refused(values):
     values["recipe"]["model"]["heads"] = 5
     assert "heads (5) must divide width" in refused(values)
@@ -93,6 +103,22 @@ def test_a_recipe_that_is_not_yaml_is_refused_with_its_file(tmp_path):
 def test_a_window_longer_than_the_fft_is_refused(values):
     values["recipe"]["features"]["fft_size"] = 256
     assert "window_length (400) must not exceed fft_size (256)" in refused(values)
+
+
+def test_random_networks_that_would_never_learn_are_refused(values):
+    values["recipe"]["training"] |= {"epochs": 3, "freeze_epochs": 3}
+    assert "training.freeze_epochs (3) must be below training.epochs (3) where weights is none" in refused(values)
+    parse_config(with_changes(values, {"recipe.training.freeze_epochs": 2}), "test")
+    parse_config(with_changes(values, {"recipe.init": "runs/acted/demo/seed-0"}), "test")
+
+
+@pytest.mark.parametrize(("mask", "size", "largest"), [
+    ("mask_mel_bins", 65, "mel_bins (64)"),
+    ("mask_time_s", 5.6, "max_duration_s (5.5)"),
+])  # fmt: skip
+def test_a_mask_that_is_larger_than_the_sound_is_refused(values, mask, size, largest):
+    values["recipe"]["training"]["augmentation"][mask] = size
+    assert f"augmentation.{mask} ({size}) must not exceed features.{largest}" in refused(values)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])

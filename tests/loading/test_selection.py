@@ -62,6 +62,20 @@ def test_for_a_submission_all_labelled_clips_are_trained_on(split_workspace):
     assert clips.selection == []
 
 
+@pytest.mark.parametrize(("select_on", "role"), [("dev", "dev"), ("val", "test")])
+def test_a_training_that_no_clip_is_left_to_choose_the_epoch_of_is_refused(
+    select_on, role, split_workspace, monkeypatch
+):
+    config = split_workspace(select_on=select_on)
+    chosen = {row.clip_id for row in read_assignments(config.manifests, None) if row.role == role}
+    located = selection.locate
+    monkeypatch.setattr(
+        selection, "locate", lambda *split: [clip for clip in located(*split) if clip.clip_id not in chosen]
+    )
+    with pytest.raises(UserError, match=f"select_on is {select_on}, but no clip of {select_on} is in the shards"):
+        select_clips(config)
+
+
 def with_first_clip(config, split, **changes):
     """Change the first clip of a manifest; another id is one more clip."""
     first, *others = read_manifest(config.manifests, split)

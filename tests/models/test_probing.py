@@ -46,6 +46,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(takes, name, build, feat
     ("log_mel", "vgg11", {}, 15.5),  # by hand: five poolings of two, (1 + 2 + 4 + 8 + 16) / 2
     ("log_mel", "tf_efficientnet_b0", {}, 31.0),  # five convolutions with one more column of padding on the right
     ("log_mel", "resnet18d", {}, 7.0),  # 0 for its blocks, 14 for its shortcuts
+    ("log_mel", "pvt_v2_b0", {}, pytest.approx(16 / 3)),  # 0 for its tokens; of 3 layers, the last 2 shrink keys by 2
     ("log_mel", "vit_tiny_patch16_224", {}, 7.5),
     ("log_mel", HUB + AUDIOMAE, {"front_end": "kaldi", "mel_bins": 128}, 7.5),
     ("frames", "resnet18", {"frame_size_px": 64}, 0.0),

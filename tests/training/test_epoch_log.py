@@ -1,13 +1,15 @@
 """A training says after each epoch how good it is, and keeps what it said."""
 
 import re
+from unittest.mock import Mock
 
 import pytest
+from accelerate import Accelerator
 from short_trainings import Killed, interrupt, kill, terminate, train, with_training
 
 from pipeline.common.errors import Stopped
 from pipeline.models.run_record import HISTORY_NAME, LOG_NAME, read_history
-from pipeline.training import history
+from pipeline.training import history, loop
 
 EPOCH = re.compile(
     r"epoch (\d)/2  loss \d\.\d{3}  scene alone \d\.\d\d  sound alone \d\.\d\d  "
@@ -61,3 +63,17 @@ def test_a_resumed_training_continues_the_log_and_another_one_begins_anew(ready,
     log = (tmp_path / "run" / LOG_NAME).read_text()
     assert "from step 2" not in log
     assert len((tmp_path / "run" / HISTORY_NAME).read_text().splitlines()) == 3
+
+
+def test_trackers_get_one_learning_rate_whatever_the_factors_of_the_parts(ready, tmp_path, monkeypatch):
+    logged = {}
+
+    def log(self, values, step):
+        logged.setdefault(step, set()).add(values["learning_rate"])
+
+    monkeypatch.setattr(loop, "TRACKED_STEPS", 1)
+    monkeypatch.setattr(Accelerator, "log", log)
+    monkeypatch.setattr(loop, "start_trackers", lambda training: training.accelerator.trackers.append(Mock()))
+    train(with_training(ready, layer_decay=0.5), tmp_path)
+    assert [len(rates) for rates in logged.values()] == [1] * 6
+    assert logged[6] == {read_history(tmp_path / "run")[-1].learning_rate}
