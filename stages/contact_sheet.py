@@ -11,7 +11,7 @@ writes:
 from pathlib import Path
 
 from pipeline.common.command_line import stage_parser
-from pipeline.common.errors import exits_with_one_sentence
+from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
 @exits_with_one_sentence
@@ -25,7 +25,10 @@ def main() -> None:
     from pipeline.results.contact_sheet import draw_contact_sheet
 
     output = arguments.output or Path(arguments.shard.name).with_suffix(".png")
-    draw_contact_sheet(arguments.shard, arguments.clips).savefig(output, dpi=120)
+    figure, kind = draw_contact_sheet(arguments.shard, arguments.clips), output.suffix[1:].lower() or "png"
+    if kind not in (kinds := figure.canvas.get_supported_filetypes()):
+        raise UserError(f"--output is {output}, expected a name that ends in .png, or in one of {', '.join(kinds)}")
+    figure.savefig(output, format=kind, dpi=120)
     print(output)
 
 

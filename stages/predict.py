@@ -19,6 +19,7 @@ exit codes:
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import closing
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pipeline.models.scoring import Scorer
     from pipeline.serving.partial_rows import PartialRows, Row
     from pipeline.serving.predictor import Answer
+
+STEM_BYTES = 200  # of the 255 of a name, beside the number, the suffix, and what a name has until the file is whole
 
 
 @exits_with_one_sentence
@@ -61,7 +64,7 @@ def main() -> None:
     left = [path for path in numbers if path not in done]
     with closing(Predictor(run, start_accelerator(run.config, trains=False), voters)) as predictor:
         for path, answers in zip(left, predictor.predict_files(left, arguments.window), strict=True):
-            picture = arguments.explain and arguments.explain / f"{numbers[path]:04d}-{path.stem}.png"
+            picture = arguments.explain and arguments.explain / picture_name(numbers[path], path)
             done[path] = show(path, answers, predictor.scorer, picture)
             if partial:
                 partial.add(path, done[path])
@@ -100,6 +103,12 @@ def open_partial_rows(arguments: argparse.Namespace) -> "PartialRows":
     explain = arguments.explain and str(arguments.explain)
     models = [sha256_of(run / MODEL_NAME) for run in runs_of(arguments)]
     return PartialRows(arguments.output, {"models": models, "window_s": arguments.window, "explain": explain})
+
+
+def picture_name(number: int, path: Path) -> str:
+    """The name of the picture of a file: its number, and as much of its own name as fits into the name of a file."""
+    stem = os.fsencode(path.stem)[:STEM_BYTES].decode(errors="ignore")
+    return f"{number:04d}-{stem}.png"
 
 
 def show(path: Path, answers: "Iterable[Answer]", scorer: "Scorer", picture: Path | None) -> "list[Row]":

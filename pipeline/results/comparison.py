@@ -1,5 +1,6 @@
 """Several results on the same clips: how much their seeds vary, their vote, and whether two of them differ."""
 
+import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +87,7 @@ def read_results(names: Iterable[str]) -> dict[str, Result]:
     for name in names:
         if name in results:
             raise UserError(f"{name} is named twice; name each result once")
-        predictions = parse_predictions(name, _read_text(name, PREDICTIONS_NAME).splitlines())
+        predictions = parse_predictions(name, io.StringIO(_read_text(name, PREDICTIONS_NAME)))
         try:
             metrics = parse_record(Metrics, _read_text(name, METRICS_NAME))
         except ValueError as error:

@@ -125,15 +125,15 @@ def _rows(seed: int, predictions: Predictions) -> Iterator[list[Any]]:
 
 def read_predictions(path: Path) -> dict[int, Predictions]:
     """Read a `predictions.csv`, by seed; raises `UserError` if it is missing or something else."""
-    with reading(path, "evaluate"):
-        lines = path.read_text().splitlines()
-    return parse_predictions(str(path), lines)
+    with reading(path, "evaluate"), path.open(newline="") as lines:
+        return parse_predictions(str(path), lines)
 
 
 def parse_predictions(source: str, lines: Iterable[str]) -> dict[int, Predictions]:
-    """Parse the lines of a `predictions.csv`, by seed; `source` names it in error messages.
+    """Parse the lines of a `predictions.csv` with their ends, by seed; `source` names it in error messages.
 
-    The header names the classes. Raises `UserError` for anything else.
+    Only the ends of lines of CSV count: a name in a cell may hold another. The header names the classes. Raises
+    `UserError` for anything else.
     """
     rows_by_seed: dict[int, list[dict[str, str]]] = {}
     try:

@@ -42,8 +42,9 @@ class Soups:
 
     def __init__(self, config: Config, accelerator: Accelerator, runs: Sequence[FinishedRun]) -> None:
         self._config, self._scorer = config, Scorer(runs[0].model, accelerator)
+        # On the CPU: the scorer has moved the first model to its device, and a mean needs all of them in one place.
         self._weights = [
-            {name: value.detach().clone() for name, value in run.model.state_dict().items()} for run in runs
+            {name: value.detach().cpu().clone() for name, value in run.model.state_dict().items()} for run in runs
         ]
 
     def choose(self, dev: Subset) -> list[int]:

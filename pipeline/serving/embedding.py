@@ -17,7 +17,7 @@ from pipeline.extraction.reasons import MediaError
 from pipeline.loading.selection import locate, open_split
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import Scorer
-from pipeline.serving.predictor import Predictor
+from pipeline.serving.predictor import Predictor, refuse_nan
 from pipeline.serving.rows import printable
 
 
@@ -41,7 +41,7 @@ class Embeddings:
 
 
 def embed_files(files: Sequence[Path], predictor: Predictor) -> Embeddings:
-    """Embed files, some of which are read ahead; raises `UserError` if none can be used."""
+    """Embed files, some of which are read ahead; raises `UserError` if none can be used, or the model gives NaN."""
     rows, ids, unusable = [], [], {}
     for path, read in zip(files, predictor.reader.read_ahead((path, None) for path in files), strict=True):
         try:
@@ -61,7 +61,8 @@ def embed_split(run: FinishedRun, dataset: str, split: str, accelerator: Acceler
     """Embed a split of a data set from the shards that were made with the run's features.
 
     Its labels need not be the model's classes. Raises `UserError` for shards or a manifest that are missing or damaged,
-    for a split without a usable clip, and for a launch of several processes, each of which would see only its share.
+    for a split without a usable clip, for a model that gives NaN, and for a launch of several processes, each of which
+    would see only its share.
     """
     if accelerator.num_processes > 1:
         raise UserError(f"{accelerator.num_processes} processes run, expected one; start python -m stages.embed itself")
@@ -90,11 +91,14 @@ def _embeddings(
     source_ids: list[str] | None,
     unusable: dict[str, str],
 ) -> Embeddings:
+    probabilities = np.concatenate([each for _, each in rows])
+    for clip_id, row in zip(ids, probabilities, strict=True):
+        refuse_nan(row, clip_id)
     return Embeddings(
         ids=ids,
         values=np.concatenate([values for values, _ in rows]),
         streams=scorer.model.fusion.used,
-        probabilities=np.concatenate([probabilities for _, probabilities in rows]),
+        probabilities=probabilities,
         classes=scorer.model.labels,
         labels=labels,
         source_ids=source_ids,

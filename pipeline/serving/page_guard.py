@@ -32,7 +32,7 @@ class PageGuard:
             return
         request = Request(scope)
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin is not None and _host_of(origin) != request.headers.get("host"):
             refusal = PlainTextResponse(f"a page of {origin} may not use this server", 403)
             await refusal(scope, receive, send)
         elif request.method == "POST" and request.url.path.endswith(UPLOAD_PATH):
@@ -83,6 +83,14 @@ class OneClip:
 
     def _begin_part(self) -> None:
         self.parts += 1
+
+
+def _host_of(origin: str) -> str:
+    """The host and port of an origin; no host for one that is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _too_large(max_bytes: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
 from pipeline.extraction.clip_reader import ClipMedia
@@ -99,6 +100,7 @@ class Predictor:
 
     def _score(self, path: Path, media: ClipMedia, batch: Batch) -> ScoredClip:
         probabilities = np.mean([each.probabilities(batch)[0] for each in (self.scorer, *self._voters)], axis=0)
+        refuse_nan(probabilities, path)
         labels = self.scorer.model.labels
         return ScoredClip(printable(path.name), media.duration_s, batch, labels, probabilities, media.waveform)
 
@@ -118,6 +120,14 @@ def _like(voter: FinishedRun, run: FinishedRun) -> FinishedRun:
         if theirs != ours:
             raise UserError(f"the runs cannot vote: {what} is {theirs} in one and {ours} in another; leave one out")
     return voter
+
+
+def refuse_nan(probabilities: NDArray[np.float64], path: Path | str) -> None:
+    """Raise `UserError` if a model gives NaN for a clip: the first class would be its answer, and JSON has no NaN."""
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            f"the model gives NaN for {printable(path)}; its training diverged or its file is damaged; name another run"
+        )
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.clips.labels import CLIP_SUFFIX
 from pipeline.common.errors import UserError
 
 TEST_CLIP = re.compile(r"Test_([1-9][0-9]*)")
@@ -12,16 +13,21 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal predictions give an equal fi
 
 
 def list_test_clips(folder: Path, gaps: bool = False) -> list[Path]:
-    """The clips of a test split, `Test_<n>.mp4`, by number.
+    """The clips of a test split, `Test_<n>.mp4`, by number; as in train and val, hidden files are none.
 
-    Raises `UserError` for a file of another name and, unless `gaps` may be there, for a missing number.
+    Raises `UserError` for a file of another name, for two of one number and, unless `gaps` may be there, for a missing
+    number.
     """
     numbers: dict[int, Path] = {}
-    for path in sorted(folder.glob("*.mp4")):
+    for path in sorted(folder.glob("[!.]*")):
+        if path.suffix.lower() != CLIP_SUFFIX:
+            continue
         if not (name := TEST_CLIP.fullmatch(path.stem)):
             raise UserError(
                 f"{path} is not named Test_<n>.mp4; name a folder that holds only the clips of the test split"
             )
+        if other := numbers.get(int(name[1])):
+            raise UserError(f"{folder} holds {other.name} and {path.name}, which are one clip; remove one of them")
         numbers[int(name[1])] = path
     if not numbers:
         raise UserError(f"{folder} holds no Test_<n>.mp4; name the folder with the clips of the test split")

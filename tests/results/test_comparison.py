@@ -197,6 +197,11 @@ def test_a_table_that_evaluate_did_not_write_is_refused(results, text):
         results(a=text)
 
 
+def test_a_line_break_in_the_name_of_a_source_ends_no_row(results):
+    ((_, read),) = results(a=HEADER + "0,,1_1,1\u2028b,neutral,neutral,0.1,0.8,0.1\n").items()
+    assert read.predictions[0].source_ids == ["1\u2028b"]
+
+
 def test_a_folder_without_a_result_is_refused(results):
     results(a=A)
     Path("a/metrics.json").write_text("{}")

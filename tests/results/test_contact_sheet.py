@@ -49,3 +49,14 @@ def test_the_command_writes_a_picture_that_is_named_after_the_shard(stage, shard
     process = stage("contact_sheet", path.name, folder=path.parent)
     assert process.stdout == "val-000000.png\n", process.stderr
     assert cv2.imread(str(path.with_suffix(".png"))) is not None
+
+
+def test_the_suffix_of_the_picture_says_its_format_png_without_one(shard, stage, tmp_path):
+    path, _ = shard
+    for name in ("sheet", "sheet.jpg"):
+        done = stage("contact_sheet", path, "--output", name, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"{name}\n"), done.stderr
+        assert (tmp_path / name).is_file()
+    refused = stage("contact_sheet", path, "--output", "sheet.foo", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "error: --output is sheet.foo, expected a name that ends in" in refused.stderr

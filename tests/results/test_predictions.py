@@ -30,6 +30,14 @@ def test_predictions_that_are_written_can_be_read(classes, tmp_path):
     np.testing.assert_array_equal(read.probabilities, predictions.probabilities)
 
 
+@pytest.mark.parametrize("mark", ["\n", "\v", "\f", "\x1c", "\x85", "\u2028"])
+def test_a_source_of_a_table_may_have_a_line_break_of_any_kind_in_its_name(mark, tmp_path):
+    predictions = random_predictions(("no", "yes"))
+    sources = [f"{source}{mark}b" for source in predictions.source_ids]
+    write_predictions({0: dataclasses.replace(predictions, source_ids=sources)}, tmp_path / "predictions.csv")
+    assert read_predictions(tmp_path / "predictions.csv")[0].source_ids == sources
+
+
 def test_a_clip_without_probabilities_is_quarantined():
     clips = [Clip(f"1_{i}", "1", "neutral", f"Val/1_{i}.mp4", 1, "ab") for i in (1, 2)]
     predictions = predictions_of(clips, {"1_2": np.array([0.1, 0.2, 0.7])}, ["positive", "neutral", "negative"])

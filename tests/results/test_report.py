@@ -43,6 +43,14 @@ def test_the_report_is_one_page_that_asks_for_nothing(reported):
     assert f"{row.recall:.3f}" in page
 
 
+def test_the_report_says_which_figures_leave_quarantined_clips_out(reported):
+    _, folder, page = reported
+    metrics = read_metrics(folder)
+    assert metrics.scored < metrics.clips
+    assert "their share of the scored clips with that label." in page
+    assert "Log loss, Brier score and calibration error are over the scored clips." in page
+
+
 def test_every_mistake_is_a_picture_that_is_part_of_the_page(reported):
     evaluation, _, page = reported
     assert page.count("<img") == page.count('src="data:image/jpeg;base64,') == len(evaluation.mistakes)

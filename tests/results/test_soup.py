@@ -1,10 +1,14 @@
 """A soup: a model whose weights are means over the seeds that help on dev."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from recipes import put_on_device
 from short_trainings import train_and_evaluate
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.clips.manifest import Clip, read_manifest
 from pipeline.common.config import RunId
@@ -32,6 +36,16 @@ def test_weights_are_averaged_and_whole_numbers_are_the_firsts():
     assert mean["w"].tolist() == [2.0, 4.0]
     assert (mean["n"].item(), mean["n"].dtype) == (3, torch.int64)
     assert mean_weights(models[:1])["w"].tolist() == [1.0, 2.0]
+
+
+def test_the_models_of_a_gpu_are_averaged_though_only_the_first_was_moved_to_it(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.nn.Linear, "to", lambda model, device: (put_on_device(model, device), model)[1])
+    with FakeTensorMode():
+        runs = [SimpleNamespace(model=torch.nn.Linear(2, 2)) for _ in range(2)]
+        soups = Soups(None, SimpleNamespace(device=gpu, autocast=None), runs)
+        assert runs[0].model.weight.device.type == "cuda"
+        assert mean_weights(soups._weights)["weight"].shape == (2, 2)
 
 
 def test_a_model_joins_only_if_dev_gets_no_worse(monkeypatch):

@@ -196,6 +196,16 @@ def test_the_card_states_the_accuracy_of_a_folder_that_evaluate_wrote_of_this_ru
     assert f"split: {name}" in card
 
 
+@pytest.mark.parametrize(("dataset", "is_said"), [("demo", True), ("elsewhere", False)])
+def test_the_card_says_of_the_train_split_of_its_own_data_set_that_the_model_was_fitted_on_it(
+    dataset, is_said, exported
+):
+    metrics = read_metrics(exported.parent / "results")
+    card = render_card(read_run_record(exported), CardResult(metrics, dataset, "train"), range(6))
+    assert ("on which, or on a part of which, the model was fitted" in card) == is_said
+    assert ("fitted" in card) == is_said
+
+
 def test_the_card_of_one_stream_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported):
     record = read_run_record(exported)
     record = dataclasses.replace(record, interfaces={"scene": record.interfaces["scene"]})

@@ -112,6 +112,7 @@ def test_the_page_of_another_site_is_refused(address):
     refused = upload(address, Origin="https://elsewhere.test")
     assert (refused.status_code, refused.text) == (403, "a page of https://elsewhere.test may not use this server")
     assert upload(address, Origin="null").status_code == 403
+    assert upload(address, Origin="http://[").status_code == 403
 
 
 def test_a_name_of_another_site_that_leads_here_is_refused(address):

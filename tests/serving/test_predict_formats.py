@@ -1,10 +1,14 @@
-"""`python -m stages.predict --format`: which format a file of predictions has."""
+"""What `python -m stages.predict` writes: the format of a file of predictions, names of pictures, never NaN."""
 
 import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+
+from pipeline.models.run_record import MODEL_NAME
 
 
 @pytest.fixture
@@ -35,3 +39,27 @@ def test_a_format_without_a_file_is_refused(stage):
     process = stage("predict", "clip.mp4", "--format", "csv")
     assert process.returncode == 2
     assert "no file is written; name one with --output" in process.stderr
+
+
+def test_a_file_with_the_longest_name_has_a_picture_too(stage, trained, one_clip, tmp_path):
+    (tmp_path / "clips").mkdir()
+    shutil.copy(one_clip, tmp_path / "clips" / f"{'é' * 125}.mp4")
+    process = stage("predict", tmp_path / "clips", "--run", trained, "--explain", tmp_path / "pictures")
+    assert process.returncode == 0, process.stderr
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == [f"0000-{'é' * 100}.png"]
+
+
+@pytest.mark.parametrize("command", ["predict", "submit", "embed"])
+def test_a_model_that_gives_nan_is_refused(command, stage, trained, one_clip, tmp_path):
+    """JSON has no NaN, and the first class would be the answer."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    weights = {name: value * np.nan for name, value in load_file(run / MODEL_NAME).items() if value.is_floating_point()}
+    save_file(load_file(run / MODEL_NAME) | weights, run / MODEL_NAME)
+    (tmp_path / "Test").mkdir()
+    shutil.copy(one_clip, tmp_path / "Test/Test_1.mp4")
+    output = tmp_path / "output.npz"
+    process = stage(command, tmp_path / "Test", "--run", run, "--output", output)
+    assert process.returncode == 2, process.stdout
+    assert "error: the model gives NaN for " in process.stderr
+    assert "Test_1.mp4" in process.stderr
+    assert not output.exists()

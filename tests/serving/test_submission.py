@@ -56,6 +56,16 @@ def test_clips_are_listed_in_the_order_of_their_numbers(tmp_path):
         list_test_clips(tmp_path / "nowhere")
 
 
+def test_the_suffix_may_be_in_capitals_and_hidden_files_are_no_clips(tmp_path):
+    """As in the folders of train and val: a last clip with `.MP4` would be missing without a word."""
+    for name in ("Test_1.mp4", "Test_2.MP4", "._Test_1.mp4"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_test_clips(tmp_path)] == ["Test_1.mp4", "Test_2.MP4"]
+    (tmp_path / "Test_1.MP4").touch()
+    with pytest.raises(UserError, match=r"holds Test_1\.MP4 and Test_1\.mp4, which are one clip"):
+        list_test_clips(tmp_path)
+
+
 def test_the_command_answers_every_clip_or_writes_no_zip(stage, finished, one_clip, tmp_path):
     (tmp_path / "Test").mkdir()
     shutil.copy(one_clip, tmp_path / "Test/Test_1.mp4")
