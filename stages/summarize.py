@@ -27,7 +27,7 @@ def main() -> None:
 
     results = read_seed_results(config)
     soup = None
-    if len(results) > 1 and config.fit_on == "train":
+    if len(results) > 1 and all(result.dev is not None for result in results.values()):
         from pipeline.common.accelerator import start_accelerator
         from pipeline.results.combination import measure_combination
         from pipeline.results.soup import score_soup

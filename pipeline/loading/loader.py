@@ -24,7 +24,7 @@ from pipeline.shards.files import fetched_ahead
 from pipeline.shards.format import Sample, read_members
 
 BATCHES_AHEAD = 4
-LENGTH_STEP_S = 0.5  # of the log-mels of a training step: with few lengths, memory is reused
+LENGTH_STEP_S = 0.5  # of log-mels in training: kernels are chosen for a length, so few lengths are used
 
 
 @dataclass(frozen=True)

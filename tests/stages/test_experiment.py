@@ -33,3 +33,12 @@ def test_two_seeds_are_trained_evaluated_and_summarized_one_stage_after_the_othe
     of_one = {f"seeds/{seed}/{name}" for seed in (0, 3) for name in (*of_all, *of_seed)}
     assert names - {name for name in names if "/mistakes/" in name} == {*of_all, "report.html", *of_one}
     assert "over 2 seeds" in (config.results / "report.html").read_text()
+
+    # Every clip of dev was quarantined: nothing chooses the soup's models or the vote's weights.
+    for seed in (0, 3):
+        (config.results_of(seed) / "dev_predictions.csv").unlink()
+    done = stage("summarize", folder=here)
+    assert done.returncode == 0, done.stderr
+    without_dev = read_metrics(config.results)
+    assert without_dev.soup is without_dev.weighted_vote is None
+    assert without_dev.soft_vote == metrics.soft_vote
