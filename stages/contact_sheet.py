@@ -10,7 +10,7 @@ writes:
 
 from pathlib import Path
 
-from pipeline.common.command_line import stage_parser
+from pipeline.common.command_line import stage_parser, whole_number
 from pipeline.common.errors import UserError, exits_with_one_sentence
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser = stage_parser(__file__, __doc__)
     parser.add_argument("shard", type=Path, help="file of a shard")
     parser.add_argument("--output", type=Path, metavar="FILE", help="picture to write (<shard>.png)")
-    parser.add_argument("--clips", type=int, default=8, help="number of clips to show (8)")
+    parser.add_argument("--clips", type=whole_number(1), default=8, metavar="N", help="number of clips to show (8)")
     arguments = parser.parse_args()
 
     from pipeline.results.contact_sheet import draw_contact_sheet

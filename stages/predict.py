@@ -68,7 +68,7 @@ def main() -> None:
             done[path] = show(path, answers, predictor.scorer, picture)
             if partial:
                 partial.add(path, done[path])
-    rows = [row for path in files for row in done[path]]
+    rows = [row for path in numbers for row in done[path]]
     if output:
         kind = arguments.format or ("csv" if output.suffix.lower() == ".csv" else "jsonl")
         text = csv_table(rows, run.model.labels) if kind == "csv" else "".join(map(json_line, rows))
@@ -85,6 +85,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError(f"--format is {arguments.format}, but no file is written; name one with --output")
     if arguments.explain and len(runs_of(arguments)) > 1:
         raise UserError("--explain shows what one model attends to, but several runs are named; name one of them")
+    if arguments.explain and arguments.explain.exists() and not arguments.explain.is_dir():
+        raise UserError(f"--explain is {arguments.explain}, which is a file; name a folder")
     if arguments.output:
         check_output(arguments.output)
 

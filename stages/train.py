@@ -1,7 +1,7 @@
 """Train the model on the shards.
 
 example:
-  accelerate launch --config_file configs/accelerate/cpu.yaml -m stages.train
+  accelerate launch --quiet --config_file configs/accelerate/cpu.yaml -m stages.train
 reads:
   the settings, data/shards/<dataset>/<features>/, data_manifests/<dataset>/, pretrained weights, the run
   that recipe.init names

@@ -182,7 +182,8 @@ def read_current_assignments(
 ) -> dict[tuple[str, str], Assignment]:
     """Read the rows of one fold, or those without folds, by split and clip id; `clips` are those of the manifests.
 
-    Raises `UserError` as `read_assignments` does, and if the rows were not made from these clips.
+    Raises `UserError` as `read_assignments` does, and if the rows were not made from these clips and `fit_on`. Other
+    ones would let a training fit on clips that its record says it never saw.
     """
     rows = {(row.split, row.clip_id): row for row in read_assignments(config.manifests, fold)}
     if difference := _difference(rows, clips, config):
@@ -190,7 +191,21 @@ def read_current_assignments(
             f"{config.manifests / SPLITS_NAME} is older than the manifests: {difference}; run the split stage again "
             "(dvc repro split)"
         )
+    if not _are_of(config, rows.values(), val_is_empty=not clips[VAL]):
+        raise UserError(
+            f"{config.manifests / SPLITS_NAME} was made with another fit_on than {config.fit_on}; set fit_on to what "
+            "it was made with, or run the split stage again (dvc repro split)"
+        )
     return rows
+
+
+def _are_of(config: Config, rows: Iterable[Assignment], val_is_empty: bool) -> bool:
+    """Whether roles of one training can be those that `fit_on` gives."""
+    has_dev = uses_val = False
+    for row in rows:
+        has_dev |= row.role == "dev"
+        uses_val |= row.split == VAL and (config.folds is not None or row.role != "test")
+    return has_dev == (config.fit_on == "train") and uses_val == (config.fit_on == "train_and_val" and not val_is_empty)
 
 
 def _difference(

@@ -37,7 +37,7 @@ def parse_settings(group: type[Group], values: Any, source: str) -> Group:
 
 def _sentence(error: ValidationError, group: type[Settings]) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    key = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "extra_forbidden":
             similar = difflib.get_close_matches(str(first["loc"][-1]), _keys_beside(first["loc"], group), 1)
@@ -48,9 +48,9 @@ def _sentence(error: ValidationError, group: type[Settings]) -> str:
         case "float_type" if isinstance(first["input"], str):
             return f"{key} is the text {first['input']!r}, expected a number; YAML reads 1e-3 as text, write 1.0e-3"
         case "value_error" if isinstance(first["input"], dict):  # a whole group, whose settings would fill the screen
-            return f"{key}: {first['ctx']['error']}"
+            return f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
         case _:
-            return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+            return f"{key or 'the whole'} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _keys_beside(place: tuple[int | str, ...], group: type[Settings]) -> list[str]:

@@ -27,12 +27,13 @@ def is_copy() -> bool:
     return original_workspace() != Path.cwd()
 
 
-def link_folder(source: Path, target: Path) -> None:
+def link_folder(source: Path, target: Path, *ignored: str) -> None:
     """Make `target` a folder with hard links to the files of `source`, whole or not at all; an earlier one is removed.
 
-    Files are never changed in place, only replaced, so the two folders do not depend on each other afterwards.
+    Files and folders whose names match a pattern of `ignored` are left out. Files are never changed in place, only
+    replaced, so the two folders do not depend on each other afterwards.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(target) as temporary:
-        shutil.copytree(source, temporary, copy_function=os.link)
+        shutil.copytree(source, temporary, copy_function=os.link, ignore=shutil.ignore_patterns(*ignored))
         shutil.rmtree(target, ignore_errors=True)

@@ -65,6 +65,10 @@ def write_histories(folder: Path, history: Sequence[Epoch], streams: Sequence[St
 
 def open_run(folder: Path) -> FinishedRun:
     """Open the folder of a run, or an exported one; raises `UserError` if it is missing, damaged or incompatible."""
+    if not (folder / RUN_NAME).is_file():
+        inner = next((path for depth in (1, 2, 3) for path in sorted(folder.glob(f"{'*/' * depth}{RUN_NAME}"))), None)
+        advice = f"there is one in {inner.parent}" if inner else "name the folder of one, or run the train stage"
+        raise UserError(f"{folder} is not the folder of a finished run; {advice}")
     record = read_run_record(folder)
     path = folder / MODEL_NAME
     try:

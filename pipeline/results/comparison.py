@@ -81,13 +81,17 @@ class Comparison:
 def read_results(names: Iterable[str]) -> dict[str, Result]:
     """Read results by name: the name of a folder, or of an experiment (any revision that DVC knows).
 
-    Raises `UserError` for a name that has no result, and for one that is given twice.
+    Raises `UserError` for a name that has no result, and for a result that is given twice, whatever its names.
     """
     results: dict[str, Result] = {}
+    names_of: dict[str, str] = {}  # by the text of the predictions
     for name in names:
         if name in results:
             raise UserError(f"{name} is named twice; name each result once")
-        predictions = parse_predictions(name, io.StringIO(_read_text(name, PREDICTIONS_NAME)))
+        text = _read_text(name, PREDICTIONS_NAME)
+        if (first := names_of.setdefault(text, name)) != name:
+            raise UserError(f"{first} and {name} are the same result; name each result once")
+        predictions = parse_predictions(name, io.StringIO(text))
         try:
             metrics = parse_record(Metrics, _read_text(name, METRICS_NAME))
         except ValueError as error:

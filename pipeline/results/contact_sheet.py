@@ -18,11 +18,11 @@ ROW_HEIGHT_IN, FRAME_WIDTH_IN, LOG_MEL_WIDTH_IN = 1.3, 1.1, 3.0
 
 
 def draw_contact_sheet(shard: Path, clips: int) -> Figure:
-    """A picture with one row for each of the first `clips` clips of a shard, at least one.
+    """A picture with one row for each of the first `clips` clips of a shard.
 
     Raises `UserError` for a file that is not a shard, or holds no clip.
     """
-    samples = list(islice(_read_shard(shard), max(1, clips)))
+    samples = list(islice(_read_shard(shard), clips))
     if not samples:
         raise UserError(f"shard {shard} holds no clip; name another one")
     frames = max(len(sample.jpegs) for sample in samples)

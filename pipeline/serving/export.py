@@ -16,7 +16,7 @@ from pipeline.common.files import write_text
 from pipeline.common.model_settings import ModelSettings
 from pipeline.common.records import to_json, write_record
 from pipeline.models.later_settings import EXTRACT
-from pipeline.models.run_record import MODEL_NAME, RUN_NAME, RunRecord, without_folders
+from pipeline.models.run_record import HISTORY_NAME, MODEL_NAME, RUN_NAME, RunRecord, without_folders
 from pipeline.models.runs import open_run
 from pipeline.results.model_card import CardResult, render_card
 from pipeline.results.result_files import (
@@ -46,7 +46,7 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
     The folder names no other folder of this machine (`given_away`). The card states the accuracy in `results`,
     or without one that in `results/` if it is of this run. Raises `UserError` if `results` holds none of this run, if
     ONNX differs from PyTorch by more than `onnx_model.TOLERANCE`, if a package that this needs is not installed, and
-    for a folder that is the run's own or a file, or that holds files of the same names which are no export's.
+    for a folder that is a file or a run, or that holds files of the same names which are no export's.
     """
     check_folder(folder, run_folder)
     run = open_run(run_folder)
@@ -68,9 +68,14 @@ def export_run(run_folder: Path, results: Path | None, folder: Path) -> float:
 
 
 def check_folder(folder: Path, run_folder: Path) -> None:
-    """Raise `UserError` for a folder to export to that is the run's own or a file, or in which files would be lost."""
+    """Raise `UserError` for a folder to export to that is a file or a run, or in which files would be lost."""
     if folder.resolve() == run_folder.resolve() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is the run itself or a file; name another folder to export to")
+    if (folder / HISTORY_NAME).exists():
+        raise UserError(
+            f"{folder} is a run, and an export would overwrite it; name another folder to export to, and the run with "
+            "--run"
+        )
     if (folder / RUN_NAME).exists():
         return
     for name in EXPORTED_NAMES:

@@ -116,9 +116,9 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             app_kwargs={"middleware": guards},
             prevent_thread_lock=True,
         )
-    except OSError as error:
+    except OSError:  # Gradio's text names settings of its own
         raise UserError(
-            f"port {port} of {host} cannot be listened on ({error}); name another one with --port"
+            f"port {port} of {host} cannot be listened on; name another --port, or another --host of this machine"
         ) from None
     except (httpx.HTTPError, ValueError) as error:  # Gradio asks the server whether it answers
         raise UserError(

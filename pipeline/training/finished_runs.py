@@ -5,22 +5,24 @@ disk once.
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 
 from pipeline.common.errors import UserError
 from pipeline.common.workspace import link_folder
 from pipeline.models.run_record import RUN_NAME, RunRecord, read_run_record
 
+FOLDS = "fold-*"  # folders of the runs of folds; they lie in that of the run without folds
+
 
 def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
     """Make `folder` that of the finished run with this fingerprint; returns whether there is such a run.
 
-    A finished run of another training leaves the folder (`clear_folder`). What an unfinished one left there stays.
+    Finished runs of other trainings leave the folder (`clear_folder`). What an unfinished one left there stays.
     """
-    if _fingerprint_of(folder) == fingerprint:
+    is_there = _fingerprint_of(folder) == fingerprint
+    clear_folder(folder.parent if is_there else folder, store)
+    if is_there:
         return True
-    clear_folder(folder, store)
     if store is None or _fingerprint_of(kept := place_in(store, fingerprint, [])) != fingerprint:
         return False
     link_folder(kept, folder)
@@ -28,21 +30,32 @@ def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
 
 
 def clear_folder(folder: Path, store: Path | None) -> None:
-    """Remove a finished run from the folder, after keeping it in the store if there is one.
+    """Remove finished runs after keeping them in the store if there is one: that in the folder, and that in its parent.
 
-    Raises `UserError` for a run that cannot be read: it may be of a later version, and is not in the store.
+    The parent of a fold's folder is that of the run without folds, which would be taken for the newest. The runs of
+    folds stay. Raises `UserError` for a run that cannot be read: it may be of a later version, and is not in the store.
     """
-    if (folder / RUN_NAME).exists():
-        if _record_of(folder) is None:
-            raise UserError(f"{folder} holds a run that this version cannot read; move it elsewhere, or remove it")
-        keep_run(folder, store)
-        shutil.rmtree(folder)
+    for place in (folder, folder.parent):
+        if not (place / RUN_NAME).exists():
+            continue
+        if (record := _record_of(place)) is None:
+            raise UserError(f"{place} holds a run that this version cannot read; move it elsewhere, or remove it")
+        # A run that the store has already is whole there, and may have been changed here.
+        if store is None or _fingerprint_of(place_of(record, store)) != record.fingerprint:
+            keep_run(place, store)
+        for path in [each for each in place.iterdir() if each.is_file()]:
+            path.unlink()
 
 
 def keep_run(folder: Path, store: Path | None) -> None:
     """Keep a finished run beyond the next training in its folder, if there is a store."""
     if store is not None and (record := _record_of(folder)):
-        link_folder(folder, place_in(store, record.fingerprint, record.resumed_with_changes))
+        link_folder(folder, place_of(record, store), FOLDS)
+
+
+def place_of(record: RunRecord, store: Path) -> Path:
+    """The folder of a finished run in the store."""
+    return place_in(store, record.fingerprint, record.resumed_with_changes)
 
 
 def place_in(store: Path, fingerprint: str, changes: list[str]) -> Path:

@@ -6,7 +6,13 @@ from collections import Counter
 import pytest
 
 from pipeline.clips.manifest import Clip
-from pipeline.clips.splits import assign_roles, read_assignments, summarize_roles, write_assignments
+from pipeline.clips.splits import (
+    assign_roles,
+    read_assignments,
+    read_current_assignments,
+    summarize_roles,
+    write_assignments,
+)
 from pipeline.common.config import Config, parse_config, with_changes
 from pipeline.common.errors import UserError
 
@@ -154,3 +160,27 @@ def test_splits_are_read_back_as_they_were_written(clips, settings, tmp_path):
         read_assignments(tmp_path, 3)
     with pytest.raises(UserError, match=r"splits.csv has no rows without folds; run the split stage"):
         read_assignments(tmp_path, None)
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+@pytest.mark.parametrize("fit_on", ["train", "train_and_dev", "train_and_val"])
+def test_roles_of_another_fit_on_are_refused(clips, settings, fit_on, folds, tmp_path, monkeypatch):
+    """Else a run is fitted on val, its record says that it is not, and its accuracy on val is published."""
+    monkeypatch.chdir(tmp_path)
+    made_with = settings(fit_on=fit_on, folds=folds, select_on="none")
+    made_with.manifests.mkdir(parents=True)
+    write_assignments(assign_roles(clips, made_with), made_with.manifests)
+    fold = folds and 1
+    assert read_current_assignments(made_with, fold, clips)
+    for other in {"train", "train_and_dev", "train_and_val"} - {fit_on}:
+        config = settings(fit_on=other, folds=folds, select_on="none")
+        with pytest.raises(UserError, match=f"(was made with another fit_on than {other}|is older than the manifests)"):
+            read_current_assignments(config, fold, clips)
+
+
+def test_fit_on_val_fits_a_data_set_without_val(clips, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, train = settings(fit_on="train_and_val", select_on="none"), {"train": clips["train"], "val": []}
+    config.manifests.mkdir(parents=True)
+    write_assignments(assign_roles(train, config), config.manifests)
+    assert read_current_assignments(config, None, train)

@@ -125,9 +125,9 @@ def test_clips_of_one_name_in_both_splits_have_roles_of_their_own(config, monkey
         split: Subset([Clip("1_1", "1", split, "1_1.mp4", 1, "")], [ClipRef("1_1", split, 0, None, None)])
         for split in ("train", "val")
     }
-    rows = [Assignment(None, role, split, "1_1", "1", split) for role, split in (("fit", "train"), ("test", "val"))]
+    rows = [Assignment(None, role, split, "1_1", "1", split) for role, split in (("dev", "train"), ("test", "val"))]
     monkeypatch.setattr(selection, "open_split", lambda config, split: (split, subsets[split].clips))
     monkeypatch.setattr(selection, "locate", lambda index, clips, classes: subsets[index].located)
     monkeypatch.setattr(splits, "read_assignments", lambda *_: rows)
-    assert clips_with_role(config, None, "fit") == subsets["train"]
+    assert clips_with_role(config, None, "dev") == subsets["train"]
     assert clips_with_role(config, None, "test") == subsets["val"]

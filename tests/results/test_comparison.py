@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def test_mean_and_deviation_are_over_the_runs(results):
 
 
 def test_the_records_name_what_each_run_comes_from(results):
-    for record in (vote(results(a=A)), compare(read_results(["a", "./a"]))):
+    read = results(a=A, b=A.replace("0.", "."))
+    for record in (vote({"a": read["a"]}), compare(read)):
         run = record.runs["a"]
         assert (run.seeds, run.selected_on, run.label_sha256, run.code_version) == ([0], "dev", "ab", "cd")
 
@@ -92,7 +94,7 @@ def test_the_records_name_what_each_run_comes_from(results):
 def test_a_single_run_has_no_deviation_and_a_single_source_no_interval(results):
     assert vote(results(a=A)).sd is None
     one_source = HEADER + "0,,1_1,1,positive,positive,0.6,0.4,0.0\n"
-    comparison = compare(results(b=one_source, c=one_source))
+    comparison = compare(results(b=one_source, c=one_source.replace("0.", ".")))
     assert (comparison.difference_low, comparison.difference_high) == (None, None)
 
 
@@ -216,6 +218,9 @@ def test_a_run_has_one_vote(results):
     results(a=A)
     with pytest.raises(UserError, match="a is named twice"):
         read_results(["a", "a"])
+    shutil.copytree("a", "same")
+    with pytest.raises(UserError, match="a and same are the same result; name each result once"):
+        read_results(["a", "same"])
 
 
 @pytest.mark.slow

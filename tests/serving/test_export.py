@@ -20,7 +20,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.machine import ffmpeg_path
 from pipeline.common.records import read_record, write_record
 from pipeline.models.model import GroupEmotionModel
-from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
+from pipeline.models.run_record import RUN_NAME, read_run_record
 from pipeline.models.runs import open_run
 from pipeline.models.scoring import Scorer
 from pipeline.results.model_card import CardResult, render_card
@@ -223,6 +223,15 @@ def test_a_run_is_not_exported_over_itself(exported, tmp_path):
             export_run(run_folder, tmp_path, folder)
 
 
+def test_another_run_is_not_overwritten_by_an_export(exported, finished, tmp_path):
+    """`export RUN` reads as if it named the run to export; its history would be left beside another model."""
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match=f"{run} is a run, .* and the run with --run"):
+        export_run(exported, None, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
 @pytest.mark.parametrize("name", ["README.md", "config.json"])
 def test_a_file_that_no_export_wrote_is_not_overwritten(finished, without_onnx, name, tmp_path):
     (tmp_path / name).write_text("mine")
@@ -252,5 +261,5 @@ def test_an_export_replaces_an_earlier_one_whether_it_was_finished_or_not(
 def test_a_run_that_does_not_exist_is_named(stage, tmp_path):
     process = stage("export", tmp_path / "model", "--run", tmp_path)
     assert process.returncode == 2
-    assert f"{MODEL_NAME} is missing" in process.stderr or "run.json is missing" in process.stderr
+    assert f"{tmp_path} is not the folder of a finished run" in process.stderr
     assert not (tmp_path / "model").exists()

@@ -41,6 +41,17 @@ def test_a_format_without_a_file_is_refused(stage):
     assert "no file is written; name one with --output" in process.stderr
 
 
+def test_a_file_that_is_named_twice_has_one_row(stage, trained, one_clip, tmp_path):
+    process = stage("predict", one_clip, one_clip, "--run", trained, "--output", tmp_path / "p.jsonl")
+    assert len(process.stdout.splitlines()) == len((tmp_path / "p.jsonl").read_text().splitlines()) == 1
+
+
+def test_pictures_cannot_take_the_place_of_a_file(stage, one_clip, tmp_path):
+    (tmp_path / "file").touch()
+    process = stage("predict", one_clip, "--explain", tmp_path / "file")
+    assert f"--explain is {tmp_path / 'file'}, which is a file; name a folder" in process.stderr
+
+
 def test_a_file_with_the_longest_name_has_a_picture_too(stage, trained, one_clip, tmp_path):
     (tmp_path / "clips").mkdir()
     shutil.copy(one_clip, tmp_path / "clips" / f"{'é' * 125}.mp4")

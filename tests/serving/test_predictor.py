@@ -105,7 +105,13 @@ def test_the_exit_code_is_3_if_some_files_have_no_prediction(stage, finished, on
 def test_a_run_that_does_not_exist_is_named(stage, tmp_path):
     process = stage("predict", tmp_path / "clip.mp4", "--run", tmp_path)
     assert process.returncode == 2
-    assert f"{RUN_NAME} is missing; run the train stage" in process.stderr
+    assert f"{tmp_path} is not the folder of a finished run; name the folder of one, or run the train" in process.stderr
+
+
+def test_a_folder_above_a_run_names_the_run(finished):
+    run = finished[0]
+    with pytest.raises(UserError, match=f"{run.parent} is not the folder of a finished run; there is one in {run}"):
+        open_run(run.parent)
 
 
 def test_a_run_that_is_damaged_or_of_another_version_is_refused(finished, tmp_path):

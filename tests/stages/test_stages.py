@@ -133,8 +133,8 @@ def test_a_text_file_in_place_of_a_video_is_quarantined(run, workspace, values):
 
 
 def test_a_path_that_cannot_be_used_is_named(stage, workspace):
-    done = stage("predict", "clip.mp4", "--run", "params.yaml", folder=workspace)
-    assert "params.yaml/run.json: Not a directory; check the path and its permissions" in sentence(done)
+    done = stage("contact_sheet", "params.yaml/val-000000.tar", folder=workspace)
+    assert "params.yaml/val-000000.tar: Not a directory; check the path and its permissions" in sentence(done)
 
 
 def test_drawing_over_recorded_clips_is_refused(run, workspace):
@@ -166,6 +166,12 @@ def test_a_run_is_scored_with_its_own_settings_alone(stage, workspace):
     for option in (("--set", "recipe.model.views=1"), ("--params", "other.yaml")):
         done = stage("evaluate", "--run", "run", "--output", "scores", *option, folder=workspace)
         assert "--params and --set do not go with --run" in sentence(done)
+
+
+def test_a_run_alone_is_not_scored_over_the_result_of_an_experiment(stage, workspace):
+    (workspace / "results/seeds").mkdir(parents=True)
+    done = stage("evaluate", "--run", "run", "--output", "results", folder=workspace)
+    assert "--output is results, which holds the result of an experiment" in sentence(done)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_a_finished_run_that_no_store_has_is_kept_when_it_gives_way(finished, tm
     folder, store = shutil.copytree(finished[0], tmp_path / "run"), tmp_path / "store"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert not reuse_run("the fingerprint of another training", folder, store)
-    assert not folder.exists()
+    assert not list(folder.iterdir())
     assert reuse_run(read_run_record(finished[0]).fingerprint, folder, store)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -95,6 +95,32 @@ def test_a_fold_trains_the_same_alone_and_after_others(split_workspace, tmp_path
         load_file(folder / "model.safetensors") for folder in (tmp_path / "run", config.runs / "seed-0/fold-3")
     )
     assert equal(alone, among)
+
+
+def test_a_run_without_folds_leaves_its_folder_when_a_fold_is_trained_and_comes_back(split_workspace, monkeypatch):
+    """It would be taken for the newest run there, and its folder in the store would hold the folds."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    config = split_workspace()
+    folder, first = config.runs / "seed-0", None
+    for _ in range(2):  # when the runs are trained, and when they are found again
+        train_seeds(split_workspace(), [0], "exact")
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert files == (first := first or files)
+        train_seeds(split_workspace(folds=3), [0], "exact")
+        assert sorted(path.name for path in folder.iterdir()) == ["fold-1", "fold-2", "fold-3"]
+    assert not list(STORE.glob("*/fold-*"))
+
+
+def test_the_store_keeps_a_run_as_it_was_trained_whatever_became_of_its_folder(config, steps):
+    folder = config.runs / "seed-0"
+    train_seeds(config, [0], "exact")
+    history = (folder / "history.csv").read_text()
+    (folder / "history.csv").unlink()  # a link to the file in the store
+    (folder / "history.csv").write_text("of another run")
+    train_seeds(with_training(config, weight_decay=0.5), [0], "exact")
+    train_seeds(config, [0], "exact")
+    assert len(steps) == 12
+    assert (folder / "history.csv").read_text() == history
 
 
 def test_a_queued_experiment_finds_and_keeps_runs_in_the_workspace_that_it_was_copied_from(config, steps, monkeypatch):
