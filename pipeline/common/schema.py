@@ -50,7 +50,7 @@ def _sentence(error: ValidationError, group: type[Settings]) -> str:
         case "value_error" if isinstance(first["input"], dict):  # a whole group, whose settings would fill the screen
             return f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
         case _:
-            return f"{key or 'the whole'} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+            return f"{key or 'the file'} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _keys_beside(place: tuple[int | str, ...], group: type[Settings]) -> list[str]:
