@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if bool(arguments.paths) == bool(arguments.split) or (arguments.dataset and not arguments.split):
         raise UserError("name either files, or a split with --split and, if it is not the run's, --dataset")
-    check_output(arguments.output)
+    check_output(arguments.output, arguments.paths)
 
     let_waiting_threads_sleep()
     from pipeline.serving.embedding import writer_for

@@ -55,11 +55,9 @@ def evaluate_any(run_folder: Path, dataset: str | None, split: str, output: Path
     from pipeline.common.accelerator import start_accelerator
     from pipeline.models.runs import open_run
     from pipeline.results.evaluation import count_fitted, evaluate_split
-    from pipeline.results.result_files import SEEDS_NAME
-    from pipeline.results.writing import write_evaluation
+    from pipeline.results.writing import check_folder, write_evaluation
 
-    if (output / SEEDS_NAME).exists():
-        raise UserError(f"--output is {output}, which holds the result of an experiment; name another folder")
+    check_folder(output)
     run = open_run(run_folder)
     config = run.config.of_dataset(dataset) if dataset else run.config
     accelerator = start_accelerator(config, trains=False)

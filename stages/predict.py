@@ -13,7 +13,7 @@ writes:
   with the others.
 exit codes:
   0    every row has a prediction
-  2    nothing was predicted; the line that begins with "error:" says why
+  2    nothing was tried; the line that begins with "error:" says why
   3    some rows have no prediction
   130  interrupted by Ctrl-C
 """
@@ -88,7 +88,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.explain and arguments.explain.exists() and not arguments.explain.is_dir():
         raise UserError(f"--explain is {arguments.explain}, which is a file; name a folder")
     if arguments.output:
-        check_output(arguments.output)
+        check_output(arguments.output, arguments.paths)
 
 
 def is_stream(path: Path) -> bool:

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, stage_parser
+from pipeline.common.command_line import add_runs, let_waiting_threads_sleep, runs_of, stage_parser
 from pipeline.common.errors import UserError, exits_with_one_sentence
 from pipeline.common.files import check_output
 
@@ -42,7 +42,7 @@ def main() -> None:
     from pipeline.serving.predictor import Predictor
     from pipeline.serving.submission import check_submission, list_test_clips, write_submission
 
-    files, (run, *voters) = list_test_clips(arguments.folder, arguments.gaps), map(open_run, arguments.runs)
+    files, (run, *voters) = list_test_clips(arguments.folder, arguments.gaps), map(open_run, runs_of(arguments))
     classes = run.model.labels
     if arguments.unreadable not in (None, *classes):
         raise UserError(f"--unreadable is {arguments.unreadable}, expected one of {', '.join(classes)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.caches import use_writable_caches
+from pipeline.common.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.common.config import Config
@@ -110,8 +111,11 @@ def add_runs(parser: argparse.ArgumentParser, required: bool = False) -> None:
 
 
 def runs_of(arguments: argparse.Namespace) -> list[Path]:
-    """The folders that were given as `--run`, or the demo's."""
-    return arguments.runs or [DEMO_RUN]
+    """The folders that were given as `--run`, or the demo's; raises `UserError` for one that is given twice."""
+    runs: list[Path] = arguments.runs or [DEMO_RUN]
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise UserError("a model has one vote, but a folder is named twice with --run; name each once")
+    return runs
 
 
 def settings_of(arguments: argparse.Namespace) -> "Config":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 EXIT_USER_ERROR = 2
 EXIT_SOME_FAILED = 3  # the rest was done
 EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
+EXIT_BROKEN_PIPE = 141  # what shells report for a command that writes into a closed pipe
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
@@ -41,6 +42,7 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a command so that an expected end prints one line to stderr, without a traceback, and sets the exit code.
 
     `UserError`, and an operating-system error about a file or folder, exit with 2; `Stopped` with 75; Ctrl-C with 130.
+    A closed pipe behind the output exits with 141, without a line.
     """
 
     @functools.wraps(main)
@@ -50,6 +52,9 @@ def exits_with_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
+        except BrokenPipeError:  # whoever read the output, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python says so when it flushes stdout
+            sys.exit(EXIT_BROKEN_PIPE)
         except OSError as error:  # a path that the user gave, its permissions, its disk
             if error.errno in NO_SPACE:
                 advice = "free some space, then run the same command again"

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -24,8 +24,21 @@ def expand_home(path: Path) -> Path:
         raise UserError(f"{path}: {error}; give the folder in full") from None
 
 
-def check_output(path: Path) -> None:
-    """Raise `UserError` for an `--output` that cannot become a file: before the work, which may take hours."""
+# What is named like this, or is in a folder that is named, is taken for a clip. Files of the containers of the second
+# line are not accepted: they have a row that says so.
+VIDEO_SUFFIXES = {
+    *(".3g2", ".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"),
+    *(".asf", ".dv", ".flv", ".mpeg", ".mpg", ".mxf", ".ogv", ".vob", ".wmv"),
+}
+
+
+def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise `UserError` for an `--output` that cannot become a file, or would overwrite a clip.
+
+    It is called before the work, which may take hours.
+    """
+    if path.suffix.lower() in VIDEO_SUFFIXES or path.resolve() in {each.resolve() for each in inputs}:
+        raise UserError(f"--output is {path}, which is a clip; name another file, and the clips before the options")
     if path.is_dir():
         raise UserError(f"--output is {path}, which is a folder; name a file")
     if not path.parent.is_dir():

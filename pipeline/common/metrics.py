@@ -4,7 +4,9 @@ Classes are indices. A clip that was not scored (quarantined) has the prediction
 it counts as wrong wherever clips are counted.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +23,15 @@ def accuracy(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float
     return float(np.mean(labels == predictions))
 
 
-def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval (low, high) of an accuracy of correct / total. It takes clips as independent."""
-    interval = binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+def accuracy_interval(share: float, clips: int) -> tuple[float, float]:
+    """Wilson's 95% interval (low, high) of an accuracy, the `share` of clips that are right.
+
+    It takes clips as independent. The share may be a mean over seeds, which is no whole number of clips.
+    """
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    centre = (share + z**2 / (2 * clips)) / (1 + z**2 / clips)
+    half = z * math.sqrt(share * (1 - share) / clips + (z / (2 * clips)) ** 2) / (1 + z**2 / clips)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

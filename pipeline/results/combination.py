@@ -40,7 +40,7 @@ def measure_combination(combined: Predictions, weights: Sequence[float]) -> Comb
     """How accurate the combined model is."""
     right = combined.right
     intervals = bootstrap_intervals(lambda clips: {"accuracy": float(right[clips].mean())}, combined.source_ids)
-    low, high = accuracy_interval(int(right.sum()), len(right))
+    low, high = accuracy_interval(float(right.mean()), len(right))
     return Combination(
         accuracy=accuracy(combined.labels, combined.predicted),
         accuracy_low=low,

@@ -84,14 +84,14 @@ def read_results(names: Iterable[str]) -> dict[str, Result]:
     Raises `UserError` for a name that has no result, and for a result that is given twice, whatever its names.
     """
     results: dict[str, Result] = {}
-    names_of: dict[str, str] = {}  # by the text of the predictions
+    names_of: dict[tuple[str | bytes, ...], str] = {}  # by the classes and the probabilities of a seed
     for name in names:
         if name in results:
             raise UserError(f"{name} is named twice; name each result once")
-        text = _read_text(name, PREDICTIONS_NAME)
-        if (first := names_of.setdefault(text, name)) != name:
-            raise UserError(f"{first} and {name} are the same result; name each result once")
-        predictions = parse_predictions(name, io.StringIO(text))
+        predictions = parse_predictions(name, io.StringIO(_read_text(name, PREDICTIONS_NAME)))
+        for each in predictions.values():
+            if (first := names_of.setdefault((*each.classes, each.probabilities.tobytes()), name)) != name:
+                raise UserError(f"{first} and {name} hold the same predictions; name each result once")
         try:
             metrics = parse_record(Metrics, _read_text(name, METRICS_NAME))
         except ValueError as error:
@@ -109,7 +109,7 @@ def vote(results: Mapping[str, Result]) -> Vote:
     every = [predictions for result in results.values() for predictions in result.predictions.values()]
     accuracies = [accuracy(labels, predictions.predicted) for predictions in every]
     elected = vote_of(every).predicted
-    low, high = accuracy_interval(int((elected == labels).sum()), len(labels))
+    low, high = accuracy_interval(accuracy(labels, elected), len(labels))
     return Vote(
         runs={name: _accuracy_of(result) for name, result in results.items()},
         mean=statistics.mean(accuracies),

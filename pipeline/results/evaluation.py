@@ -89,7 +89,10 @@ def evaluate_split(run: FinishedRun, config: Config, split: str, accelerator: Ac
     dev = held_out_clips(run, config)
     tested = dev if split == "dev" else clips_of_split(config, split)
     if not tested.clips:
-        raise UserError(f"{config.dataset.name} has no {split} clips for this run; name another --split or --dataset")
+        why = ", or its splits.csv is no longer that of the training" if split == "dev" else ""
+        raise UserError(
+            f"{config.dataset.name} has no {split} clips for this run{why}; name another --split or --dataset"
+        )
     part = evaluate_run(run, config, tested, Subset([], []) if split == "dev" else dev, accelerator)
     return combine_parts(config.model_copy(update={"folds": None}), run.record.run.seed, [part], [split], accelerator)
 

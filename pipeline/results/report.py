@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 from pipeline.clips.manifest import TRAIN, VAL
+from pipeline.common.errors import UserError
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
 from pipeline.models.run_record import without_folders
 from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, draw_streams, svg
@@ -63,14 +64,22 @@ class MistakePicture:
     url: str
 
 
+def read_metrics_of(results: Path, seeds: Sequence[int]) -> Metrics:
+    """The metrics of a result; raises `UserError` if it is of other seeds."""
+    metrics = read_metrics(results)
+    if (scored := [row.seed for row in metrics.seeds]) != list(seeds):
+        raise UserError(f"{results} holds the seeds {scored}, and the settings name {list(seeds)}; run summarize again")
+    return metrics
+
+
 def render_report(results: Path, seeds: Sequence[int]) -> str:
     """The page, from what `summarize` wrote to `results`, and `evaluate` to the folder of each seed in it.
 
     It names no folder of this machine (`without_folders`), so it can be given away.
 
-    Raises `UserError` if a file is missing or damaged.
+    Raises `UserError` if a file is missing or damaged, or if the result is of other seeds.
     """
-    metrics, bins = read_metrics(results), read_reliability(results)
+    metrics, bins = read_metrics_of(results, seeds), read_reliability(results)
     folders = {seed: results / SEEDS_NAME / str(seed) for seed in seeds}
     provenances = {seed: read_provenance(folder) for seed, folder in folders.items()}
     runs = [without_folders(run) for each in provenances.values() for run in each.runs]

@@ -104,8 +104,7 @@ def _values(predictions: Predictions, clips: NDArray[np.int64]) -> dict[str, flo
 
 def _measures(predictions: Predictions, values: dict[str, float], intervals: dict[str, Interval]) -> Measures:
     low, high = _bounds(intervals)
-    clips = len(predictions.labels)
-    wilson_low, wilson_high = accuracy_interval(round(values["accuracy"] * clips), clips)
+    wilson_low, wilson_high = accuracy_interval(values["accuracy"], len(predictions.labels))
     return Measures(
         accuracy=values["accuracy"],
         balanced_accuracy=values["balanced_accuracy"],
@@ -125,7 +124,7 @@ def _measures(predictions: Predictions, values: dict[str, float], intervals: dic
         brier_score_high=high["brier_score"],
         accuracy_sources_low=low["accuracy"],
         accuracy_sources_high=high["accuracy"],
-        clips=clips,
+        clips=len(predictions.labels),
         scored=int(predictions.scored.sum()),
         quarantined_share=float(1 - predictions.scored.mean()),
     )

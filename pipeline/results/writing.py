@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pipeline.common.errors import UserError
 from pipeline.common.records import write_record, write_table
 from pipeline.results.evaluation import Evaluation
 from pipeline.results.predictions import Predictions, write_predictions
@@ -16,6 +17,7 @@ from pipeline.results.result_files import (
     PREDICTIONS_NAME,
     PROVENANCE_NAME,
     RELIABILITY_NAME,
+    SEEDS_NAME,
     STREAM_CURVES_NAME,
     ClassMeasures,
     CurvePoint,
@@ -29,6 +31,17 @@ from pipeline.results.result_files import (
 )
 from pipeline.results.result_measures import reliability_bins, source_accuracies
 from pipeline.results.summary import SeedResult, calibrate, mean_or_none, summarize
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UserError` for a folder that cannot take the result of a run, or in which other files would be lost."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output is {folder}, which is a file; name a folder")
+    is_other = folder.is_dir() and any(folder.iterdir()) and not (folder / PROVENANCE_NAME).exists()
+    if is_other or folder.resolve().parent.name == SEEDS_NAME:
+        raise UserError(
+            f"--output is {folder}, which holds other things than a result of evaluate --run; name a new folder"
+        )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Metrics:

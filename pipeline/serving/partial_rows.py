@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.errors import UserError
 from pipeline.extraction.reasons import RETRIED_REASONS
 from pipeline.serving.rows import NoPrediction, Prediction
 
@@ -15,9 +16,10 @@ Row = Prediction | NoPrediction
 class PartialRows:
     """The rows of the files that are done, in a file beside the output, whose name ends in `.partial`.
 
-    Its first line says what the rows depend on; rows of anything else are discarded. Each other line holds the rows of
-    one file with its size and time of change, so a file that has changed is predicted again. So is one whose reason may
-    have been a busy machine.
+    Its first line, which begins with `models`, says what the rows depend on; rows of anything else are discarded. Each
+    other line holds the rows of one file with its size and time of change, so a file that has changed is predicted
+    again. So is one whose reason may have been a busy machine. Raises `UserError` for a file of that name which is
+    something else.
     """
 
     def __init__(self, output: Path, depends_on: Mapping[str, Any]) -> None:
@@ -28,6 +30,10 @@ class PartialRows:
         if before[:1] == [first]:
             self._done = dict(filter(None, map(_parse, before[1:])))
             self._append("")  # ends a line that was not written to its end
+        elif before and not before[0].startswith('{"models": '):
+            raise UserError(
+                f"{self.path} is needed for a while, and is another file; move it, or name another --output"
+            )
         else:
             self.path.write_text(first + "\n")
 

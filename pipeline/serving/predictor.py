@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
+from pipeline.common.files import VIDEO_SUFFIXES
 from pipeline.extraction.clip_reader import ClipMedia
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.face_detector import check_detector
@@ -22,13 +23,6 @@ from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import ScoredClip, Scorer
 from pipeline.serving.reading import Reader
 from pipeline.serving.rows import NoPrediction, Prediction, no_prediction_row, prediction_row, printable
-
-# In a folder, only files with these suffixes are taken for clips. A file that is named itself may have any suffix.
-# Those of the second line are of containers that are not accepted: such a file has a row that says so.
-SUFFIXES = {
-    *(".3g2", ".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm"),
-    *(".asf", ".dv", ".flv", ".mpeg", ".mpg", ".mxf", ".ogv", ".vob", ".wmv"),
-}
 
 
 @dataclass(frozen=True)
@@ -144,10 +138,12 @@ def list_files(paths: Iterable[Path]) -> list[Path]:
         videos = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+            if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".") and file.is_file()
         )
         if not videos:
-            raise UserError(f"{path} holds no video ({', '.join(sorted(SUFFIXES))}); name another folder, or files")
+            raise UserError(
+                f"{path} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}); name another folder, or files"
+            )
         files += videos
     return files
 

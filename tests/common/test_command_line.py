@@ -88,3 +88,16 @@ def test_a_seed_that_is_too_large_is_refused(demo_config):
     assert seeds_of(Namespace(seed=3), demo_config) == [3]
     with pytest.raises(UserError, match=r"--seed: seeds\.0 is 4294967296"):
         seeds_of(Namespace(seed=2**32), demo_config)
+
+
+def test_a_closed_pipe_ends_a_command_without_a_traceback():
+    """As in `predict folder/ | head`."""
+    code = (
+        "from pipeline.common.errors import exits_with_one_sentence\n"
+        "exits_with_one_sentence(lambda: [print('row', flush=True) for _ in range(100000)])()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
@@ -47,9 +47,17 @@ def test_a_clip_that_was_not_scored_counts_as_wrong():
 
 
 def test_wilsons_interval():
-    low, high = accuracy_interval(462, 766)  # by hand: z = 1.959964, p = .60313
+    low, high = accuracy_interval(462 / 766, 766)  # by hand: z = 1.959964, p = .60313
     assert low == pytest.approx(0.56800, abs=1e-4)
     assert high == pytest.approx(0.63718, abs=1e-4)
+    for right in (0, 1, 9, 18):
+        expected = binomtest(right, 18).proportion_ci(0.95, method="wilson")
+        assert accuracy_interval(right / 18, 18) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_interval_of_a_mean_over_seeds_is_not_that_of_a_whole_number_of_clips():
+    """435.6 of 766, rounded to 436, would reproduce the paper's 60.37%."""
+    assert accuracy_interval(435.6 / 766, 766)[1] < 0.6037 < accuracy_interval(436 / 766, 766)[1]
 
 
 def test_what_cannot_be_said_of_a_class_is_nan_as_in_scikit_learn():

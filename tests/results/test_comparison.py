@@ -85,7 +85,7 @@ def test_mean_and_deviation_are_over_the_runs(results):
 
 
 def test_the_records_name_what_each_run_comes_from(results):
-    read = results(a=A, b=A.replace("0.", "."))
+    read = results(a=A, b=B)
     for record in (vote({"a": read["a"]}), compare(read)):
         run = record.runs["a"]
         assert (run.seeds, run.selected_on, run.label_sha256, run.code_version) == ([0], "dev", "ab", "cd")
@@ -94,7 +94,7 @@ def test_the_records_name_what_each_run_comes_from(results):
 def test_a_single_run_has_no_deviation_and_a_single_source_no_interval(results):
     assert vote(results(a=A)).sd is None
     one_source = HEADER + "0,,1_1,1,positive,positive,0.6,0.4,0.0\n"
-    comparison = compare(results(b=one_source, c=one_source.replace("0.", ".")))
+    comparison = compare(results(b=one_source, c=one_source.replace("0.6,0.4", "0.7,0.3")))
     assert (comparison.difference_low, comparison.difference_high) == (None, None)
 
 
@@ -219,8 +219,14 @@ def test_a_run_has_one_vote(results):
     with pytest.raises(UserError, match="a is named twice"):
         read_results(["a", "a"])
     shutil.copytree("a", "same")
-    with pytest.raises(UserError, match="a and same are the same result; name each result once"):
+    with pytest.raises(UserError, match="a and same hold the same predictions; name each result once"):
         read_results(["a", "same"])
+
+
+def test_a_seed_has_one_vote_whatever_the_results_that_hold_it(results):
+    rows = A.removeprefix(HEADER)
+    with pytest.raises(UserError, match="a and both hold the same predictions"):
+        results(a=A, both=B + "".join(f"1{row[1:]}\n" for row in rows.splitlines()))
 
 
 @pytest.mark.slow

@@ -259,3 +259,10 @@ def look_at(page, width_px, browser, folder):
     asked_by_browser = {host for host in hosts if host.endswith((".google.com", ".gvt1.com"))}
     messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return messages, hosts - asked_by_browser, "<title>true</title>" in done.stdout
+
+
+def test_a_result_of_other_seeds_is_no_report_of_these(reported):
+    """Its mean would be over two seeds, and its settings would name one."""
+    _, folder, _ = reported
+    with pytest.raises(UserError, match=r"holds the seeds \[0\], and the settings name \[0, 1\]; run summarize again"):
+        render_report(folder, [0, 1])

@@ -8,6 +8,7 @@ import pytest
 from helpers import files_of_at_most
 
 import stages.predict
+from pipeline.common.errors import UserError
 from pipeline.serving.partial_rows import PartialRows
 from pipeline.serving.rows import NoPrediction, Prediction, printable
 
@@ -64,6 +65,13 @@ def test_rows_of_other_windows_are_not_taken_for_those_of_files(predict, tmp_pat
         True,  # of the file that is no clip
         False,
     }
+
+
+def test_a_file_of_another_kind_is_not_taken_for_rows_that_are_not_finished(tmp_path):
+    (tmp_path / "p.csv.partial").write_text("my notes")
+    with pytest.raises(UserError, match=r"p\.csv\.partial is needed for a while, and is another file"):
+        PartialRows(tmp_path / "p.csv", {"models": ["a"]})
+    assert (tmp_path / "p.csv.partial").read_text() == "my notes"
 
 
 @pytest.mark.parametrize(("reason", "is_done"), [("too_long", True), ("timeout", False)])

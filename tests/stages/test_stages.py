@@ -168,10 +168,36 @@ def test_a_run_is_scored_with_its_own_settings_alone(stage, workspace):
         assert "--params and --set do not go with --run" in sentence(done)
 
 
-def test_a_run_alone_is_not_scored_over_the_result_of_an_experiment(stage, workspace):
-    (workspace / "results/seeds").mkdir(parents=True)
-    done = stage("evaluate", "--run", "run", "--output", "results", folder=workspace)
-    assert "--output is results, which holds the result of an experiment" in sentence(done)
+def test_the_result_of_a_run_alone_takes_the_place_of_nothing_else(stage, workspace):
+    (workspace / "results/seeds/0").mkdir(parents=True)
+    (workspace / "study/mistakes").mkdir(parents=True)
+    (workspace / "scores.csv").touch()
+    for folder in ("results", "results/seeds/0", "study", "."):
+        done = stage("evaluate", "--run", "run", "--output", folder, folder=workspace)
+        assert f"--output is {folder}, which holds other things than a result of evaluate --run" in sentence(done)
+    done = stage("evaluate", "--run", "run", "--output", "scores.csv", folder=workspace)
+    assert "--output is scores.csv, which is a file; name a folder" in sentence(done)
+
+
+def test_a_model_that_is_named_twice_is_refused(stage, workspace):
+    done = stage("predict", "clip.mp4", "--run", "runs/a", "--run", "runs/../runs/a", folder=workspace)
+    assert "a folder is named twice with --run; name each once" in sentence(done)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "submit"])
+def test_a_clip_is_not_overwritten_by_the_output(stage, workspace, command):
+    """Without the check, `predict --output a.mp4 b.mp4` writes over the first clip of the list."""
+    (workspace / "clip.MOV").write_text("a clip")
+    options = ("--run", "run") if command == "submit" else ()
+    done = stage(command, "other.mp4", "--output", "clip.MOV", *options, folder=workspace)
+    assert "--output is clip.MOV, which is a clip; name another file" in sentence(done)
+    assert (workspace / "clip.MOV").read_text() == "a clip"
+
+
+def test_an_input_of_any_name_is_not_overwritten_by_the_output(stage, workspace):
+    (workspace / "clip").write_text("a clip")
+    done = stage("predict", "./clip", "--output", "clip", folder=workspace)
+    assert "--output is clip, which is a clip" in sentence(done)
 
 
 @pytest.mark.slow
