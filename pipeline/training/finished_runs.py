@@ -19,10 +19,10 @@ def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
 
     Finished runs of other trainings leave the folder (`clear_folder`). What an unfinished one left there stays.
     """
-    is_there = _fingerprint_of(folder) == fingerprint
-    clear_folder(folder.parent if is_there else folder, store)
-    if is_there:
+    if _fingerprint_of(folder) == fingerprint:
+        _clear_parent_of_fold(folder, store)
         return True
+    clear_folder(folder, store)
     if store is None or _fingerprint_of(kept := place_in(store, fingerprint, [])) != fingerprint:
         return False
     link_folder(kept, folder)
@@ -30,21 +30,22 @@ def reuse_run(fingerprint: str, folder: Path, store: Path | None) -> bool:
 
 
 def clear_folder(folder: Path, store: Path | None) -> None:
-    """Remove finished runs after keeping them in the store if there is one: that in the folder, and that in its parent.
+    """Remove the finished run in the folder after keeping it in the store, if there is one.
 
-    The parent of a fold's folder is that of the run without folds, which would be taken for the newest. The runs of
-    folds stay. Raises `UserError` for a run that cannot be read: it may be of a later version, and is not in the store.
+    For the run of a fold, the run without folds leaves the parent too: it would be taken for the newest there. The
+    runs of folds stay. Raises `UserError` for a run that cannot be read: it may be of a later version, and is not in
+    the store.
     """
-    for place in (folder, folder.parent):
-        if not (place / RUN_NAME).exists():
-            continue
-        if (record := _record_of(place)) is None:
-            raise UserError(f"{place} holds a run that this version cannot read; move it elsewhere, or remove it")
-        # A run that the store has already is whole there, and may have been changed here.
-        if store is None or _fingerprint_of(place_of(record, store)) != record.fingerprint:
-            keep_run(place, store)
-        for path in [each for each in place.iterdir() if each.is_file()]:
-            path.unlink()
+    _clear_parent_of_fold(folder, store)
+    if not (folder / RUN_NAME).exists():
+        return
+    if (record := _record_of(folder)) is None:
+        raise UserError(f"{folder} holds a run that this version cannot read; move it elsewhere, or remove it")
+    # A run that the store has already is whole there, and may have been changed here.
+    if store is None or _fingerprint_of(place_of(record, store)) != record.fingerprint:
+        keep_run(folder, store)
+    for path in [each for each in folder.iterdir() if each.is_file()]:
+        path.unlink()
 
 
 def keep_run(folder: Path, store: Path | None) -> None:
@@ -66,6 +67,11 @@ def place_in(store: Path, fingerprint: str, changes: list[str]) -> Path:
     """
     suffix = f"-{hashlib.sha256(repr(changes).encode()).hexdigest()[:8]}" if changes else ""
     return store / f"{fingerprint[:16]}{suffix}"
+
+
+def _clear_parent_of_fold(folder: Path, store: Path | None) -> None:
+    if folder.match(FOLDS):
+        clear_folder(folder.parent, store)
 
 
 def _fingerprint_of(folder: Path) -> str | None:

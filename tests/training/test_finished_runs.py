@@ -111,6 +111,15 @@ def test_a_run_without_folds_leaves_its_folder_when_a_fold_is_trained_and_comes_
     assert not list(STORE.glob("*/fold-*"))
 
 
+def test_a_run_that_was_exported_to_the_folder_of_all_seeds_stays_there(config, steps):
+    train_seeds(config, [0], "exact")
+    shutil.copytree(config.runs / "seed-0", config.runs, dirs_exist_ok=True)
+    before = {path.name: path.read_bytes() for path in config.runs.iterdir() if path.is_file()}
+    train_seeds(config, [0], "exact")
+    train_seeds(with_training(config, weight_decay=0.5), [0], "exact")
+    assert {path.name: path.read_bytes() for path in config.runs.iterdir() if path.is_file()} == before
+
+
 def test_the_store_keeps_a_run_as_it_was_trained_whatever_became_of_its_folder(config, steps):
     folder = config.runs / "seed-0"
     train_seeds(config, [0], "exact")
