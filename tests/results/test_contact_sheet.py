@@ -1,6 +1,8 @@
 """`python -m stages.contact_sheet`: what a shard holds, as a picture."""
 
 import contextlib
+import os
+import shutil
 
 import cv2
 import pytest
@@ -49,6 +51,19 @@ def test_the_command_writes_a_picture_that_is_named_after_the_shard(stage, shard
     process = stage("contact_sheet", path.name, folder=path.parent)
     assert process.stdout == "val-000000.png\n", process.stderr
     assert cv2.imread(str(path.with_suffix(".png"))) is not None
+
+
+def test_the_newest_of_several_shards_is_drawn(shard, stage, tmp_path):
+    """The pattern of the documented command matches one in each folder of features."""
+    path, _ = shard
+    old, new = tmp_path / "a.tar", tmp_path / "b.tar"
+    for number, copy in enumerate((new, old, tmp_path / "c.tar")):
+        shutil.copy(path, copy)
+        os.utime(copy, (1000 - number, 1000 - number))
+    assert stage("contact_sheet", tmp_path / "c.tar", old, new, folder=tmp_path).stdout == "b.png\n"
+    missing = stage("contact_sheet", new, tmp_path / "d.tar", folder=tmp_path)
+    assert missing.returncode == 2
+    assert "d.tar is missing" in missing.stderr
 
 
 def test_the_suffix_of_the_picture_says_its_format_png_without_one(shard, stage, tmp_path):
