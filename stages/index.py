@@ -1,7 +1,7 @@
 """Make the manifests: for each split a table with one row per clip, and a summary of the data set.
 
 example:
-  python -m stages.index --set dataset.root=/where/VGAF/is
+  python -m stages.index --set dataset.name=vgaf --set dataset.root=/where/VGAF/is --set 'dataset.synthesize={}'
 reads:
   the settings (dataset); the clips and label files in dataset.root, or dataset.table and the clips that it lists
 writes:
