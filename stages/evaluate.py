@@ -33,6 +33,8 @@ def main() -> None:
         raise UserError("--dataset and --split need --run: the settings name what is scored without it")
     if arguments.run and (arguments.changes or arguments.params != parser.get_default("params")):
         raise UserError("--params and --set do not go with --run: the settings are those of the run")
+    if arguments.run and arguments.seed is not None:
+        raise UserError("--seed does not go with --run: a run has one seed")
     if arguments.run is not None:
         evaluate_any(arguments.run, arguments.dataset, arguments.split or "val", arguments.output)
         return

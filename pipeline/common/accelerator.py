@@ -184,6 +184,6 @@ def names_a_lost_process(timeout_s: float) -> Iterator[None]:
         if torch.distributed.is_initialized() and any(word in str(error) for word in ("gloo", "Gloo", "NCCL")):
             raise UserError(
                 f"another process of this launch ended, or was silent for {timeout_s:.0f} s ({reason}); "
-                "its own output tells why. Run the same command again to continue from the last checkpoint"
+                "its own output tells why. Run the same command again; a training continues from its last checkpoint"
             ) from None
         raise

@@ -91,9 +91,15 @@ class ModelSettings(Settings):
         """What the streams of the model take of a clip: frames, people, log_mel."""
         return {stream.input for stream in self.used.values()}
 
+    def features_to_read(self, features: Features) -> Features:
+        """What is read of a clip with these features: without the faces if no stream takes them."""
+        if "people" in self.taken:
+            return features
+        return features.model_copy(update={"people": features.people.model_copy(update={"most": 0})})
+
     def inputs(self, features: Features) -> Features:
-        """The features of a clip as the networks take it: of the stored frames, only as many as they use."""
-        return features.model_copy(update={"frames": self.frames})
+        """The features of a clip as the networks take it: of the frames that are read, only as many as they use."""
+        return self.features_to_read(features).model_copy(update={"frames": self.frames})
 
     @model_validator(mode="after")
     def _used_streams_are_there_once(self) -> "ModelSettings":

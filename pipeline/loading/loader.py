@@ -51,10 +51,8 @@ class Loader:
 
     @staticmethod
     def for_config(config: Config, device: torch.device, any_length: bool = False) -> "Loader":
-        """The loader of a process that computes on `device`, without the faces if no stream takes them."""
-        recipe, features = config.recipe, config.recipe.features
-        if "people" not in recipe.model.taken:
-            features = features.model_copy(update={"people": features.people.model_copy(update={"most": 0})})
+        """The loader of a process that computes on `device`."""
+        features = config.recipe.model.features_to_read(config.recipe.features)
         return Loader(features, config.execution.decode_threads, device.type == "cuda", any_length)
 
     def train_batches(

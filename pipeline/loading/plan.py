@@ -15,6 +15,13 @@ from pipeline.loading.selection import ClipRef
 from pipeline.shards.files import ShardFile
 
 
+def count_steps(clips: int, batch_size: int) -> int:
+    """The full steps that `clips` make; raises `UserError` if they make none."""
+    if clips < batch_size:
+        raise UserError(f"recipe.training.batch_size is {batch_size}, more than the {clips} training clips; lower it")
+    return clips // batch_size
+
+
 def plan_epoch(
     shards: NDArray[np.int64], batch_size: int, shuffle_shards: int, seed: int, epoch: int
 ) -> NDArray[np.int64]:
@@ -25,11 +32,7 @@ def plan_epoch(
     groups of shards, if each has at least `batch_size` clips. Clips left over after the last full step are skipped in
     this epoch. Raises `UserError` for a batch that is larger than the number of clips.
     """
-    steps = len(shards) // batch_size
-    if not steps:
-        raise UserError(
-            f"recipe.training.batch_size is {batch_size}, more than the {len(shards)} training clips; lower it"
-        )
+    steps = count_steps(len(shards), batch_size)
     rng = np.random.default_rng([seed, epoch])
     group = rng.permutation(shards.max() + 1)[shards] // shuffle_shards
     order = np.lexsort((rng.random(len(shards)), group))

@@ -16,7 +16,7 @@ from pipeline.models.weights import copy_fitting
 
 HEADS = "fusion.heads."
 # If one of these features differs, a network gets another log-mel of the same sound.
-SOUND_FEATURES = ("front_end", "sample_rate_hz", "hop_length", "mel_bins")
+SOUND_FEATURES = ("front_end", "sample_rate_hz", "fft_size", "window_length", "hop_length", "mel_bins")
 
 
 def load_initial_weights(

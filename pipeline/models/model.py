@@ -37,7 +37,7 @@ class GroupEmotionModel(
 ):
     """Class logits of a batch of clips, from the streams that `settings.use` names.
 
-    `features` are those of the stored clips, `inputs` those of a clip with the frames that `sampling` takes of it.
+    `features` are what is read of the stored clips, `inputs` the same with the frames that `sampling` takes of a clip.
     `labels` are the names of the classes in the order of the logits. While `frozen` is true, the backbones are in
     evaluation mode and get no gradient. `save_pretrained` saves the model to a folder or to Hugging Face's hub;
     `from_pretrained` loads it from there.
@@ -46,7 +46,7 @@ class GroupEmotionModel(
     def __init__(self, settings: ModelSettings, features: Features, labels: Sequence[str]) -> None:
         super().__init__()
         self.frozen, self.norm_clips = settings.freeze_backbones, settings.norm_clips
-        self.features, self.labels = features, tuple(labels)
+        self.features, self.labels = settings.features_to_read(features), tuple(labels)
         self.sampling = FrameSampling(features.frames, settings.frames, settings.views)
         self.inputs = settings.inputs(features)
         self.networks = nn.ModuleDict(

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -43,8 +44,10 @@ class Predictor:
 
     def __init__(self, run: FinishedRun, accelerator: Accelerator, voters: Sequence[FinishedRun] = ()) -> None:
         self.scorer = Scorer(run.model, accelerator)
-        self._voters = [Scorer(_like(voter, run).model, accelerator) for voter in voters]
-        settings = ClipSettings(features=run.config.recipe.features, limits=run.config.extract)
+        for voter in voters:
+            refuse_other_inputs(voter, run)
+        self._voters = [Scorer(voter.model, accelerator) for voter in voters]
+        settings = ClipSettings(features=run.model.features, limits=run.config.extract)
         check_detector(settings)
         self.features, self.reader = settings.features, Reader(settings, run.model.sampling)
 
@@ -103,17 +106,25 @@ class Predictor:
         self.reader.close()
 
 
-def _like(voter: FinishedRun, run: FinishedRun) -> FinishedRun:
-    """The voter, which is given the batches of the run."""
-    for what, theirs, ours in (
-        ("recipe.features", voter.config.recipe.features, run.config.recipe.features),
-        ("recipe.model.frames", voter.config.recipe.model.frames, run.config.recipe.model.frames),
-        ("recipe.model.views", voter.config.recipe.model.views, run.config.recipe.model.views),
-        ("classes", list(voter.model.labels), list(run.model.labels)),
-    ):
-        if theirs != ours:
-            raise UserError(f"the runs cannot vote: {what} is {theirs} in one and {ours} in another; leave one out")
-    return voter
+def refuse_other_inputs(voter: FinishedRun, run: FinishedRun) -> None:
+    """Raise `UserError` if a voter takes something else of a clip than the run whose batches it is given."""
+    theirs, ours = map(_inputs_of, (voter, run))
+    if changes := [f"{name} {theirs[name]} and {ours[name]}" for name in ours if theirs[name] != ours[name]]:
+        raise UserError(
+            f"the runs cannot vote: {voter.config.recipe.name}, {voter.record.run}, takes something else than "
+            f"{run.config.recipe.name}, {run.record.run}: {'; '.join(changes)}; leave one out"
+        )
+
+
+def _inputs_of(run: FinishedRun) -> dict[str, Any]:
+    """What a run takes of a clip, and its classes, by the names of the settings."""
+    settings = run.config.recipe.model
+    return {
+        **{f"features.{name}": value for name, value in run.model.features.model_dump().items()},
+        "model.frames": settings.frames,
+        "model.views": settings.views,
+        "the list of classes": list(run.model.labels),
+    }
 
 
 def refuse_nan(probabilities: NDArray[np.float64], path: Path | str) -> None:

@@ -1,11 +1,11 @@
-"""A finished training becomes a run: its record, its history, the chosen weights and the last ones."""
+"""A finished training becomes a run: its record, the chosen weights and the last ones, beside its histories."""
 
 from dataclasses import asdict
 
 import torch
 
 from pipeline.models.run_record import ClipCounts, RunRecord
-from pipeline.models.runs import write_histories, write_run
+from pipeline.models.runs import write_run
 from pipeline.training.history import best_epoch
 from pipeline.training.identity import training_fingerprint
 from pipeline.training.setup import Training
@@ -13,10 +13,9 @@ from pipeline.training.state import weights_of
 
 
 def write_finished(training: Training) -> None:
-    """Write the run of a finished training."""
-    state, folder = training.state, training.folder
-    write_histories(folder, state.history, state.streams)
-    write_run(folder, run_record(training), chosen=state.best, last=weights_of(training.scored_model))
+    """Write the run of a finished training, whose histories are written already (`record_epoch`)."""
+    last = weights_of(training.scored_model)
+    write_run(training.folder, run_record(training), chosen=training.state.best, last=last)
 
 
 def run_record(training: Training) -> RunRecord:

@@ -1,10 +1,9 @@
 """The history of a training: what each epoch is measured by, which one is kept, when there is no point in going on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.common.metrics import accuracy, log_loss
 from pipeline.loading.selection import ClipRef
@@ -17,21 +16,6 @@ def selection_measures(clips: Sequence[ClipRef], probabilities: NDArray[np.float
     """Accuracy, which chooses the epoch, and log loss in nats, which decides between equally accurate ones."""
     labels = np.array([clip.label for clip in clips])
     return accuracy(labels, probabilities.argmax(axis=1)), log_loss(labels, probabilities)
-
-
-def stream_rows(epoch: Epoch, streams: Iterable[str], sums: Tensor) -> list[StreamEpoch]:
-    """What each stream alone learnt in an epoch, from `TrainingState.sums` of all processes together."""
-    steps = sums[0, 1].item()
-    return [
-        StreamEpoch(
-            epoch=epoch.epoch,
-            stream=name,
-            train_loss=loss / clips if clips else None,
-            train_accuracy=right / clips if clips else None,
-            gradient_norm=norm / steps,
-        )
-        for name, (loss, right, clips, norm) in zip(streams, sums[1:].tolist(), strict=True)
-    ]
 
 
 def dead_streams(epoch: Epoch, rows: Sequence[StreamEpoch]) -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.loading.selection import TrainingClips
 from pipeline.models.run_record import Identity, InitialWeights, LoadedWeights
 
 # The libraries that decide the weights, given the shards.
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
+LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "simplejpeg")
 
 
 def training_identity(

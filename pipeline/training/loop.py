@@ -33,9 +33,10 @@ from pipeline.models.run_record import Epoch
 from pipeline.models.scoring import Scorer
 from pipeline.training.checkpoint import Checkpoint, CheckpointRecord, Resume, remove_own_checkpoints, save_checkpoint
 from pipeline.training.epoch_log import record_epoch, start_log
+from pipeline.training.epoch_sums import loss_and_steps, stream_rows, sums_of_step
 from pipeline.training.finish import write_finished
 from pipeline.training.finished_runs import clear_folder, keep_run, reuse_run
-from pipeline.training.history import best_epoch, ran_out_of_patience, selection_measures, stream_rows
+from pipeline.training.history import best_epoch, ran_out_of_patience, selection_measures
 from pipeline.training.identity import training_fingerprint
 from pipeline.training.objective import MEASURES, StepLoss
 from pipeline.training.optimization import clip_gradients, learning_rate, set_learning_rate
@@ -102,7 +103,6 @@ def train_all_epochs(training: Training) -> None:
     together = math.lcm(state.model.clips_together, 2 if settings.augmentation.mixup_alpha else 1)
     rank, world = accelerator.process_index, accelerator.num_processes
     parts = split_step(settings.batch_size, rank, world, settings.micro_batches, together)
-    training.plan_of_epoch(0)  # refuses a batch that is larger than the training clips
     if accelerator.is_main_process:
         start_log(training)
     with Progress(
@@ -150,7 +150,8 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
     config, settings, state, accelerator = training.config, training.settings, training.state, training.accelerator
     set_learning_rate(state.optimizer, learning_rate(state.step, training.total_steps, settings))
     seed_dropout(training.run.seed, state.step, accelerator.process_index)
-    sums = torch.zeros_like(state.sums[0])
+    fused = torch.zeros((), device=accelerator.device)
+    streams = torch.zeros(len(state.objective.heads), MEASURES, device=accelerator.device)
     augmentation = config.recipe.augmentation_after(state.step / training.total_steps)
     training.statistics.begin()
     for number, part in enumerate(parts):
@@ -162,19 +163,16 @@ def optimization_step(training: Training, batches: Iterator[Batch], parts: Seque
             loss: StepLoss = training.wrapped(batch)
             training.statistics.collect()
             accelerator.backward(loss.total / len(parts))
-        sums[0, 0] += loss.fused / len(parts)
-        sums[1:, :MEASURES] += loss.streams
-    fused = sums[0, 0].clone()
-    norm, sums[1:, MEASURES] = clip_gradients(state.objective, settings.clip_norm, accelerator)
-    sums[0, 1] = 1
-    sums[0] /= accelerator.num_processes
-    sums[1:, MEASURES] /= accelerator.num_processes
+        fused += loss.fused / len(parts)
+        streams += loss.streams
+    norm, norms = clip_gradients(state.objective, settings.clip_norm, accelerator)
     if norm.isfinite():
         state.optimizer.step()
         training.statistics.end(len(parts), accelerator)
         if state.average:
             state.average.update_parameters(state.model)
-        state.sums[accelerator.process_index] += sums
+        step_sums = sums_of_step(fused, streams, norms, accelerator.num_processes)
+        state.sums[accelerator.process_index] += step_sums
         state.skipped_in_row = 0
     else:
         skip_step(training)
@@ -231,20 +229,21 @@ def finish_epoch(training: Training) -> None:
         accuracy, log_loss = selection_measures(selection, probabilities)
     training.tick()
     sums = accelerator.reduce(state.sums, "sum").sum(dim=0).cpu()
+    train_loss, steps = loss_and_steps(sums)
     epoch = Epoch(
         epoch=len(state.history) + 1,
         step=state.step,
-        train_loss=(sums[0, 0] / sums[0, 1]).item(),
+        train_loss=train_loss,
         selection_accuracy=accuracy,
         selection_log_loss=log_loss,
         learning_rate=learning_rate(state.step - 1, training.total_steps, training.settings),
         seconds=round(state.elapsed_s, 2),
         clips_per_s=round(training.steps_per_epoch * training.settings.batch_size / train_s, 1),
         data_wait_share=round(state.wait_s / train_s, 4),
-        skipped_steps=training.steps_per_epoch - round(sums[0, 1].item()),
+        skipped_steps=training.steps_per_epoch - steps,
     )
     state.history.append(epoch)
-    state.streams += stream_rows(epoch, state.model.backbones(), sums)
+    state.streams += stream_rows(epoch.epoch, state.model.backbones(), sums)
     state.sums.zero_()
     state.elapsed_s = state.wait_s = 0.0
     accelerator.log({key: value for key, value in vars(epoch).items() if value is not None}, state.step)

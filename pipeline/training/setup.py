@@ -19,7 +19,7 @@ from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
 from pipeline.common.provenance import Environment, environment
 from pipeline.common.recipe import TrainingSettings
-from pipeline.loading.plan import balanced_draw, plan_epoch, shard_numbers
+from pipeline.loading.plan import balanced_draw, count_steps, plan_epoch, shard_numbers
 from pipeline.loading.selection import ROLES_KEY, TrainingClips, select_clips
 from pipeline.models.initial_weights import load_initial_weights
 from pipeline.models.model import GroupEmotionModel
@@ -33,8 +33,9 @@ from pipeline.training.checkpoint import (
     remove_checkpoints,
 )
 from pipeline.training.distributed import Pauses
+from pipeline.training.epoch_sums import no_sums
 from pipeline.training.identity import differences, training_fingerprint, training_identity
-from pipeline.training.objective import MEASURES, Objective, class_weights
+from pipeline.training.objective import Objective, class_weights
 from pipeline.training.optimization import build_optimizer, moving_average
 from pipeline.training.state import TrainingState
 from pipeline.training.step_statistics import StepStatistics
@@ -58,6 +59,7 @@ class Training:
     folder: Path
     checkpoints: Path
     clips: TrainingClips
+    steps_per_epoch: int
     identity: Identity
     pretrained: Mapping[str, LoadedWeights]
     initial: InitialWeights | None
@@ -72,11 +74,6 @@ class Training:
     def settings(self) -> TrainingSettings:
         """How the model is trained."""
         return self.config.recipe.training
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full steps that the training clips make."""
-        return len(self.clips.training) // self.settings.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -110,8 +107,12 @@ class Training:
 
 
 def start_training(config: Config, run: RunId, accelerator: Accelerator, folder: Path, checkpoints: Path) -> Training:
-    """Set up a training run; raises `UserError` if the processes differ in settings, data or code."""
+    """Set up a training run.
+
+    Raises `UserError` if the clips are fewer than a step has, and if the processes differ in settings, data or code.
+    """
     clips = select_clips(config, run.fold)
+    steps_per_epoch = count_steps(len(clips.training), config.recipe.training.batch_size)
     torch.manual_seed(run.seed)
     model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
     pretrained = load_pretrained(model, config, accelerator)
@@ -132,6 +133,7 @@ def start_training(config: Config, run: RunId, accelerator: Accelerator, folder:
         folder=folder,
         checkpoints=checkpoints,
         clips=clips,
+        steps_per_epoch=steps_per_epoch,
         identity=identity,
         pretrained=pretrained,
         initial=initial,
@@ -155,9 +157,8 @@ def initial_state(
     optimizer = build_optimizer(objective, settings)
     if settings.compile:
         objective.compile()
-    columns = (accelerator.num_processes, 1 + len(objective.heads), MEASURES + 1)
     return TrainingState(
-        sums=torch.zeros(columns, device=accelerator.device),
+        sums=no_sums(accelerator.num_processes, len(objective.heads), accelerator.device),
         objective=objective,
         average=average,
         optimizer=accelerator.prepare_optimizer(optimizer),

@@ -40,11 +40,8 @@ class Position:
 class TrainingState(Position):
     """The whole state of a training.
 
-    `sums` (processes, 1 + streams, 4) are sums over the running epoch. A process adds to its own part and leaves the
-    others 0, so the sums of the training are those over all processes. The first row begins with the loss of the model
-    and the number of steps. Each of the others is that of a stream: `StepLoss.streams`, then the norm of its network's
-    gradient. `best` are the weights of the best epoch so far. `average` is the moving average of the model, if there is
-    one; `scaler` scales the loss in fp16.
+    `sums` are those of the running epoch (`pipeline.training.epoch_sums`). `best` are the weights of the best epoch so
+    far. `average` is the moving average of the model, if there is one; `scaler` scales the loss in fp16.
     """
 
     sums: Tensor

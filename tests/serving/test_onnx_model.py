@@ -59,6 +59,13 @@ def test_onnx_gives_what_pytorch_gives_for_any_number_of_clips(fixture, inputs, 
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_a_network_without_a_stream_for_people_has_no_inputs_for_faces(config):
+    features = config.recipe.features
+    stored = features.model_copy(update={"people": features.people.model_copy(update={"most": 2})})
+    model = GroupEmotionModel(config.recipe.model, stored, CLASSES)
+    assert tuple(random_clips(model.inputs, 2)) == INPUTS
+
+
 def test_the_metadata_holds_labels_and_features_and_no_folder_of_this_machine(written):
     model, path = written
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map

@@ -43,6 +43,19 @@ def test_a_val_clip_gets_the_probabilities_that_evaluation_gives_it(finished, wo
             np.testing.assert_allclose(list(answer.row.probabilities.values()), expected, atol=2e-6)
 
 
+def test_a_model_without_a_stream_for_people_needs_no_face_detector(finished, one_clip, predictor, tmp_path):
+    """Its shards may hold faces, for other models."""
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    record = json.loads((folder / RUN_NAME).read_text())
+    record["config"]["recipe"]["features"]["people"]["most"] = 2
+    record["config"]["extract"]["face_detector"] = str(tmp_path / "missing.onnx")
+    (folder / RUN_NAME).write_text(json.dumps(record))
+    with closing(Predictor(open_run(folder), Accelerator(cpu=True))) as other:
+        answer = other.predict(one_clip)
+    assert answer.clip.batch.people is None
+    np.testing.assert_array_equal(answer.clip.probabilities, predictor.predict(one_clip).clip.probabilities)
+
+
 def test_a_folder_is_replaced_by_the_videos_in_it(tmp_path):
     for name in ("b.mp4", "._b.mp4", "a.MKV", "notes.txt", "deep/er/c.webm", "e.M2TS", "f.3g2", "old.wmv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -225,4 +238,4 @@ def test_runs_that_take_something_else_of_a_clip_cannot_vote(stage, finished, on
     (tmp_path / "other" / RUN_NAME).write_text(json.dumps(record))
     done = stage("predict", one_clip, "--run", finished[0], "--run", tmp_path / "other")
     assert done.returncode == 2
-    assert "error: the runs cannot vote: recipe.features is" in done.stderr
+    assert "takes something else than demo, seed 0: features.jpeg_quality 50 and 90; leave one out" in done.stderr

@@ -166,6 +166,8 @@ def test_a_run_is_scored_with_its_own_settings_alone(stage, workspace):
     for option in (("--set", "recipe.model.views=1"), ("--params", "other.yaml")):
         done = stage("evaluate", "--run", "run", "--output", "scores", *option, folder=workspace)
         assert "--params and --set do not go with --run" in sentence(done)
+    done = stage("evaluate", "--run", "run", "--output", "scores", "--seed", "1", folder=workspace)
+    assert "--seed does not go with --run" in sentence(done)
 
 
 def test_the_result_of_a_run_alone_takes_the_place_of_nothing_else(stage, workspace):
