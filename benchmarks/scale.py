@@ -34,7 +34,7 @@ from pipeline.extraction.splits import extract_splits
 from pipeline.extraction.tasks import ShardTask, plan_tasks
 from pipeline.loading.loader import Loader
 from pipeline.loading.plan import plan_epoch, shard_numbers, split_step
-from pipeline.loading.selection import clips_with_role, select_clips
+from pipeline.loading.selection import clips_by_role, select_clips
 from pipeline.results.predictions import predictions_of, read_predictions, write_predictions
 from pipeline.shards.files import open_index
 from pipeline.shards.format import Entry, Shard
@@ -237,7 +237,7 @@ def plan(config: Config, arguments: argparse.Namespace, world: int = 0) -> Calla
 
 def find_tested(config: Config, arguments: argparse.Namespace) -> Callable[[], object]:
     """What evaluate does before it scores: the clips that are reported, and those of dev."""
-    return lambda: [clips_with_role(config, None, role) for role in ("test", "dev")]
+    return lambda: clips_by_role(config, None)
 
 
 def write_all_predictions(config: Config, arguments: argparse.Namespace) -> Callable[[], object]:

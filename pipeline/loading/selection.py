@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.clips.manifest import SPLITS, Clip, read_manifest
-from pipeline.clips.splits import Assignment, Role, read_current_assignments
+from pipeline.clips.splits import ROLES, Assignment, Role, read_current_assignments
 from pipeline.common.config import Config
 from pipeline.common.errors import UserError
 from pipeline.common.files import sha256_of
@@ -54,21 +54,24 @@ def clips_of_split(config: Config, split: str) -> Subset:
     return Subset(clips, locate(index, clips, config.dataset.classes))
 
 
-def clips_with_role(config: Config, fold: int | None, role: Role) -> Subset:
-    """The clips that have a role in a training, by `splits.csv`.
+def clips_by_role(config: Config, fold: int | None) -> tuple[dict[Role, Subset], dict[str, str]]:
+    """The clips of a training by their roles in `splits.csv`, and the SHA-256 of what names the clips and the roles.
 
-    Raises `UserError` if the file is older than the manifests.
+    Raises `UserError` if `splits.csv` is older than the manifests.
     """
     opened = {split: open_split(config, split) for split in SPLITS}
-    rows = read_current_assignments(config, fold, {split: clips for split, (_, clips) in opened.items()})
-    ids = {key for key, row in rows.items() if row.role == role}
-    del rows  # they take more memory
-    clips: list[Clip] = []
-    located: list[ClipRef] = []
-    for split, (index, split_clips) in opened.items():
-        clips += [clip for clip in split_clips if (split, clip.clip_id) in ids]
-        located += [clip for clip in locate(index, split_clips, config.dataset.classes) if (split, clip.clip_id) in ids]
-    return Subset(clips, located)
+    roles, digest = _current_roles(config, fold, {split: clips for split, (_, clips) in opened.items()})
+    subsets: dict[Role, Subset] = {role: Subset([], []) for role in ROLES}
+    for split, (index, clips) in opened.items():
+        located = locate(index, clips, config.dataset.classes)
+        for clip in clips:
+            if role := roles.get((split, clip.clip_id)):
+                subsets[role].clips.append(clip)
+        for place in located:
+            if role := roles.get((split, place.clip_id)):
+                subsets[role].located.append(place)
+    indexes = {f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in opened.items()}
+    return subsets, {**indexes, ROLES_KEY: digest}
 
 
 def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
@@ -77,26 +80,17 @@ def select_clips(config: Config, fold: int | None = None) -> TrainingClips:
     The epoch is chosen on the clips of dev, on the reported ones, or on none, as `training.select_on` says. Raises
     `UserError` if it says on which, and none of them is in the shards.
     """
-    classes = config.dataset.classes
-    opened = {split: open_split(config, split) for split in SPLITS}
-    roles, digest = _current_roles(config, fold, {split: clips for split, (_, clips) in opened.items()})
-    clips = [(roles.get((split, clip.clip_id)), clip) for split in SPLITS for clip in locate(*opened[split], classes)]
+    clips, digests = clips_by_role(config, fold)
     select_on = config.recipe.training.select_on
-    selected = {"dev": "dev", "val": "test", "none": None}[select_on]
-    selection = [clip for role, clip in clips if role == selected and role is not None]
-    if selected and not selection:
-        raise UserError(
-            f"recipe.training.select_on is {select_on}, but no clip of {select_on} is in the shards: all are in "
-            "quarantine; set select_on to none and patience to 0"
-        )
-    return TrainingClips(
-        training=[clip for role, clip in clips if role == "fit"],
-        selection=selection,
-        digests={
-            **{f"the shards of {split}": sha256_of(index.folder / INDEX_NAME) for split, (index, _) in opened.items()},
-            ROLES_KEY: digest,
-        },
-    )
+    selection: list[ClipRef] = []
+    if select_on != "none":
+        selection = clips["test" if select_on == "val" else "dev"].located
+        if not selection:
+            raise UserError(
+                f"recipe.training.select_on is {select_on}, but no clip of {select_on} is in the shards: all are in "
+                "quarantine; set select_on to none and patience to 0"
+            )
+    return TrainingClips(clips["fit"].located, selection, digests)
 
 
 def _current_roles(

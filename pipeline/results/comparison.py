@@ -17,6 +17,7 @@ from pipeline.common.records import parse_record
 from pipeline.results.combination import vote_of
 from pipeline.results.predictions import Predictions, have_same_clips, parse_predictions
 from pipeline.results.result_files import METRICS_NAME, PREDICTIONS_NAME, Metrics
+from pipeline.results.result_measures import defined
 
 FOLDER = "results"
 
@@ -136,8 +137,8 @@ def compare(results: Mapping[str, Result]) -> Comparison:
     return Comparison(
         runs={name: _accuracy_of(result) for name, result in results.items()},
         difference=float(differences.mean()),
-        difference_low=None if math.isnan(low) else low,
-        difference_high=None if math.isnan(high) else high,
+        difference_low=defined(low),
+        difference_high=defined(high),
         seeds_low=seeds_low,
         seeds_high=seeds_high,
         only_first_right=int((votes[0] & ~votes[1]).sum()),

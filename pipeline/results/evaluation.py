@@ -10,7 +10,7 @@ from pipeline.clips.splits import Assignment, read_assignments, summarize_roles
 from pipeline.common.accelerator import names_a_lost_process
 from pipeline.common.config import Config, RunId
 from pipeline.common.errors import UserError
-from pipeline.loading.selection import ROLES_KEY, Subset, clips_of_split, clips_with_role, roles_digest
+from pipeline.loading.selection import ROLES_KEY, Subset, clips_by_role, clips_of_split, roles_digest
 from pipeline.models.run_record import RUN_NAME, Epoch, RunRecord, StreamEpoch
 from pipeline.models.runs import FinishedRun, open_run
 from pipeline.models.scoring import Scorer
@@ -56,9 +56,8 @@ def evaluate_seed(config: Config, seed: int, accelerator: Accelerator) -> Evalua
     parts = []
     for run_id in config.run_ids(seed):
         run = open_matching_run(config, run_id)
-        tested = clips_with_role(config, run_id.fold, "test")
-        dev = clips_with_role(config, run_id.fold, "dev")
-        parts.append(evaluate_run(run, config, tested, dev, accelerator))
+        clips, _ = clips_by_role(config, run_id.fold)
+        parts.append(evaluate_run(run, config, clips["test"], clips["dev"], accelerator))
     return combine_parts(config, seed, parts, reported_splits(config), accelerator)
 
 
@@ -115,7 +114,8 @@ def held_out_clips(run: FinishedRun, config: Config) -> Subset:
     """
     if not roles_in_training(run.record, config):
         return Subset([], [])
-    return clips_with_role(config, run.record.run.fold, "dev")
+    clips, _ = clips_by_role(config, run.record.run.fold)
+    return clips["dev"]
 
 
 def roles_in_training(run: RunRecord, config: Config) -> list[Assignment]:

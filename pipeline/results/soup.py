@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.common.config import Config, RunId
 from pipeline.common.metrics import accuracy, log_loss
-from pipeline.loading.selection import Subset, clips_with_role
+from pipeline.loading.selection import Subset, clips_by_role
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import Scorer
 from pipeline.results.evaluation import open_matching_run
@@ -29,10 +29,10 @@ def score_soup(config: Config, accelerator: Accelerator) -> tuple[Predictions, l
     for fold in range(1, config.folds + 1) if config.folds else (None,):
         runs = [open_matching_run(config, RunId(seed, fold)) for seed in config.seeds]
         soups = Soups(config, accelerator, runs)
-        chosen = soups.choose(clips_with_role(config, fold, "dev"))
-        tested = clips_with_role(config, fold, "test")
-        scored = soups.score(chosen, tested)
-        parts.append(predictions_of(tested.clips, scored, config.dataset.classes, fold))
+        clips, _ = clips_by_role(config, fold)
+        chosen = soups.choose(clips["dev"])
+        scored = soups.score(chosen, clips["test"])
+        parts.append(predictions_of(clips["test"].clips, scored, config.dataset.classes, fold))
         shares[chosen] += 1 / len(chosen)
     return concatenate(parts), (shares / len(parts)).tolist()
 

@@ -49,10 +49,10 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write `folder/step-NNNNNNNN`, then remove older checkpoints; an existing one of the same step is kept."""
-    name = f"step-{checkpoint.record.position.step:08d}"
-    if (folder / name).exists():
+    place = _place_of(folder, checkpoint.record.position.step)
+    if place.exists():
         return
-    temporary = folder / f".{name}.tmp"
+    temporary = folder / f".{place.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     unchanged_best = _unchanged_best_file(checkpoint.record, folder)
@@ -67,9 +67,9 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     except OSError:
         shutil.rmtree(temporary)  # so that a full disk does not get fuller
         raise
-    temporary.replace(folder / name)
+    temporary.replace(place)
     _flush(folder)
-    remove_checkpoints(folder, keep=name)
+    remove_checkpoints(folder, keep=place.name)
 
 
 def _unchanged_best_file(record: CheckpointRecord, folder: Path) -> Path | None:
@@ -85,7 +85,7 @@ def _unchanged_best_file(record: CheckpointRecord, folder: Path) -> Path | None:
         return None
     if best_epoch(before.position.history) != best_epoch(history):
         return None
-    return folder / f"step-{step:08d}" / f"best{TENSORS_SUFFIX}"
+    return _place_of(folder, step) / f"best{TENSORS_SUFFIX}"
 
 
 def _hard_link(path: Path, existing: Path) -> bool:
@@ -117,10 +117,14 @@ def _read_record(folder: Path, step: int) -> CheckpointRecord:
         return read_record(CheckpointRecord, checkpoint / RECORD_NAME)
 
 
+def _place_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
 @contextmanager
 def _errors_of(folder: Path, step: int) -> Iterator[Path]:
     """Name the checkpoint that cannot be read."""
-    checkpoint = folder / f"step-{step:08d}"
+    checkpoint = _place_of(folder, step)
     try:
         yield checkpoint
     except Exception as error:  # safetensors has its own exception, JSON and the file system have theirs

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +9,8 @@ from pipeline.clips.manifest import Clip, read_manifest, write_manifest
 from pipeline.clips.splits import Assignment, assign_roles, read_assignments, write_assignments
 from pipeline.common.errors import UserError
 from pipeline.loading import selection
-from pipeline.loading.selection import ClipRef, Subset, clips_with_role, locate, select_clips
+from pipeline.loading.selection import ClipRef, Subset, clips_by_role, locate, select_clips
+from pipeline.shards.index import ShardIndex
 
 
 def test_labels_come_from_the_manifest(extracted):
@@ -92,7 +93,7 @@ STALE = {
 }
 
 
-@pytest.mark.parametrize("read", [select_clips, partial(clips_with_role, role="test")], ids=["train", "evaluate"])
+@pytest.mark.parametrize("read", [select_clips, clips_by_role], ids=["train", "evaluate"])
 @pytest.mark.parametrize("change", STALE)
 def test_splits_that_are_older_than_the_manifests_are_refused(change, read, split_workspace):
     config = split_workspace()
@@ -106,18 +107,18 @@ def test_splits_with_a_clip_that_has_left_the_manifest_are_refused(split_workspa
     config = split_workspace()
     write_manifest(read_manifest(config.manifests, "val")[1:], config.manifests / "val.csv")
     with pytest.raises(UserError, match="is older than the manifests: 1 of its clips are not in the manifests"):
-        clips_with_role(config, None, "test")
+        clips_by_role(config, None)
 
 
 def test_folds_over_train_need_no_row_for_a_val_clip_and_folds_over_both_do(split_workspace):
     config = split_workspace(folds=3)
     with_first_clip(config, "val", label="neutral", source_id="x")
-    assert clips_with_role(config, 1, "test").clips
+    assert clips_by_role(config, 1)[0]["test"].clips
     both = split_workspace(folds=3, fit_on="train_and_val", select_on="none")
     clips = {split: read_manifest(both.manifests, split) for split in ("train", "val")}
     write_assignments(assign_roles(clips | {"val": clips["val"][1:]}, both), both.manifests)
     with pytest.raises(UserError, match=f"it lacks clip {clips['val'][0].clip_id} of val"):
-        clips_with_role(both, 1, "test")
+        clips_by_role(both, 1)
 
 
 def test_clips_of_one_name_in_both_splits_have_roles_of_their_own(config, monkeypatch):
@@ -126,8 +127,11 @@ def test_clips_of_one_name_in_both_splits_have_roles_of_their_own(config, monkey
         for split in ("train", "val")
     }
     rows = [Assignment(None, role, split, "1_1", "1", split) for role, split in (("dev", "train"), ("test", "val"))]
-    monkeypatch.setattr(selection, "open_split", lambda config, split: (split, subsets[split].clips))
-    monkeypatch.setattr(selection, "locate", lambda index, clips, classes: subsets[index].located)
+    monkeypatch.setattr(
+        selection, "open_split", lambda config, split: (ShardIndex(Path(split), None, []), subsets[split].clips)
+    )
+    monkeypatch.setattr(selection, "sha256_of", str)
+    monkeypatch.setattr(selection, "locate", lambda index, clips, classes: subsets[index.folder.name].located)
     monkeypatch.setattr(splits, "read_assignments", lambda *_: rows)
-    assert clips_with_role(config, None, "dev") == subsets["train"]
-    assert clips_with_role(config, None, "test") == subsets["val"]
+    clips, _ = clips_by_role(config, None)
+    assert clips == {"fit": Subset([], []), "dev": subsets["train"], "test": subsets["val"]}

@@ -13,7 +13,7 @@ from pipeline.clips.manifest import SUMMARY_NAME, read_manifest
 from pipeline.clips.splits import SPLITS_NAME, read_assignments, write_assignments
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
-from pipeline.loading.selection import clips_with_role
+from pipeline.loading.selection import clips_by_role
 from pipeline.models.run_record import RUN_NAME
 from pipeline.models.runs import open_run
 from pipeline.models.scoring import Scorer
@@ -40,7 +40,7 @@ def test_with_folds_each_clip_of_train_is_predicted_once_by_the_run_that_did_not
         held_out = {row.source_id for row in read_assignments(config.manifests, fold) if row.role != "fit"}
         assert {predictions.source_ids[row] for row in rows} <= held_out
         run = open_run(config.runs / f"seed-0/fold-{fold}")
-        tested = clips_with_role(config, fold, "test").located
+        tested = clips_by_role(config, fold)[0]["test"].located
         scores = dict(
             zip(
                 [clip.clip_id for clip in tested],
@@ -76,7 +76,7 @@ def test_a_run_is_evaluated_on_each_split(own, stage, split, clips, tmp_path):
     assert read_metrics(tmp_path / "out").clips == clips
     (predictions,) = read_predictions(tmp_path / "out/predictions.csv").values()
     if split == "dev":
-        assert set(predictions.clip_ids) == {clip.clip_id for clip in clips_with_role(config, None, "dev").clips}
+        assert set(predictions.clip_ids) == {clip.clip_id for clip in clips_by_role(config, None)[0]["dev"].clips}
     assert (tmp_path / "out/dev_predictions.csv").exists() == (split != "dev")
 
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.clips.manifest import Clip, read_manifest
 from pipeline.common.config import RunId
-from pipeline.loading.selection import Subset, clips_with_role
+from pipeline.loading.selection import Subset, clips_by_role
 from pipeline.results import soup
 from pipeline.results.soup import Soups, mean_weights, score_soup
 
@@ -116,7 +116,7 @@ def test_with_folds_each_has_a_soup_of_its_own_runs_that_is_chosen_on_its_own_de
     monkeypatch.setattr(soup, "open_matching_run", lambda config, run: run)
     predictions, shares = score_soup(config, Accelerator(cpu=True))
     folds = (1, 2, 3)
-    dev = [clips_with_role(config, fold, "dev").clips for fold in folds]
+    dev = [clips_by_role(config, fold)[0]["dev"].clips for fold in folds]
     assert asked == [([RunId(0, fold), RunId(1, fold)], dev[fold - 1]) for fold in folds]
     assert sorted(predictions.clip_ids) == sorted(clip.clip_id for clip in read_manifest(config.manifests, "train"))
     assert [fold - 1 for fold in predictions.folds] == predictions.predicted.tolist()

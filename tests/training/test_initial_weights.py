@@ -204,13 +204,14 @@ def test_a_start_that_is_missing_or_is_the_run_itself_is_refused(place, workspac
         start_training(with_init(workspace[1], RUN), RunId(0), Accelerator(cpu=True), Path(RUN), tmp_path)
 
 
-def test_a_run_that_heard_another_log_mel_is_refused_unless_no_sound_is_used(another, tmp_path):
+@pytest.mark.parametrize(("name", "other"), [("hop_length", 80), ("window_length", 200), ("fft_size", 2048)])
+def test_a_run_that_heard_another_log_mel_is_refused_unless_no_sound_is_used(another, tmp_path, name, other):
     config = another()
-    features = config.recipe.features.model_copy(update={"hop_length": 80})
+    features = config.recipe.features.model_copy(update={name: other})
     before = config.model_copy(update={"recipe": config.recipe.model_copy(update={"features": features})})
     write_model(before, model_of(before), tmp_path / "before")
     config = with_init(config, str(tmp_path / "before"))
-    with pytest.raises(UserError, match=r"another log-mel \(hop_length: 80 -> 160\); set recipe\.features"):
+    with pytest.raises(UserError, match=rf"another log-mel \({name}: {other} -> \d+\); set recipe\.features"):
         begin(config, tmp_path)
     silent = begin(with_model(config, use=["scene"]), tmp_path).initial
     assert all(name.startswith(HEADS) for name in silent.weights.missing), "a head of one stream is narrower"
