@@ -1,5 +1,6 @@
 """What a training starts from."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -18,6 +19,7 @@ from short_trainings import (
     with_model,
     with_training,
 )
+from torch import nn
 
 from pipeline.common import provenance
 from pipeline.common.config import RunId
@@ -26,7 +28,7 @@ from pipeline.common.files import sha256_of
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import MODEL_NAME, RUN_NAME, read_run_record
 from pipeline.training import loop, setup
-from pipeline.training.setup import start_training
+from pipeline.training.setup import start_training, to_channels_last
 
 
 @pytest.fixture
@@ -142,3 +144,17 @@ def test_frozen_batch_norms_keep_their_statistics(ready, features):
     network.backbones()["sound"](torch.randn(2, features.mel_bins, features.max_mel_frames))
     assert before
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_channels_last_is_the_layout_of_every_kernel_that_pytorch_gives_it():
+    """Also of kernels with one input channel or one pixel, which are in either layout as far as PyTorch can tell."""
+    inputs, groups, sizes = (1, 8, 8), (1, 8, 1), (3, 3, 1)
+    layers = [
+        nn.Conv2d(channels, 8, size, groups=each) for channels, each, size in zip(inputs, groups, sizes, strict=True)
+    ]
+    expected = copy.deepcopy(nn.Sequential(*layers)).to(memory_format=torch.channels_last)
+    network = nn.Sequential(*layers)
+    to_channels_last(network)
+    assert [kernel.stride() for kernel in network.parameters()] == [kernel.stride() for kernel in expected.parameters()]
+    for kernel, original in zip(network.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(kernel, original)
