@@ -15,13 +15,13 @@ from dvc.utils.hydra import compose_and_dump
 
 from pipeline.clips.indexing import index_dataset
 from pipeline.clips.manifest import Clip
-from pipeline.common.config import DatasetSettings, load_config
+from pipeline.common.config import SEEDS_NAME, DatasetSettings, load_config
 from pipeline.common.machine import ffmpeg_path
 from pipeline.common.model_settings import FusionKind
 from pipeline.extraction import splits
 from pipeline.models.run_record import LoadedWeights, RunRecord
 from pipeline.results.evaluation import Evaluation
-from pipeline.results.result_files import SEEDS_NAME, Metrics
+from pipeline.results.result_files import Metrics
 from pipeline.results.summary import read_seed_result, summarize
 from pipeline.results.writing import write_evaluation, write_tables
 

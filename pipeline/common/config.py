@@ -5,7 +5,7 @@ declare every key, with its unit. An unknown key, a missing key or a value of an
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,8 @@ from pipeline.common.recipe import Recipe
 from pipeline.common.schema import Count, Fraction, Name, Positive, Seed, Settings, parse_settings
 
 PARAMS = Path("params.yaml")
+# The folder of the result of the current experiment, and the folder in it that holds the results of each seed.
+RESULTS, SEEDS_NAME = Path("results"), "seeds"
 # Tables of results, predictions and embeddings have columns of these names beside one for each class.
 RESERVED_NAMES = {
     *("", "clip_id", "source_id", "label", "prediction", "seed", "fold", "quarantined"),
@@ -217,15 +219,20 @@ class Config(Settings):
     @property
     def results(self) -> Path:
         """Folder of the results of the current experiment: `evaluate`, `summarize` and `report` write it."""
-        return Path("results")
+        return RESULTS
 
     def results_of(self, seed: int) -> Path:
         """Folder of the results of one seed."""
-        return self.results / "seeds" / str(seed)
+        return self.results / SEEDS_NAME / str(seed)
+
+    @property
+    def fold_numbers(self) -> Sequence[int | None]:
+        """The folds, or None alone without folds."""
+        return range(1, self.folds + 1) if self.folds else [None]
 
     def run_ids(self, seed: int) -> list[RunId]:
         """The trainings that a seed takes: one, or one for each fold."""
-        return [RunId(seed, fold) for fold in range(1, self.folds + 1)] if self.folds else [RunId(seed)]
+        return [RunId(seed, fold) for fold in self.fold_numbers]
 
     def of_dataset(self, name: str) -> "Config":
         """The settings with the manifests and shards of another data set; its classes stay as they are.

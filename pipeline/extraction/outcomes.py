@@ -1,26 +1,15 @@
 """What became of the clips: the table of quarantined clips, the summary of a run, and when a run has failed."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
 from pipeline.common.records import write_table
 from pipeline.extraction.splits import Extraction
-from pipeline.shards.index import ShardIndex
+from pipeline.shards.index import QuarantinedClip, ShardIndex, quarantined_clips
 
 QUARANTINE_NAME = "quarantine.csv"
-
-
-@dataclass(frozen=True)
-class QuarantineRow:
-    """A row of `quarantine.csv`."""
-
-    split: str
-    clip_id: str
-    reason: str
-    detail: str
 
 
 def check_failures(indexes: dict[str, ShardIndex], clips: dict[str, list[Clip]], limit: float) -> None:
@@ -37,12 +26,7 @@ def check_failures(indexes: dict[str, ShardIndex], clips: dict[str, list[Clip]],
 
 def write_quarantine(indexes: dict[str, ShardIndex], path: Path) -> None:
     """Write the table of quarantined clips of all splits as CSV."""
-    rows = [
-        QuarantineRow(split, clip.clip_id, clip.reason, clip.detail)
-        for split, index in indexes.items()
-        for clip in index.quarantined
-    ]
-    write_table(QuarantineRow, rows, path)
+    write_table(QuarantinedClip, quarantined_clips(indexes), path)
 
 
 def summary_table(run: Extraction) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.common.metrics import accuracy, accuracy_interval, bootstrap_intervals
+from pipeline.common.metrics import accuracy_interval, bootstrap_intervals
 from pipeline.results.predictions import Predictions, with_probabilities
 from pipeline.results.result_files import Combination
 from pipeline.results.result_measures import defined
@@ -40,9 +40,9 @@ def measure_combination(combined: Predictions, weights: Sequence[float]) -> Comb
     """How accurate the combined model is."""
     right = combined.right
     intervals = bootstrap_intervals(lambda clips: {"accuracy": float(right[clips].mean())}, combined.source_ids)
-    low, high = accuracy_interval(float(right.mean()), len(right))
+    low, high = accuracy_interval(combined.accuracy, len(right))
     return Combination(
-        accuracy=accuracy(combined.labels, combined.predicted),
+        accuracy=combined.accuracy,
         accuracy_low=low,
         accuracy_high=high,
         accuracy_sources_low=defined(intervals["accuracy"][0]),

@@ -11,15 +11,14 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
+from pipeline.common.config import RESULTS
 from pipeline.common.errors import UserError
-from pipeline.common.metrics import accuracy, accuracy_interval, bootstrap_intervals, mcnemar
+from pipeline.common.metrics import accuracy_interval, bootstrap_intervals, mcnemar
 from pipeline.common.records import parse_record
 from pipeline.results.combination import vote_of
 from pipeline.results.predictions import Predictions, have_same_clips, parse_predictions
 from pipeline.results.result_files import METRICS_NAME, PREDICTIONS_NAME, Metrics
 from pipeline.results.result_measures import defined
-
-FOLDER = "results"
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,14 @@ def vote(results: Mapping[str, Result]) -> Vote:
     """
     labels = common_labels(results)
     every = [predictions for result in results.values() for predictions in result.predictions.values()]
-    accuracies = [accuracy(labels, predictions.predicted) for predictions in every]
-    elected = vote_of(every).predicted
-    low, high = accuracy_interval(accuracy(labels, elected), len(labels))
+    accuracies = [predictions.accuracy for predictions in every]
+    elected = vote_of(every).accuracy
+    low, high = accuracy_interval(elected, len(labels))
     return Vote(
         runs={name: _accuracy_of(result) for name, result in results.items()},
         mean=statistics.mean(accuracies),
         sd=statistics.stdev(accuracies) if len(every) > 1 else None,
-        soft_vote=accuracy(labels, elected),
+        soft_vote=elected,
         soft_vote_low=low,
         soft_vote_high=high,
         clips=len(labels),
@@ -202,7 +201,7 @@ def _read_text(name: str, file: str) -> str:
     from dvc.scm import SCMError
 
     try:
-        text: str = dvc.api.read(f"{FOLDER}/{file}", rev=name)
+        text: str = dvc.api.read(f"{RESULTS}/{file}", rev=name)
     except (DvcException, SCMError, FileNotFoundError) as error:
-        raise UserError(f"{name} is neither a folder nor an experiment that has {FOLDER}/{file} ({error})") from None
+        raise UserError(f"{name} is neither a folder nor an experiment that has {RESULTS}/{file} ({error})") from None
     return text

@@ -18,8 +18,9 @@ from pipeline.results.calibration import fit_temperature, scale
 from pipeline.results.data_card import describe_clips
 from pipeline.results.mistakes import Scored, draw_mistakes
 from pipeline.results.predictions import Predictions, concatenate, predictions_of
-from pipeline.results.result_files import CurvePoint, Provenance, QuarantinedClip, StreamCurvePoint
+from pipeline.results.result_files import CurvePoint, Provenance, StreamCurvePoint
 from pipeline.shards.files import open_index
+from pipeline.shards.index import quarantined_clips
 
 
 @dataclass(frozen=True)
@@ -221,11 +222,7 @@ def provenance_of(config: Config, runs: list[RunRecord], reported: list[str]) ->
         dataset=config.dataset.name,
         data=read_summary(config.manifests),
         clips={split: describe_clips(index) for split, index in indexes.items()},
-        quarantined=[
-            QuarantinedClip(split, clip.clip_id, clip.reason, clip.detail)
-            for split, index in indexes.items()
-            for clip in index.quarantined
-        ],
+        quarantined=quarantined_clips(indexes),
         roles=summarize_roles(rows, config.dataset.classes),
         reported=reported,
         folds=config.folds,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.manifest import Clip
 from pipeline.common.errors import UserError
-from pipeline.common.metrics import NOT_SCORED
+from pipeline.common.metrics import NOT_SCORED, accuracy
 from pipeline.common.records import reading
 
 QUARANTINED = "quarantined"
@@ -39,6 +39,11 @@ class Predictions:
     def right(self) -> NDArray[np.bool_]:
         """Which clips were classified correctly: (clips,)."""
         return self.predicted == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all clips that were classified correctly; a quarantined clip counts as wrong."""
+        return accuracy(self.labels, self.predicted)
 
     @property
     def scored(self) -> NDArray[np.bool_]:

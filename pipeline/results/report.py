@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 from pipeline.clips.manifest import TRAIN, VAL
+from pipeline.common.config import SEEDS_NAME
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
 from pipeline.models.run_record import without_folders
@@ -21,7 +22,6 @@ from pipeline.results.model_card import statements_of
 from pipeline.results.predictions import read_predictions
 from pipeline.results.result_files import (
     PREDICTIONS_NAME,
-    SEEDS_NAME,
     Combination,
     Metrics,
     read_class_measures,

@@ -18,13 +18,12 @@ from pipeline.clips.splits import RoleSummary
 from pipeline.common.records import read_record, read_table, reading
 from pipeline.models.run_record import RunRecord
 from pipeline.results.data_card import DataCard
+from pipeline.shards.index import QuarantinedClip
 
 METRICS_NAME, PREDICTIONS_NAME, PROVENANCE_NAME = "metrics.json", "predictions.csv", "provenance.json"
 PER_CLASS_NAME, PER_SOURCE_NAME, RELIABILITY_NAME = "per_class.csv", "per_source.csv", "reliability.csv"
 MISTAKES_NAME, DEV_PREDICTIONS_NAME, CURVES_NAME = "mistakes", "dev_predictions.csv", "curves.csv"
 STREAM_CURVES_NAME = "stream_curves.csv"
-# The folder of the results of one seed is named by its number, in this folder.
-SEEDS_NAME = "seeds"
 
 # Whether the paper's accuracy is reached (`pipeline.results.literature`).
 Reproduced = bool | Literal["not applicable"]
@@ -194,16 +193,6 @@ class MeanCurvePoint:
     epoch: int
     train_loss: float
     selection_accuracy: float | None
-
-
-@dataclass(frozen=True)
-class QuarantinedClip:
-    """A clip of a split that could not be extracted, why, and what was wrong with it."""
-
-    split: str
-    clip_id: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.common.config import Config, RunId
-from pipeline.common.metrics import accuracy, log_loss
+from pipeline.common.metrics import log_loss
 from pipeline.loading.selection import Subset, clips_by_role
 from pipeline.models.runs import FinishedRun
 from pipeline.models.scoring import Scorer
@@ -26,7 +26,7 @@ def score_soup(config: Config, accelerator: Accelerator) -> tuple[Predictions, l
     With folds, each fold has a soup of its own; the shares are means over folds.
     """
     parts, shares = [], torch.zeros(len(config.seeds))
-    for fold in range(1, config.folds + 1) if config.folds else (None,):
+    for fold in config.fold_numbers:
         runs = [open_matching_run(config, RunId(seed, fold)) for seed in config.seeds]
         soups = Soups(config, accelerator, runs)
         clips, _ = clips_by_role(config, fold)
@@ -65,8 +65,8 @@ class Soups:
 
     def _rank(self, chosen: Sequence[int], dev: Subset) -> Rank:
         predictions = predictions_of(dev.clips, self.score(chosen, dev), self._config.dataset.classes)
-        labels, scored = predictions.labels, predictions.scored
-        return accuracy(labels, predictions.predicted), -log_loss(labels[scored], predictions.probabilities[scored])
+        scored = predictions.scored
+        return predictions.accuracy, -log_loss(predictions.labels[scored], predictions.probabilities[scored])
 
 
 def mean_weights(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

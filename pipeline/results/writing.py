@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pipeline.common.config import SEEDS_NAME
 from pipeline.common.errors import UserError
 from pipeline.common.records import write_record, write_table
 from pipeline.results.evaluation import Evaluation
@@ -17,7 +18,6 @@ from pipeline.results.result_files import (
     PREDICTIONS_NAME,
     PROVENANCE_NAME,
     RELIABILITY_NAME,
-    SEEDS_NAME,
     STREAM_CURVES_NAME,
     ClassMeasures,
     CurvePoint,

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.common.config import RESULTS, SEEDS_NAME
 from pipeline.common.errors import UserError
 from pipeline.common.features import Features
 from pipeline.common.files import write_text
@@ -20,14 +21,12 @@ from pipeline.models.run_record import HISTORY_NAME, MODEL_NAME, RUN_NAME, RunRe
 from pipeline.models.runs import open_run
 from pipeline.results.model_card import CardResult, render_card
 from pipeline.results.result_files import (
-    SEEDS_NAME,
     read_metrics,
     read_provenance,
 )
 from pipeline.serving.onnx_model import check_onnx, write_onnx
 
 ONNX_NAME, CARD_NAME, CONFIG_NAME = "model.onnx", "README.md", "config.json"
-RESULTS = Path("results")
 EXPORTED_NAMES = (CARD_NAME, CONFIG_NAME, ONNX_NAME, MODEL_NAME, RUN_NAME)
 
 

@@ -5,6 +5,7 @@ extraction is unfinished, each finished shard has its record beside it instead (
 """
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,25 @@ class ShardIndex:
     def quarantined(self) -> list[Quarantined]:
         """The quarantined clips of all shards."""
         return [clip for shard in self.shards for clip in shard.quarantined]
+
+
+@dataclass(frozen=True)
+class QuarantinedClip:
+    """A clip of a split that could not be extracted, why, and what was wrong with it: a row of `quarantine.csv`."""
+
+    split: str
+    clip_id: str
+    reason: str
+    detail: str
+
+
+def quarantined_clips(indexes: Mapping[str, ShardIndex]) -> list[QuarantinedClip]:
+    """The quarantined clips of all splits."""
+    return [
+        QuarantinedClip(split, clip.clip_id, clip.reason, clip.detail)
+        for split, index in indexes.items()
+        for clip in index.quarantined
+    ]
 
 
 def finished_shards(folder: Path) -> dict[str, Shard]:
