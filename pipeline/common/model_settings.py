@@ -91,6 +91,11 @@ class ModelSettings(Settings):
         """What the streams of the model take of a clip: frames, people, log_mel."""
         return {stream.input for stream in self.used.values()}
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a stream takes frames or faces; without one, all views of a clip are the same."""
+        return bool(self.taken & {"frames", "people"})
+
     def features_to_read(self, features: Features) -> Features:
         """What is read of a clip with these features: without the faces if no stream takes them."""
         if "people" in self.taken:

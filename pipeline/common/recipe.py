@@ -1,5 +1,6 @@
 """The settings of a recipe: what is taken from a clip, what the model is made of, how it is trained."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -124,6 +125,16 @@ class Recipe(Settings):
             raise ValueError(
                 f"model.frames ({self.model.frames}) must not exceed features.frames ({self.features.frames}), the "
                 "frames that are stored; lower the first, or raise the second and extract again"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> "Recipe":
+        most = 2 * math.ceil(self.features.frames / self.model.frames)
+        if self.model.views > most:
+            raise ValueError(
+                f"model.views ({self.model.views}) must not exceed {most}: model.frames ({self.model.frames}) of "
+                f"features.frames ({self.features.frames}) make no further view, so some would be computed twice"
             )
         return self
 

@@ -47,7 +47,8 @@ class GroupEmotionModel(
         super().__init__()
         self.frozen, self.norm_clips = settings.freeze_backbones, settings.norm_clips
         self.features, self.labels = settings.features_to_read(features), tuple(labels)
-        self.sampling = FrameSampling(features.frames, settings.frames, settings.views)
+        views = settings.views if settings.takes_pictures else 1
+        self.sampling = FrameSampling(features.frames, settings.frames, views)
         self.inputs = settings.inputs(features)
         self.networks = nn.ModuleDict(
             {name: build_backbone(name, stream, self.inputs) for name, stream in settings.used.items()}

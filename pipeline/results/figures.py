@@ -52,8 +52,25 @@ def _dot(points: Sequence[object]) -> str | None:
     return "o" if len(points) == 1 else None
 
 
-def draw_streams(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -> None:
+def draw_stream_accuracies(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -> None:
     """The training accuracy of each stream alone over the epochs, a line for each run, and chance as a dotted line."""
+    _draw_streams(axes, points, lambda point: point.train_accuracy)
+    axes.axhline(1 / classes, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_ylabel("training accuracy alone")
+    axes.set_ylim(0, 1.02)
+
+
+def draw_gradient_norms(axes: Axes, points: Sequence[StreamCurvePoint]) -> None:
+    """The norm of the gradient of each stream's network over the epochs, a line for each run."""
+    # A logarithm has no place for the 0 of a network that is frozen or dead, so its line ends there.
+    _draw_streams(axes, points, lambda point: point.gradient_norm or None)
+    axes.set_yscale("log")
+    axes.set_ylabel("gradient norm")
+
+
+def _draw_streams(
+    axes: Axes, points: Sequence[StreamCurvePoint], value_of: Callable[[StreamCurvePoint], float | None]
+) -> None:
     names = list(dict.fromkeys(point.stream for point in points))
     lines: dict[tuple[str, RunId], list[StreamCurvePoint]] = {}
     for point in points:
@@ -61,16 +78,13 @@ def draw_streams(axes: Axes, points: Sequence[StreamCurvePoint], classes: int) -
     width = 1.5 if len(lines) == len(names) else 0.8
     drawn: dict[str, Any] = {}
     for (name, _), line in lines.items():
-        accuracies = np.array([point.train_accuracy for point in line], float)  # None becomes NaN, a gap
+        values = np.array([value_of(point) for point in line], float)  # None becomes NaN, a gap
         color = SERIES_COLORS[names.index(name) % len(SERIES_COLORS)]
         (drawn[name],) = axes.plot(
-            [point.epoch for point in line], accuracies, color=color, linewidth=width, marker=_dot(line)
+            [point.epoch for point in line], values, color=color, linewidth=width, marker=_dot(line)
         )
-    axes.axhline(1 / classes, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
-    axes.set_ylabel("training accuracy alone")
-    axes.set_ylim(0, 1.02)
     axes.legend(drawn.values(), drawn, frameon=False, labelcolor=INK)
 
 

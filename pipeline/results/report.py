@@ -16,7 +16,14 @@ from pipeline.common.config import SEEDS_NAME
 from pipeline.common.errors import UserError
 from pipeline.common.metrics import BOOTSTRAP_DRAWS, confusion_matrix
 from pipeline.models.run_record import without_folders
-from pipeline.results.figures import draw_confusion, draw_curves, draw_reliability, draw_streams, svg
+from pipeline.results.figures import (
+    draw_confusion,
+    draw_curves,
+    draw_gradient_norms,
+    draw_reliability,
+    draw_stream_accuracies,
+    svg,
+)
 from pipeline.results.literature import PAPER_ACCURACY, PUBLISHED_RESULTS
 from pipeline.results.model_card import statements_of
 from pipeline.results.predictions import read_predictions
@@ -107,7 +114,8 @@ def render_report(results: Path, seeds: Sequence[int]) -> str:
         paper=f"{100 * PAPER_ACCURACY:.2f}",
         bootstrap_draws=BOOTSTRAP_DRAWS,
         curves=svg(lambda axes: draw_curves(axes, points, metrics.selected_on, chosen)),
-        streams=svg(lambda axes: draw_streams(axes, streams, len(classes))) if streams else None,
+        streams=svg(lambda axes: draw_stream_accuracies(axes, streams, len(classes))) if streams else None,
+        gradients=svg(lambda axes: draw_gradient_norms(axes, streams)) if streams else None,
         confusion=svg(lambda axes: draw_confusion(axes, matrix, classes)),
         reliability=svg(lambda axes: draw_reliability(axes, bins, len(classes))),
     )

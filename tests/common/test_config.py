@@ -71,6 +71,14 @@ def test_a_model_cannot_take_more_frames_than_are_stored(values):
     )
 
 
+@pytest.mark.parametrize(("frames", "most"), [(6, 2), (4, 4), (3, 4), (2, 6)])
+def test_a_model_cannot_have_more_views_than_differ(values, frames, most):
+    values["recipe"]["model"] |= {"frames": frames, "views": most}
+    parse_config(values, "params.yaml")
+    values["recipe"]["model"]["views"] = most + 1
+    assert f"model.views ({most + 1}) must not exceed {most}" in refused(values)
+
+
 def test_patience_without_scored_epochs_is_refused(values):
     values["recipe"]["training"] |= {"select_on": "none", "patience": 3}
     assert "patience (3) needs epochs that are scored" in refused(values)

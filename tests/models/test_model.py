@@ -164,6 +164,12 @@ def test_a_model_of_an_earlier_version_takes_all_frames_in_one_view(build_model,
     torch.testing.assert_close(loaded(batch), model(batch), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(("use", "views"), [(["scene", "sound"], 3), (["scene"], 3), (["sound"], 1)])
+def test_a_clip_has_one_view_if_no_stream_takes_pictures(build_model, use, views):
+    """The sound is the same in all views."""
+    assert build_model(frames=2, views=3, use=use).sampling.views == views
+
+
 def test_a_model_that_takes_fewer_frames_than_are_stored_is_saved_and_loaded(build_model, features, tmp_path):
     model = build_model(frames=2, views=3)
     model.save_pretrained(tmp_path)

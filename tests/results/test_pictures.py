@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.common.config import RunId
-from pipeline.results.figures import draw_confusion, draw_curves, draw_streams, svg
+from pipeline.results.figures import draw_confusion, draw_curves, draw_gradient_norms, draw_stream_accuracies, svg
 from pipeline.results.pictures import class_colors, draw_legend, draw_predictions
 from pipeline.results.result_files import CurvePoint, StreamCurvePoint
 
@@ -64,9 +64,11 @@ def test_the_confusion_matrix_names_every_class_twice_and_leaves_room_for_itself
 def test_the_curves_of_a_single_epoch_can_be_seen(epochs):
     """A line needs two points, so a single one gets a dot."""
     figure = Figure()
-    axes = figure.subplots(2)
+    axes = figure.subplots(3)
     numbers = range(1, epochs + 1)
     draw_curves(axes[0], [CurvePoint(0, None, number, 1.0, None) for number in numbers], "none", {RunId(0): 1})
-    draw_streams(axes[1], [StreamCurvePoint(0, None, number, "scene", 1.0, 0.5, 0.1) for number in numbers], 3)
-    markers = {axes[0].lines[0].get_marker(), axes[1].lines[0].get_marker()}
+    points = [StreamCurvePoint(0, None, number, "scene", 1.0, 0.5, 0.1) for number in numbers]
+    draw_stream_accuracies(axes[1], points, 3)
+    draw_gradient_norms(axes[2], points)
+    markers = {each.lines[0].get_marker() for each in axes}
     assert markers == ({"o"} if epochs == 1 else {"None"})

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import yaml
 from helpers import REPOSITORY, in_folders, write_whole_result
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.models.run_record import InitialWeights, LoadedWeights
-from pipeline.results.figures import draw_streams
+from pipeline.results.figures import draw_gradient_norms, draw_stream_accuracies
 from pipeline.results.predictions import with_probabilities
 from pipeline.results.report import render_report
 from pipeline.results.result_files import StreamCurvePoint, read_class_measures, read_metrics
@@ -34,7 +36,7 @@ def test_the_report_is_one_page_that_asks_for_nothing(reported):
     for forbidden in ("<script", "<link", 'src="http', "@import", "url(http"):
         assert forbidden not in page
     assert f"{100 * read_metrics(folder).accuracy:.2f}%" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert evaluation.provenance.quarantined[0].clip_id in page
     assert "5/9" in page
     assert "paper's" not in page
@@ -140,6 +142,7 @@ def test_a_report_of_several_seeds_shows_each_their_votes_and_how_they_vary(repo
 def test_a_report_shows_what_each_stream_alone_knows(reported, tmp_path):
     evaluation, _, page = reported
     assert "What each stream alone knows" in page
+    assert "gradient norm</text>" in page
     assert {point.stream for point in evaluation.stream_curves} == {"scene", "sound"}
     for name in ("scene", "sound"):
         assert f">{name}</text>" in page
@@ -151,9 +154,24 @@ def test_each_of_four_streams_has_a_colour_of_its_own():
     streams = ("scene", "motion", "people", "sound")
     points = [StreamCurvePoint(0, None, epoch, name, 1.0, 0.5, 1.0) for name in streams for epoch in (1, 2)]
     axes = Figure().subplots()
-    draw_streams(axes, points, 3)
+    draw_stream_accuracies(axes, points, 3)
     colours = {line.get_color() for line in axes.get_legend().get_lines()}
     assert len(colours) == 4
+
+
+def test_the_gradient_norms_of_each_network_are_drawn_and_a_dead_network_has_none():
+    norms = {"scene": [1.0, 0.1, 0.01], "sound": [2.0, 0.5, 0.0]}
+    points = [
+        StreamCurvePoint(0, None, epoch, name, 1.0, 0.5, value)
+        for name, values in norms.items()
+        for epoch, value in enumerate(values, start=1)
+    ]
+    axes = Figure().subplots()
+    draw_gradient_norms(axes, points)
+    drawn = [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines]
+    assert drawn == [[1.0, 0.1, 0.01], [2.0, 0.5, pytest.approx(math.nan, nan_ok=True)]]
+    assert axes.get_yscale() == "log"
+    draw_gradient_norms(Figure().subplots(), [dataclasses.replace(point, gradient_norm=0.0) for point in points])
 
 
 def test_a_report_of_folds_says_that_it_is_a_cross_validation(reported, tmp_path):
