@@ -1,7 +1,7 @@
 """Tests the paper's claims: end-to-end training against frozen networks, cross-attention against simpler fusions.
 
-    .venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--epochs 12]
-        [--seeds 0 1 2] [--folds 5] [--variants end_to_end frozen] [--workspace FOLDER]
+    .venv/bin/python benchmarks/claims.py demo=data/demo grid=/where/grid/is [--recipe demo] [--seeds 0 1 2]
+        [--folds 5] [--variants end_to_end frozen] [--set recipe.training.epochs=12] [--workspace FOLDER]
 
 It trains every variant with every seed on data sets in VGAF's layout, or with a table `clips.csv`
 (`pipeline/clips/table.py`), whose labels are the classes. The accuracies are those on val. With folds, they are out of

@@ -1,12 +1,15 @@
 """The accuracy of a recipe over seeds, and with folds the accuracy out of fold.
 
-    .venv/bin/python benchmarks/seeds.py NAME=FOLDER --recipe small --seeds 0 1 2 [--folds 5] [--epochs 45]
-        [--workspace FOLDER]
+    .venv/bin/python benchmarks/seeds.py NAME=FOLDER --recipe small --seeds 0 1 2 [--folds 5]
+        [--set recipe.model.use=[sound]] [--workspace FOLDER]
 
 FOLDER is in VGAF's layout, or holds a table `clips.csv` (`pipeline/clips/table.py`), whose labels are the classes. It
 prints the accuracy of each seed as it is finished, and last, as JSON, the number of seeds `n`, and the mean, standard
 deviation (null for one seed), minimum and maximum of their accuracies. With folds, every clip of train is predicted by
 the training whose fold it is in, and the accuracy is that over all of them.
+
+With --set, one setting of the recipe is another one; it may be repeated. So what a change is worth is measured with two
+calls.
 
 The trainings are in a temporary folder, or in the one that --workspace names. There they are kept: the same command,
 run again after an interruption or with more seeds, trains only what is missing.

@@ -21,7 +21,9 @@ from pipeline.clips.manifest import write_manifests
 from pipeline.clips.splits import assign_roles, write_assignments
 from pipeline.clips.table import read_rows
 from pipeline.common.accelerator import start_accelerator
-from pipeline.common.config import Config, DatasetSettings, load_config, parse_config
+from pipeline.common.command_line import add_changes
+from pipeline.common.config import Config, DatasetSettings, load_config, parse_config, with_changes
+from pipeline.common.errors import UserError
 from pipeline.common.machine import available_cores
 from pipeline.common.recipe import Recipe, load_recipe
 from pipeline.common.schema import parse_settings
@@ -57,7 +59,7 @@ class SeedTask:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say what is trained, and how often."""
     parser.add_argument("--recipe", default="demo", help="a recipe of configs/recipe (demo)")
-    parser.add_argument("--epochs", type=int, help="number of epochs, instead of the recipe's")
+    add_changes(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training for each (0 1 2)")
     parser.add_argument("--folds", type=int, help="cross-validation over sources, on the clips of train; default: none")
     parser.add_argument(
@@ -69,9 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that the arguments name, with their number of epochs."""
+    """The recipe that the arguments name, with their changes.
+
+    Raises `UserError` for a change of a setting that is not in the recipe.
+    """
     recipe = load_recipe(arguments.recipe, REPOSITORY / "configs/recipe")
-    return change_recipe(recipe, training={"epochs": arguments.epochs}) if arguments.epochs else recipe
+    changed = with_changes({"recipe": recipe.model_dump()}, dict(arguments.changes))
+    if others := changed.keys() - {"recipe"}:
+        raise UserError(
+            f"--set changes {min(others)}, expected a setting of the recipe, such as recipe.training.epochs"
+        )
+    return parse_settings(Recipe, changed["recipe"], f"recipe {recipe.name}")
 
 
 def change_recipe(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:

@@ -120,8 +120,10 @@ def test_the_picture_of_the_architecture_has_the_zones_in_their_order():
     (picture,) = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
     assert re.findall(r"\w+", picture.partition("\n")[2]) == ["common", *ZONES]
     tree = text.partition("```\npipeline/\n")[2].partition("```")[0]
-    for path in PIPELINE.glob("*/[!_]*.py"):
-        assert path.stem in re.findall(r"\w+", tree), f"{path.stem} is missing in the tree"
+    for zone in re.split(r"\n(?=  \w)", tree.rstrip()):
+        named = ", ".join(re.findall(r"^ {4}(\w+(?:, \w+)*)  ", zone, re.MULTILINE)).split(", ")
+        modules = [path.stem for path in (PIPELINE / zone.split("/")[0].strip()).glob("[!_]*.py")]
+        assert sorted(named) == sorted(modules)
 
 
 def test_the_report_reads_records_and_imports_no_network():

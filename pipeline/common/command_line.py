@@ -43,16 +43,21 @@ def stage_parser(file: str, description: str | None, settings: bool = False) -> 
         parser.add_argument(
             "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="settings (params.yaml)"
         )
-        parser.add_argument(
-            "--set",
-            dest="changes",
-            action="append",
-            default=[],
-            type=_assignment,
-            metavar="KEY=VALUE",
-            help="change one setting, such as recipe.training.epochs=3; may be repeated",
-        )
+        add_changes(parser)
     return parser
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add `--set`, which may be repeated: `changes` are pairs of a setting's dotted key and its value."""
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="KEY=VALUE",
+        help="change one setting, such as recipe.training.epochs=3; may be repeated",
+    )
 
 
 def let_waiting_threads_sleep() -> None:

@@ -1,6 +1,7 @@
 """What is recorded of networks and of runs. Importing it imports no network, so a report can read it quickly."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,9 +98,9 @@ class Epoch:
     selection_log_loss: float | None
     learning_rate: float
     seconds: float
-    clips_per_s: float
     data_wait_share: float
     skipped_steps: int = 0
+    clips_per_s: float = math.nan  # the histories of 1.0.0 lack it
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,17 @@ def test_the_benchmark_runs_from_pretraining_to_the_table(drawn_root, monkeypatc
     small = claims.change_recipe(load_recipe("demo"), model={"norm_clips": 2}, training={"batch_size": 2})
     monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
     monkeypatch.setattr(claims, "PRETRAINING", claims.PRETRAINING | {"train_clips": 9, "val_clips": 9})
-    options = ["--epochs", "1", "--seeds", "3", "--folds", "3", "--variants", "end_to_end", "frozen"]
+    options = [
+        "--set",
+        "recipe.training.epochs=1",
+        "--seeds",
+        "3",
+        "--folds",
+        "3",
+        "--variants",
+        "end_to_end",
+        "frozen",
+    ]
     monkeypatch.setattr(sys, "argv", ["claims.py", f"drawn={drawn_root}", *options])
     claims.main()
     lines = capsys.readouterr().out.splitlines()

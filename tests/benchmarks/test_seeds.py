@@ -1,5 +1,6 @@
 """The benchmark of a recipe over seeds, with a table of clips and folds."""
 
+import argparse
 import csv
 import json
 import sys
@@ -9,6 +10,7 @@ import pytest
 import seeds
 import trainings
 
+from pipeline.common.errors import UserError
 from pipeline.common.recipe import load_recipe
 
 
@@ -32,6 +34,17 @@ def test_a_seed_that_is_trained_in_a_temporary_folder_starts_from_a_run_that_is_
     task = trainings.SeedTask(folder, config.model_copy(update={"recipe": recipe}), 0, keep_runs=False)
     result = trainings.train_and_evaluate(task)
     assert result.provenance.runs[0].initial.weights.share == 1
+
+
+def test_a_setting_of_the_recipe_can_be_another_one_and_no_other_setting():
+    parser = argparse.ArgumentParser()
+    trainings.add_arguments(parser)
+    changed = parser.parse_args(["--set", "recipe.model.use=[sound]", "--set", "recipe.training.epochs=3"])
+    recipe = trainings.recipe_of(changed)
+    assert (recipe.model.use, recipe.training.epochs) == (["sound"], 3)
+    assert recipe.model.layers == load_recipe("demo").model.layers
+    with pytest.raises(UserError, match="--set changes folds, expected a setting of the recipe"):
+        trainings.recipe_of(parser.parse_args(["--set", "folds=5"]))
 
 
 @pytest.mark.slow
@@ -67,7 +80,16 @@ def benchmark(drawn_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trainings, "load_recipe", lambda *_: small)
 
     def run(*options: str) -> list[str]:
-        common = ["seeds.py", f"drawn={tmp_path}", "--recipe", "demo", "--epochs", "1", "--folds", "3"]
+        common = [
+            "seeds.py",
+            f"drawn={tmp_path}",
+            "--recipe",
+            "demo",
+            "--set",
+            "recipe.training.epochs=1",
+            "--folds",
+            "3",
+        ]
         monkeypatch.setattr(sys, "argv", [*common, *options])
         seeds.main()
         return capsys.readouterr().out.splitlines()

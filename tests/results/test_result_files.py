@@ -7,11 +7,14 @@ import shutil
 
 import pytest
 
+from pipeline.clips.labels import CLASSES
 from pipeline.common.config import RunId
 from pipeline.common.errors import UserError
 from pipeline.common.records import to_json, write_table
 from pipeline.models import later_settings
-from pipeline.models.run_record import read_run_record
+from pipeline.models.model import GroupEmotionModel
+from pipeline.models.run_record import HISTORY_NAME, MODEL_NAME, RUN_NAME, read_run_record
+from pipeline.models.runs import open_run, save_tensors
 from pipeline.results.result_files import (
     ClassMeasures,
     SourceAccuracy,
@@ -113,6 +116,22 @@ def test_a_run_of_version_1_0_0_is_read_as_one_seed_whose_dev_was_held_out_if_it
     for group, settings in zip(groups_of(config["recipe"]), LATER_SETTINGS, strict=True):
         group |= settings
     assert json.loads(to_json(record)) == run_of_1_0_0 | {"run": {"seed": 7, "fold": None}, "initial": None}
+
+
+HISTORY_OF_1_0_0 = """epoch,step,train_loss,selection_accuracy,selection_log_loss,learning_rate,seconds,data_wait_share
+1,3,2.2768306732177734,,,0.0,1.88,0.0031
+"""
+
+
+def test_the_folder_of_a_run_of_version_1_0_0_is_opened(run_of_1_0_0, tmp_path):
+    (tmp_path / RUN_NAME).write_text(json.dumps(run_of_1_0_0))
+    (tmp_path / HISTORY_NAME).write_text(HISTORY_OF_1_0_0)
+    config = read_run_record(tmp_path).config
+    model = GroupEmotionModel(config.recipe.model, config.recipe.features, config.dataset.classes)
+    save_tensors(model.state_dict(), tmp_path / MODEL_NAME)
+    run = open_run(tmp_path)
+    assert [(epoch.train_loss, epoch.data_wait_share) for epoch in run.history] == [(2.2768306732177734, 0.0031)]
+    assert run.model.labels == tuple(CLASSES)
 
 
 def test_a_run_of_a_version_whose_models_took_all_frames_in_one_view_is_read_alone_and_in_a_result(finished, tmp_path):

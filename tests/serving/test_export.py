@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 from contextlib import closing
@@ -18,6 +19,7 @@ from pipeline.clips.labels import CLASSES
 from pipeline.common.config import load_config
 from pipeline.common.errors import UserError
 from pipeline.common.machine import ffmpeg_path
+from pipeline.common.recipe import load_recipe
 from pipeline.common.records import read_record, write_record
 from pipeline.models.model import GroupEmotionModel
 from pipeline.models.run_record import RUN_NAME, read_run_record
@@ -26,6 +28,7 @@ from pipeline.models.scoring import Scorer
 from pipeline.results.model_card import CardResult, render_card
 from pipeline.results.result_files import read_metrics, read_provenance
 from pipeline.serving.export import ExportedConfig, export_run
+from pipeline.serving.onnx_model import INPUTS, PEOPLE_INPUTS
 from pipeline.serving.predictor import Predictor
 
 pytestmark = pytest.mark.slow  # tracing the network takes seconds
@@ -204,6 +207,14 @@ def test_the_card_says_of_the_train_split_of_its_own_data_set_that_the_model_was
     card = render_card(read_run_record(exported), CardResult(metrics, dataset, "train"), range(6))
     assert ("on which, or on a part of which, the model was fitted" in card) == is_said
     assert ("fitted" in card) == is_said
+
+
+@pytest.mark.parametrize(("recipe", "inputs"), [("demo", INPUTS), ("strong-lite", INPUTS + PEOPLE_INPUTS)])
+def test_the_card_explains_each_input_of_the_network(recipe, inputs, exported):
+    record = read_run_record(exported)
+    config = record.config.model_copy(update={"recipe": load_recipe(recipe)})
+    card = render_card(dataclasses.replace(record, config=config), None, range(6))
+    assert tuple(re.findall(r"^\| `(\w+)` \(B", card, re.MULTILINE)) == inputs
 
 
 def test_the_card_of_one_stream_and_of_a_set_with_one_source_leaves_out_what_does_not_exist(exported):

@@ -20,7 +20,7 @@ from pipeline.training.state import Position, optimizer_tensors, restore_optimiz
 def checkpoint(step):
     position = Position(
         step,
-        [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 8.0, 0.25)],
+        [Epoch(1, 4, 0.5, 0.9, None, 1e-3, 1.5, 0.25, 0, 8.0)],
         [StreamEpoch(1, "scene", 0.5, None, 0.25)],
         ["seed: 0 -> 1"],
         1.0,
@@ -42,7 +42,7 @@ def test_a_checkpoint_is_read_as_it_was_written_and_older_ones_go(tmp_path):
 
 def with_best(step, epochs, weights):
     """A checkpoint after epochs with these accuracies, with these best weights."""
-    history = [Epoch(1 + i, 4, 0.5, accuracy, 0.7, 1e-3, 1.5, 8.0, 0.25) for i, accuracy in enumerate(epochs)]
+    history = [Epoch(1 + i, 4, 0.5, accuracy, 0.7, 1e-3, 1.5, 0.25, 0, 8.0) for i, accuracy in enumerate(epochs)]
     record = CheckpointRecord({"seed": 0}, 4, Position(step, history))
     return Checkpoint(record, {"model": {"a": torch.randn(3)}, "best": {"a": torch.tensor(weights)}})
 

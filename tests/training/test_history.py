@@ -7,7 +7,7 @@ from pipeline.training.history import best_epoch, dead_streams, ran_out_of_patie
 def epochs(*measures):
     """A history with these pairs of accuracy and log loss."""
     return [
-        Epoch(number, 3 * number, 1.0, accuracy, log_loss, 1e-3, 1.0, 8.0, 0.0)
+        Epoch(number, 3 * number, 1.0, accuracy, log_loss, 1e-3, 1.0, 0.0, 0, 8.0)
         for number, (accuracy, log_loss) in enumerate(measures, 1)
     ]
 
