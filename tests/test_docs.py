@@ -73,6 +73,21 @@ def test_an_experiments_settings_are_valid(command, tmp_path):
     assert (REPOSITORY / f"configs/accelerate/{config.launch}.yaml").exists()
 
 
+def ablations():
+    table = TEXTS["docs/vgaf.md"].partition("| added settings |")[2].partition("\n\n")[0]
+    return re.findall(r"^\| (.+?) \| `-S (.+?)`", table, re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", [pytest.param(setting, id=name) for name, setting in ablations()])
+def test_a_row_of_the_ablation_table_changes_a_setting_and_needs_no_other_shards(row, tmp_path):
+    (setting,) = shlex.split(row)
+    changed, strong = (
+        parse_config(composed(tmp_path, "recipe=strong", *given), "params.yaml") for given in ([setting], [])
+    )
+    assert changed.recipe != strong.recipe
+    assert changed.shards == strong.shards
+
+
 def test_every_make_target_exists():
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     asked = {word for _, command in commands() for word in re.findall(r"^make ([a-z-]+)", command)}

@@ -110,12 +110,12 @@ class GroupEmotionModel(
         encoders = {"frames": self._frame_tokens, "people": self._people_tokens, "log_mel": self._log_mel_tokens}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             tokens = {
-                name: encoders[self.takes[name]](network, self._frames_of(name, batch))
+                name: encoders[self.takes[name]](network, self.frames_of(name, batch))
                 for name, network in self.backbones().items()
             }
         return hide(tokens, batch.hidden)
 
-    def _frames_of(self, name: str, batch: Batch) -> Batch:
+    def frames_of(self, name: str, batch: Batch) -> Batch:
         """The batch with the frames that a stream takes."""
         step = self.steps[name]
         return batch if step == 1 else batch.in_frames(every_nth(step))

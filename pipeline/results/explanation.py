@@ -110,9 +110,14 @@ def _curve(tokens: Tokens, shares: Tensor) -> AttentionCurve:
 
 
 def predictions_alone(batch: Batch, scorer: Scorer) -> dict[str, NDArray[np.float64]]:
-    """For each stream that the clip has, the class probabilities (classes,) from this stream alone; a batch of one."""
-    takes = scorer.model.takes
-    names = [name for name, each in takes.items() if batch.available[each].all()]
+    """The class probabilities (classes,) from each stream alone, for the streams that a batch of one clip has.
+
+    A stream of people is left out if a view of the clip has no face in the frames that it takes: it would be alone
+    with nothing, and a model shows the other streams then.
+    """
+    model, takes = scorer.model, scorer.model.takes
+    views = list(model.sampling.views_of(batch))
+    names = [name for name in takes if all(model.frames_of(name, view).available[takes[name]].all() for view in views)]
     return {name: scorer.probabilities(hide_all_but(name, batch, takes))[0] for name in names}
 
 

@@ -37,19 +37,21 @@ class Answer:
 class Predictor:
     """Predicts files with the model of a run, with the features and within the limits that the run was made with.
 
-    With `voters`, the probabilities are the mean over the models of all runs. `close` ends the processes that read the
-    files. Raises `UserError` for a voter that takes something else of a clip, or has other classes, and if a face
-    detector that is needed is missing.
+    With `voters`, the probabilities are the mean over the models of all runs, of which some may take people and some
+    not. `close` ends the processes that read the files. Raises `UserError` for a voter that takes something else of a
+    clip, or has other classes, and if a face detector that is needed is missing.
     """
 
     def __init__(self, run: FinishedRun, accelerator: Accelerator, voters: Sequence[FinishedRun] = ()) -> None:
         self.scorer = Scorer(run.model, accelerator)
-        for voter in voters:
-            refuse_other_inputs(voter, run)
         self._voters = [Scorer(voter.model, accelerator) for voter in voters]
-        settings = ClipSettings(features=run.model.features, limits=run.config.extract)
+        # What is read is what the run needs that takes people and pictures, if one does: the others take some of it.
+        most = max((run, *voters), key=lambda each: (each.model.features.people.most, each.model.sampling.views))
+        for each in (run, *voters):
+            refuse_other_inputs(each, most)
+        settings = ClipSettings(features=most.model.features, limits=most.config.extract)
         check_detector(settings)
-        self.features, self.reader = settings.features, Reader(settings, run.model.sampling)
+        self.features, self.reader = settings.features, Reader(settings, most.model.sampling)
 
     def predict(self, path: Path) -> Answer:
         """Predict a file that is a clip."""
@@ -109,7 +111,8 @@ class Predictor:
 def refuse_other_inputs(voter: FinishedRun, run: FinishedRun) -> None:
     """Raise `UserError` if a voter takes something else of a clip than the run whose batches it is given."""
     theirs, ours = map(_inputs_of, (voter, run))
-    if changes := [f"{name} {theirs[name]} and {ours[name]}" for name in ours if theirs[name] != ours[name]]:
+    shared = [name for name in ours if name in theirs]
+    if changes := [f"{name} {theirs[name]} and {ours[name]}" for name in shared if theirs[name] != ours[name]]:
         raise UserError(
             f"the runs cannot vote: {voter.config.recipe.name}, {voter.record.run}, takes something else than "
             f"{run.config.recipe.name}, {run.record.run}: {'; '.join(changes)}; leave one out"
@@ -117,10 +120,10 @@ def refuse_other_inputs(voter: FinishedRun, run: FinishedRun) -> None:
 
 
 def _inputs_of(run: FinishedRun) -> dict[str, Any]:
-    """What a run takes of a clip, and its classes, by the names of the settings."""
-    settings = run.config.recipe.model
+    """What a run takes of a clip, and its classes, by the names of the settings; no people if it takes none."""
+    settings, left_out = run.config.recipe.model, set() if run.model.features.people.most else {"people"}
     return {
-        **{f"features.{name}": value for name, value in run.model.features.model_dump().items()},
+        **{f"features.{name}": value for name, value in run.model.features.model_dump(exclude=left_out).items()},
         "model.frames": settings.frames,
         "model.views": settings.views,
         "the list of classes": list(run.model.labels),

@@ -135,6 +135,24 @@ def test_the_attention_to_a_face_is_that_in_all_streams_that_take_people(ready_w
     assert explanation.faces.sum(axis=1) == pytest.approx(both)
 
 
+@pytest.mark.parametrize(("frame", "is_taken"), [(1, True), (0, False)])
+def test_a_stream_that_takes_no_frame_with_a_face_has_no_prediction_alone(
+    ready_with_four, clip_of_four, frame, is_taken
+):
+    """Of six frames, two views take frames 1 and 4 for people."""
+    streams = ready_with_four.recipe.model.model_dump()["streams"]
+    streams["people"]["frames"] = 2
+    model = model_of(ready_with_four, streams=streams, frames=6, views=2)
+    clip, _ = clip_of_four
+    present = torch.zeros_like(clip.batch.people.present)
+    present[:, frame] = True
+    people = dataclasses.replace(clip.batch.people, present=present)
+    clip = dataclasses.replace(clip, batch=dataclasses.replace(clip.batch, people=people))
+    alone = explain(clip, Scorer(model, Accelerator(cpu=True))).alone
+    assert ("people" in alone) == is_taken
+    assert set(alone) >= {"scene", "motion", "sound"}
+
+
 def test_the_picture_of_a_clip_has_a_box_with_its_attention_around_each_face(clip_of_four):
     figure = draw_clip(*clip_of_four)
     frames = [axes for axes in figure.axes if axes.get_title().endswith(" s")]
