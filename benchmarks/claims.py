@@ -49,6 +49,7 @@ from trainings import (
 
 from pipeline.clips.demo_set import plan_clips, write_label_files
 from pipeline.common.config import DatasetSettings, load_config
+from pipeline.common.errors import exits_with_one_sentence
 from pipeline.common.recipe import Recipe
 from pipeline.results.comparison import Result, compare, mean_interval
 from pipeline.results.summary import SeedResult, summarize
@@ -70,6 +71,7 @@ PRETRAINING_NAME = "pretraining"
 DIFFERENCES = "differences"
 
 
+@exits_with_one_sentence
 def main() -> None:
     arguments = parse_arguments()
     recipe, keep_runs = recipe_of(arguments), arguments.workspace is not None

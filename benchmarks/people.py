@@ -31,6 +31,7 @@ from trainings import (
     workspace_of,
 )
 
+from pipeline.common.errors import exits_with_one_sentence
 from pipeline.common.recipe import Recipe
 from pipeline.extraction.clip_settings import ClipSettings
 from pipeline.extraction.face_detector import check_detector
@@ -40,6 +41,7 @@ from pipeline.results.summary import SeedResult, summarize
 WITHOUT, WITH = "without", "with"
 
 
+@exits_with_one_sentence
 def main() -> None:
     arguments = parse_arguments()
     recipes = recipes_to_compare(arguments)

@@ -32,7 +32,10 @@ from trainings import (
     workspace_of,
 )
 
+from pipeline.common.errors import exits_with_one_sentence
 
+
+@exits_with_one_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("dataset", type=dataset_of, metavar="name=folder", help="VGAF's layout, or with a clips.csv")

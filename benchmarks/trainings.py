@@ -95,9 +95,11 @@ def change_recipe(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
 def dataset_of(argument: str) -> DatasetSettings:
     """The data set that `name=folder` names: one with a table `clips.csv`, or one in VGAF's layout.
 
-    The classes of a table are the labels in it, sorted.
+    The classes of a table are the labels in it, sorted. Raises `UserError` for a folder that is not there.
     """
-    name, folder = argument.split("=", 1)
+    name, _, folder = argument.partition("=")
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"{argument} is not NAME=FOLDER with a folder of clips, such as demo=data/demo")
     root = Path(folder).absolute()
     table = root / TABLE_NAME
     classes = sorted({row.cells["label"] for row in read_rows(table)}) if table.exists() else list(CLASSES)

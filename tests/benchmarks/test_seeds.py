@@ -47,6 +47,16 @@ def test_a_setting_of_the_recipe_can_be_another_one_and_no_other_setting():
         trainings.recipe_of(parser.parse_args(["--set", "folds=5"]))
 
 
+@pytest.mark.parametrize("argument", ["set", "set=", "set=/no/such/folder"])
+def test_a_data_set_that_is_not_there_is_refused_in_one_sentence(argument, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["seeds.py", argument])
+    with pytest.raises(SystemExit):
+        seeds.main()
+    assert capsys.readouterr().err == (
+        f"error: {argument} is not NAME=FOLDER with a folder of clips, such as demo=data/demo\n"
+    )
+
+
 @pytest.mark.slow
 def test_it_prints_the_accuracy_of_each_seed_out_of_fold_and_last_their_summary(benchmark):
     seeds_3_and_5 = benchmark("--seeds", "3", "5")
