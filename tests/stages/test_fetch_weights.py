@@ -43,12 +43,19 @@ def test_it_describes_what_the_networks_take_and_give_and_the_files_that_they_st
     text = "\n".join(fetch_recipe_weights(paper(scene={"weights": "none"}), folder))
     assert "paper, scene: r2plus1d_18 takes 16 x 112 x 112, gives tokens of 2 x 49 x 512 (time x space x D)" in text
     file = folder / "resnet18.tv_in1k/model.safetensors"
-    assert f"{file}, 0 MB, SHA-256 {sha256_of(file)}" in text
+    assert f"{file}, 0 MB, 1 tensors, SHA-256 {sha256_of(file)}" in text
 
 
 def test_a_damaged_file_is_named_before_a_training_needs_it(folder):
     with pytest.raises(UserError, match=r"r2plus1d_18-91a641e6\.pth is damaged"):
         list(fetch_recipe_weights(paper(), folder))
+
+
+def test_a_file_that_training_would_refuse_is_refused_before_the_clips_are_extracted(folder, tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pt")
+    recipe = paper(scene={"weights": "none"}, sound={"weights": str(tmp_path / "whole.pt")})
+    with pytest.raises(UserError, match=r"whole\.pt"):
+        list(fetch_recipe_weights(recipe, folder))
 
 
 def test_a_pinned_file_is_checked_too(folder):
