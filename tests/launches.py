@@ -29,10 +29,10 @@ class Place:
             (folder / name).symlink_to(source / name)
         self.set(epochs=2)
 
-    def set(self, checkpoint_minutes=0, **training):
+    def set(self, checkpoint_minutes=0, norm_clips=1, **training):
         """Settings without dropout, whose random numbers differ from process to process."""
         values = self.config.model_dump()
-        values["recipe"]["model"] |= {"dropout": 0.0, "norm_clips": 1, "frames": 2, "views": 3}
+        values["recipe"]["model"] |= {"dropout": 0.0, "norm_clips": norm_clips, "frames": 2, "views": 3}
         schedules = {"stream_loss": 0.3, "freeze_epochs": 1, "class_balance": "weights", "ema_decay": 0.5}
         # At 2e-3, changing the inputs by 1e-7 of themselves changes the losses by 1e-4 in these few steps.
         values["recipe"]["training"] |= {"batch_size": 2, "learning_rate": 1e-3, **schedules, **training}

@@ -58,6 +58,15 @@ def test_two_processes_give_what_one_gives(place, alone):
 
 
 @pytest.mark.slow
+def test_two_processes_give_what_one_gives_where_batch_norm_is_over_groups_of_clips(workspace, place, tmp_path_factory):
+    single = Place(tmp_path_factory.mktemp("single"), *workspace)
+    for each, launch in ((single, "cpu"), (place, "multi_cpu")):
+        each.set(norm_clips=2, batch_size=4)
+        each.run(launch, "train")
+    assert place.losses == pytest.approx(single.losses, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_two_processes_train_all_seeds_in_one_launch(place):
     values = yaml.safe_load((place.folder / "params.yaml").read_text())
     (place.folder / "params.yaml").write_text(yaml.safe_dump(values | {"seeds": [0, 1]}))
