@@ -1,6 +1,6 @@
 """What looking at the people is worth: a recipe without and with the streams that take people.
 
-    .venv/bin/python benchmarks/people.py acted=/where/the/clips/are --folds 5 [--recipe light] [--most 1] [--margin 0]
+    .venv/bin/python benchmarks/people.py acted=/where/the/clips/are [--folds 5] [--recipe light] [--most 1] [--margin 0]
         [--aligned] [--use people sound] [--seeds 0 1 2] [--set recipe.training.epochs=20] [--workspace FOLDER]
 
 The recipe must have a stream that takes people, as `light` and `strong` have. "Without" has the other streams of its
@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("dataset", type=dataset_of, metavar="name=folder", help="VGAF's layout, or with a clips.csv")
     add_arguments(parser)
-    parser.set_defaults(recipe="light")
+    parser.set_defaults(recipe="light", folds=5)
     parser.add_argument("--most", type=int, default=1, help="faces of a frame (1)")
     parser.add_argument("--margin", type=float, default=0.0, help="what a crop shows around the face (0)")
     parser.add_argument("--aligned", action="store_true", help="turn crops so that the eyes are level")
