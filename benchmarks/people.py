@@ -1,7 +1,8 @@
 """What looking at the people is worth: a recipe without and with the streams that take people.
 
-    .venv/bin/python benchmarks/people.py acted=/where/the/clips/are [--folds 5] [--recipe light] [--most 1] [--margin 0]
-        [--aligned] [--use people sound] [--seeds 0 1 2] [--set recipe.training.epochs=20] [--workspace FOLDER]
+    .venv/bin/python benchmarks/people.py acted=/where/the/clips/are [--recipe light] [--folds 5] [--most 1]
+        [--margin 0] [--aligned] [--use people sound] [--seeds 0 1 2] [--set recipe.training.epochs=20]
+        [--workspace FOLDER]
 
 The recipe must have a stream that takes people, as `light` and `strong` have. "Without" has the other streams of its
 `use`; "with" has all its streams, or those that --use names. Both are trained on the same shards, with the same seeds

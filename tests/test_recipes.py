@@ -36,7 +36,7 @@ LARGE = {"paper", "strong", "strong-lite"}
 def test_a_recipe_takes_steps_that_move_every_weight(name, config, drawn_root, tmp_path, monkeypatch):
     values = load_recipe(name).model_dump()
     values["features"] |= SMALLER | {"frame_size_px": PATCHES_OF_14.get(name, SMALLER["frame_size_px"])}
-    values["model"]["frames"] = SMALLER["frames"]
+    values["model"] |= {"frames": SMALLER["frames"], "views": 1}
     values["features"]["people"] |= {"size_px": 32}
     for stream in values["model"]["streams"].values():
         frames = stream["frames"] and min(stream["frames"], SMALLER["frames"])

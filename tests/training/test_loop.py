@@ -246,7 +246,7 @@ def test_without_a_selection_split_all_of_train_is_trained_on_and_the_last_epoch
     write_whole_result(config.results, train_and_evaluate(config))
     page = render_report(config.results, [0])
     assert "No epoch was chosen" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
 
 
 @pytest.mark.slow
