@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="demo", help="a recipe of configs/recipe (demo)")
     add_changes(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training for each (0 1 2)")
-    parser.add_argument("--folds", type=int, help="cross-validation over sources, on the clips of train; default: none")
+    parser.add_argument("--folds", type=int, help="cross-validation over sources, on the clips of train (%(default)s)")
     parser.add_argument(
         "--workspace",
         type=Path,
@@ -201,4 +201,4 @@ def folder_to_train_in(task: SeedTask) -> Iterator[Path]:
 
 def accuracy_of(result: SeedResult) -> float:
     """The accuracy of a seed over all reported clips."""
-    return float(result.predictions.right.mean())
+    return result.predictions.accuracy
