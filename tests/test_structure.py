@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import tomllib
 from graphlib import TopologicalSorter
 
 import pytest
@@ -157,3 +158,12 @@ def test_no_text_asks_for_a_package_that_no_registry_has():
     texts = [*REPOSITORY.glob("*.md"), *(path for folder in folders for path in folder.rglob("*.*"))]
     texts = [path for path in texts if path.suffix in (".py", ".md", ".j2", ".yaml", ".sbatch")]
     assert [path.name for path in texts if "group-emotion[" in path.read_text()] == []
+
+
+def test_both_images_get_every_file_that_the_environment_is_made_of():
+    docker = re.findall(r"^COPY (.*) \S+$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    apptainer = re.findall(r"^    (\S+) /opt/group-emotion/\1$", (REPOSITORY / "apptainer.def").read_text(), re.MULTILINE)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    needed = {"Makefile", "pyproject.toml", "requirements.lock", project["project"]["readme"], *packages}
+    assert set(" ".join(docker).split()) == set(apptainer) == needed
