@@ -5,17 +5,19 @@
 
 It needs the run and the clips of the demo, which `make repro` makes, and draws files of 5 s at 360p. The last line is
 JSON: `first_answer_s` is how long `python -m stages.predict` takes for one file. `clips_per_s` and `clips_per_s_360p`
-come from commands with many files, without the time that a command with one file takes. `memory_mb` is what all
-processes of a command with many files take at most. Times and rates are medians over the rounds, the memory is the
-maximum.
+come from commands with many files, without the time that a command with one file takes; so do `cpu_ms_per_clip` and
+`cpu_ms_per_clip_360p`, the CPU time of all processes. `memory_mb` is what all processes of a command with many files
+take at most. Times and rates are medians over the rounds, the memory is the maximum.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -28,6 +30,16 @@ from pipeline.common.command_line import DEMO_RUN
 
 DRAWN, SECONDS, HEIGHT = 10, 5.0, 360
 LOOK_S = 0.5
+RATE, CPU = "clips_per_s", "cpu_ms_per_clip"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took: seconds, CPU seconds of all its processes, and the MB that they had at most together."""
+
+    wall_s: float
+    cpu_s: float
+    memory_mb: float
 
 
 def main() -> None:
@@ -45,18 +57,19 @@ def main() -> None:
         folders = {
             kind: make_folder(Path(name, f"files{kind}"), files, arguments.files) for kind, files in sources.items()
         }
-        first_s: list[float] = []
-        rates: dict[str, list[float]] = {kind: [] for kind in folders}
-        memory_mb = 0.0
+        first_s, memory_mb = [], 0.0
+        figures: dict[str, list[float]] = {f"{key}{kind}": [] for key in (RATE, CPU) for kind in folders}
         for _ in range(arguments.rounds):
             for kind, folder in folders.items():
-                one_s, _ = predict(next(folder.iterdir()), arguments.run)
-                all_s, used_mb = predict(folder, arguments.run)
-                first_s.append(one_s)
-                rates[kind].append((arguments.files - 1) / (all_s - one_s))
-                memory_mb = max(memory_mb, used_mb)
-    results = {f"clips_per_s{kind}": round(median(rate), 1) for kind, rate in rates.items()}
-    print(json.dumps({"first_answer_s": round(median(first_s), 2), **results, "memory_mb": round(memory_mb)}))
+                one = predict(next(folder.iterdir()), arguments.run)
+                every = predict(folder, arguments.run)
+                others = arguments.files - 1
+                first_s.append(one.wall_s)
+                figures[f"{RATE}{kind}"].append(others / (every.wall_s - one.wall_s))
+                figures[f"{CPU}{kind}"].append(1000 * (every.cpu_s - one.cpu_s) / others)
+                memory_mb = max(memory_mb, every.memory_mb)
+    medians = {key: round(median(values), 1) for key, values in figures.items()}
+    print(json.dumps({"first_answer_s": round(median(first_s), 2), **medians, "memory_mb": round(memory_mb)}))
 
 
 def make_folder(folder: Path, files: list[Path], count: int) -> Path:
@@ -67,9 +80,9 @@ def make_folder(folder: Path, files: list[Path], count: int) -> Path:
     return folder
 
 
-def predict(path: Path, run: Path) -> tuple[float, float]:
-    """Predict a file or a folder with the command; returns the seconds, and the MB that its processes took at most."""
-    started, peak = time.perf_counter(), 0
+def predict(path: Path, run: Path) -> Cost:
+    """Predict a file or a folder with the command."""
+    started, cpu_before_s, peak = time.perf_counter(), cpu_s_of_ended_processes(), 0
     command = [sys.executable, "-m", "stages.predict", str(path), "--run", str(run.absolute())]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
         watched = psutil.Process(process.pid)
@@ -77,7 +90,13 @@ def predict(path: Path, run: Path) -> tuple[float, float]:
             peak = max(peak, sum(map(memory_bytes, [watched, *watched.children(recursive=True)])))
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - started, peak / 1e6
+    return Cost(time.perf_counter() - started, cpu_s_of_ended_processes() - cpu_before_s, peak / 1e6)
+
+
+def cpu_s_of_ended_processes() -> float:
+    """CPU seconds of all commands so far, and of the processes that they started."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def is_running(process: "subprocess.Popen[bytes]") -> bool:
