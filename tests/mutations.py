@@ -70,7 +70,7 @@ MUTATIONS = [
         MODEL,
         "return slice(step // 2, None, step)",
         "return slice(0, None, step)",
-        "models",
+        "training/test_four_streams.py",
     ),
     # the loss of each stream alone
     Mutation(
@@ -165,14 +165,14 @@ MUTATIONS = [
         MODEL,
         "~batch.people.present.flatten(1), batch",
         "torch.zeros_like(batch.people.present.flatten(1)), batch",
-        "models",
+        "training/test_four_streams.py",
     ),
     Mutation(
         "the place and the size of a face do not matter",
         FUSION,
         "values = values + self.boxes(tokens.boxes.to(values.dtype)).unsqueeze(-2)",
         "pass",
-        "models",
+        "training/test_four_streams.py",
     ),
     Mutation(
         "the smallest faces of a frame are kept",
@@ -231,7 +231,7 @@ MUTATIONS = [
         "common/config.py",
         'return seed if self.fold is None else seed / f"fold-{self.fold}"',
         "return seed",
-        "common training/test_finished_runs.py training/test_loop.py",
+        "training/test_finished_runs.py",
     ),
 ]
 
