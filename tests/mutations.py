@@ -1,6 +1,6 @@
 """Break the code in one place at a time, and see that a test fails: mutations of the rules that results depend on.
 
-    .venv/bin/python tests/mutations.py [--most 4]
+    .venv/bin/python tests/mutations.py [--most N]
 
 It works on a copy. First the tests must pass as the code is; then each mutation, applied alone, must make one of them
 fail. It takes some ten minutes on two cores, and ends with 1 if a mutation is not noticed, or if its line is no longer
