@@ -35,7 +35,8 @@ ALL_RUNS = "runs"  # with the finished runs that are kept, which would be reused
 CHANGES = {
     "seeds": [RUN.seed],
     "recipe.training.epochs": 2,
-    "recipe.training.batch_size": 4,
+    "recipe.model.norm_clips": 2,
+    "recipe.training.batch_size": 8,
     "recipe.training.ema_decay": 0.9,
     "recipe.training.micro_batches": 2,
     "execution.checkpoint_minutes": 0,

@@ -35,7 +35,8 @@ MAX_FRAMES_PER_SECOND, MAX_PAUSE_S = 1000, 3600
 # Transfer characteristics of ITU-T H.273.
 PQ, HLG = 16, 18
 # These say nothing about the file's content.
-ACCESS_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+ACCESS_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN}
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ def open_clip(path: Path, settings: ClipSettings, window: Window | None = None) 
     Raises `MediaError` for a file that is not a clip or exceeds a limit.
     """
     with ExitStack() as stack:
-        with _errors_of_the_file():
+        with _errors_of_the_file(path):
             clip = _read_clip_file(path, stack.enter_context(_open(path)), settings, window)
         yield clip
 
 
 def read_duration_s(path: Path, settings: ClipSettings) -> float:
     """How long a file lasts, by all of its timestamps: headers can lack the duration, or lie. Raises `MediaError`."""
-    with _errors_of_the_file(), _open(path) as container:
+    with _errors_of_the_file(path), _open(path) as container:
         stream = choose_streams(container, settings).timed
         head, first = _read_head(container, [stream], stream)
         packets = in_order(chain(head, demux(container, [stream])), stream)
@@ -113,7 +114,7 @@ def _demuxer(path: Path) -> str:
 
 
 @contextmanager
-def _errors_of_the_file() -> Iterator[None]:
+def _errors_of_the_file(path: Path) -> Iterator[None]:
     """Turn what PyAV and the operating system raise about a file into `MediaError`."""
     try:
         yield
@@ -121,8 +122,22 @@ def _errors_of_the_file() -> Iterator[None]:
         raise
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         message = getattr(error, "strerror", None) or getattr(error, "reason", None)
-        reason = "inaccessible" if getattr(error, "errno", None) in ACCESS_ERRORS else "unreadable"
+        reason = "inaccessible" if _denies_access(error, path) else "unreadable"
         raise MediaError(reason, f"{type(error).__name__}: {message}") from None
+
+
+def _denies_access(error: Exception, path: Path) -> bool:
+    """Whether an error says nothing about the file's content."""
+    number = getattr(error, "errno", None)
+    if number != errno.EIO:
+        return number in ACCESS_ERRORS
+    try:  # libavformat also says EIO of a Matroska file that ends in its header
+        with path.open("rb") as file:
+            while file.read(CHUNK_BYTES):
+                pass
+    except OSError:
+        return True
+    return False
 
 
 def _read_clip_file(

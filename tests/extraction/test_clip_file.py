@@ -1,5 +1,6 @@
 """Which files are clips, why others are refused, and reading a window of a long file, by both decoders."""
 
+import errno
 import itertools
 import math
 from fractions import Fraction
@@ -116,6 +117,21 @@ def test_each_unusable_file_has_its_reason(tmp_path, clip_settings):
     assert reason_of(tmp_path / "clip.mp4", with_limits(clip_settings, max_pixels=5000)) == "too_large"
     (tmp_path / "corrupt.mp4").write_bytes(damage_end_of(tmp_path / "clip.mp4"))
     assert reason_of(tmp_path / "corrupt.mp4", clip_settings) == "video_undecodable"
+
+
+def test_an_input_error_is_one_of_the_disk_only_if_the_file_cannot_be_read(tmp_path, clip_settings, monkeypatch):
+    """libavformat says EIO of a Matroska file that ends in its header."""
+    write_numbered(tmp_path / "clip.mkv")
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes((tmp_path / "clip.mkv").read_bytes()[:300])
+    assert reason_of(cut, clip_settings) == "unreadable"
+
+    def broken_disk(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.open", broken_disk)
+    with pytest.raises(MediaError, match="^inaccessible"), open_clip(cut, clip_settings):
+        pass
 
 
 def test_reading_stops_as_soon_as_a_clip_turns_out_to_be_too_long():
