@@ -161,9 +161,10 @@ def test_no_text_asks_for_a_package_that_no_registry_has():
 
 
 def test_both_images_get_every_file_that_the_environment_is_made_of():
-    docker = re.findall(r"^COPY (.*) \S+$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
-    apptainer = re.findall(r"^    (\S+) /opt/group-emotion/\1$", (REPOSITORY / "apptainer.def").read_text(), re.MULTILINE)
+    docker, apptainer = ((REPOSITORY / name).read_text() for name in ("Dockerfile", "apptainer.def"))
+    copied = " ".join(re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE)).split()
+    listed = re.findall(r"^    (\S+) /opt/group-emotion/\1$", apptainer, re.MULTILINE)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     needed = {"Makefile", "pyproject.toml", "requirements.lock", project["project"]["readme"], *packages}
-    assert set(" ".join(docker).split()) == set(apptainer) == needed
+    assert set(copied) == set(listed) == needed

@@ -130,7 +130,7 @@ def test_an_input_error_is_one_of_the_disk_only_if_the_file_cannot_be_read(tmp_p
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("pathlib.Path.open", broken_disk)
-    with pytest.raises(MediaError, match="^inaccessible"), open_clip(cut, clip_settings):
+    with pytest.raises(MediaError, match=r"^inaccessible"), open_clip(cut, clip_settings):
         pass
 
 
