@@ -1,9 +1,10 @@
 """Hundreds of damaged and hostile files: does each of them end in a stated outcome?
 
 `.venv/bin/python benchmarks/fuzz_extract.py [--files 500] [--seed 0]` takes half a minute on two cores. Clips of
-several containers and codecs are mutated: bytes are changed or zeroed, pieces are cut out, doubled or taken from another clip,
-ends are cut off, and sizes in headers are made huge. A file is unexplained if it is neither extracted nor quarantined
-with a reason: another exception, a child that crashed or reached its time limit, a process that is left behind.
+several containers and codecs are mutated: bytes are changed or zeroed, pieces are cut out, doubled or taken from
+another clip, ends are cut off, and sizes in headers are made huge. A file is unexplained if it is neither extracted nor
+quarantined with a reason: another exception, a child that crashed or reached its time limit, a process that is left
+behind.
 """
 
 import argparse
