@@ -1,7 +1,7 @@
 """What a step of a recipe costs on this machine with other settings: precision, memory layout, optimiser, threads.
 
 example:
-  .venv/bin/python benchmarks/steps.py demo small light
+  .venv/bin/python benchmarks/steps.py demo small light    (seven minutes on two cores)
 writes:
   Prints, for each recipe and variant, the lowest and the highest median of the rounds, in ms per step, and the median
   over the rounds of the ratio to the recipe as it is. Prints the same as JSON.
@@ -91,7 +91,8 @@ def measure(config: Config, variant: Variant, steps: int) -> float:
     AcceleratorState._reset_state(reset_partial_state=True)  # it allows one precision per process
     changed = with_training(config, variant.settings)
     torch.set_num_threads(variant.threads)
-    training = start_training(changed, RunId(0), start_accelerator(changed), Path("run"), Path("checkpoints"))
+    with contextlib.redirect_stdout(None):  # which weights were loaded
+        training = start_training(changed, RunId(0), start_accelerator(changed), Path("run"), Path("checkpoints"))
     torch.set_num_threads(variant.threads)
     for group in training.state.optimizer.param_groups:
         group["fused"] = variant.fused_optimizer
