@@ -14,9 +14,7 @@ import argparse
 import contextlib
 import json
 import tempfile
-import time
 from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,17 +22,16 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from gpu import draw_shards, with_training
-from train import load_batches
+from train import load_batches, trainer
+from train import measure as times_ms
 
 from pipeline.common.accelerator import start_accelerator
 from pipeline.common.config import Config, RunId, load_config
 from pipeline.common.machine import available_cores
 from pipeline.common.recipe import load_recipe
-from pipeline.loading.plan import split_step
-from pipeline.training.loop import optimization_step
-from pipeline.training.setup import Training, start_training
+from pipeline.training.setup import start_training
 
-CLIPS, WARM_UP_STEPS = 144, 4
+CLIPS = 144
 
 
 @dataclass(frozen=True)
@@ -90,26 +87,13 @@ def measure(config: Config, variant: Variant, steps: int) -> float:
     """Median milliseconds of a step of one variant, after some steps that warm up."""
     AcceleratorState._reset_state(reset_partial_state=True)  # it allows one precision per process
     changed = with_training(config, variant.settings)
-    torch.set_num_threads(variant.threads)
     with contextlib.redirect_stdout(None):  # which weights were loaded
         training = start_training(changed, RunId(0), start_accelerator(changed), Path("run"), Path("checkpoints"))
-    torch.set_num_threads(variant.threads)
+    torch.set_num_threads(variant.threads)  # Accelerate has set it
     for group in training.state.optimizer.param_groups:
         group["fused"] = variant.fused_optimizer
-    return median(times_ms(training, WARM_UP_STEPS + steps)[WARM_UP_STEPS:])
-
-
-def times_ms(training: Training, steps: int) -> list[float]:
-    """Milliseconds of each of the first steps."""
-    batches = cycle(load_batches(training))
-    parts = split_step(training.settings.batch_size, rank=0, world=1, micro_batches=1)
-    training.wrapped.train()
-    times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        optimization_step(training, batches, parts)
-        times.append(1000 * (time.perf_counter() - start))
-    return times
+    step = trainer(training, load_batches(training))
+    return median(times_ms({AS_IT_IS: step}, steps)[AS_IT_IS])
 
 
 def summarize(medians_ms: list[float], rounds: list[dict[str, float]]) -> dict[str, float]:
