@@ -27,11 +27,11 @@ LABELS = {
     "scene": "frames alone",
     "scratch": "from scratch",
 }
-COLORS, MARKERS = {REFERENCE: "#0b6e4f"}, {"cpu": "o", "gpu": "D"}
+COLORS = {REFERENCE: "#0b6e4f"}
 OTHERS = "#5b6770"
 
-# The share of right clips of each person, in the order of the table, by training: (device, seed).
-Trainings = dict[tuple[str, str], NDArray[np.float64]]
+# The share of right clips of each person, in the order of the table, by seed.
+Trainings = dict[str, NDArray[np.float64]]
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     left.invert_yaxis()
     left.axvline(CHANCE, color=OTHERS, linestyle=":", linewidth=1)
     left.annotate("chance", (CHANCE, 0), xytext=(4, 0), textcoords="offset points", color=OTHERS, va="center")
-    left.set_xlabel("accuracy on people unseen in training\n(each mark is one training; ● CPU, ◇ GPU)")
+    left.set_xlabel("accuracy on people unseen in training\n(each mark is one seed)")
     left.set_xlim(0.1, 0.7)
     right.axvline(0, color=OTHERS, linewidth=1)
     right.set_xlabel("end to end minus this\n(95% interval over the ten people)")
@@ -58,26 +58,18 @@ def main() -> None:
 
 
 def read() -> dict[str, Trainings]:
-    shares: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    shares: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(file):
-            shares[row["variant"]][row["device"], row["seed"]].append(int(row["right"]) / int(row["clips"]))
-    return {
-        variant: {training: np.array(values) for training, values in each.items()} for variant, each in shares.items()
-    }
+            shares[row["variant"]][row["seed"]].append(int(row["right"]) / int(row["clips"]))
+    return {variant: {seed: np.array(values) for seed, values in each.items()} for variant, each in shares.items()}
 
 
 def draw_accuracies(axes: Axes, row: int, variant: str, trainings: Trainings) -> None:
     color, below = COLORS.get(variant, OTHERS), Counter[str]()
-    for (device, _), shares in trainings.items():
+    for shares in trainings.values():
         accuracy, place = float(shares.mean()), f"{shares.mean():.4f}"
-        axes.scatter(
-            *(accuracy, row + 0.13 * below[place]),
-            marker=MARKERS[device],
-            facecolor=color if device == "cpu" else "white",
-            edgecolor=color,
-            zorder=3,
-        )
+        axes.scatter(accuracy, row + 0.13 * below[place], color=color, zorder=3)
         below[place] += 1  # trainings with the same accuracy are drawn one below the other
     mean = float(np.mean([shares.mean() for shares in trainings.values()]))
     axes.plot([mean, mean], [row - 0.3, row + 0.3], color=color, linewidth=2)
