@@ -10,8 +10,8 @@ fold: every clip of train is predicted by the training whose fold it is in, and 
 Small networks are pretrained first, once per seed, on other drawn clips with another label: the sign of |v| - |a|
 instead of v + a (`pipeline/clips/demo_set.py`). That label says whether there is an expression, not which one. Recipes
 with published weights start from those. All variants of a seed start from the same weights, except `from_scratch`: its
-networks start from none, learn at the full rate, and compute BatchNorm's statistics. The epoch is chosen as the recipe
-says, by default on sources held out of train.
+networks start from none, learn at the full rate, and compute BatchNorm's statistics, and the moving average of their
+weights warms up. The epoch is chosen as the recipe says, by default on sources held out of train.
 
 The trainings are in a temporary folder, or in the one that --workspace names. There they are kept: the same command,
 run again after an interruption or with more seeds or variants, trains only what is missing.
@@ -129,10 +129,15 @@ def recipe_of_variant(variant: str, pretrained: Recipe) -> Recipe:
     """The recipe of a variant, under its name; `pretrained` has the weights that the other variants start from."""
     recipe = change_recipe(pretrained, model=VARIANTS[variant])
     if variant == FROM_SCRATCH:
-        # Networks that start from nothing have no statistics that BatchNorm could keep, and much to learn.
+        # Networks that start from nothing have no statistics that BatchNorm could keep, much to learn, and first
+        # weights that must not weigh on the moving average.
         norm_clips = recipe.model.norm_clips or NORM_CLIPS_FROM_SCRATCH
         full_rates = {"rate_scales": {"backbones": 1.0, "fusion": 1.0, "head": 1.0}, "layer_decay": 1.0}
-        recipe = change_recipe(start_from(recipe, "none"), model={"norm_clips": norm_clips}, training=full_rates)
+        recipe = change_recipe(
+            start_from(recipe, "none"),
+            model={"norm_clips": norm_clips},
+            training={**full_rates, "ema_warmup": True},
+        )
     return recipe.model_copy(update={"name": variant})
 
 

@@ -37,6 +37,7 @@ def test_what_suits_pretrained_networks_does_not_hold_those_back_that_start_from
     assert (light.model.norm_clips, light.training.rate_scales.backbones) == (0, 0.3)
     scratch = claims.recipe_of_variant("from_scratch", light)
     assert (scratch.model.norm_clips, scratch.training.rate_scales.backbones) == (8, 1.0)
+    assert (light.training.ema_warmup, scratch.training.ema_warmup) == (False, True)
     assert claims.recipe_of_variant("end_to_end", light).training == light.training
 
 

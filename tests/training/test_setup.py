@@ -101,6 +101,23 @@ def test_batch_norm_cannot_keep_statistics_that_were_not_loaded(ready, pretraine
         train(nothing_loaded.model_copy(update={"recipe": initial}), tmp_path / "without")
 
 
+@pytest.mark.parametrize(
+    ("settings", "weighted"), [({}, True), ({"ema_warmup": True}, False), ({"ema_decay": 0.5}, False)]
+)
+def test_a_moving_average_that_will_hold_random_weights_gives_a_warning(settings, weighted, ready, tmp_path, capsys):
+    config = with_training(ready, **({"ema_decay": 0.99, "ema_warmup": False} | settings))
+    start_training(config, RunId(0), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
+    warning = capsys.readouterr().err
+    assert ("random weights that the networks for scene and sound start with" in warning) == weighted
+    assert ("set recipe.training.ema_warmup to true" in warning) == weighted
+
+
+def test_loaded_weights_may_stay_in_the_moving_average(ready, pretrained, tmp_path, capsys):
+    config = with_backbones(with_training(ready, ema_decay=0.99, ema_warmup=False), weights=str(pretrained))
+    start_training(config, RunId(0), Accelerator(cpu=True), tmp_path / "run", tmp_path / "checkpoints")
+    assert "random weights" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("balance", ["none", "weights", "draws"])
 def test_a_rare_class_weighs_as_much_or_is_drawn_as_often_as_the_others(balance, ready, tmp_path, monkeypatch):
     select = setup.select_clips
