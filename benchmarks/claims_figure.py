@@ -20,12 +20,12 @@ TABLE, PICTURE = DOCS / "claims.csv", DOCS / "claims.png"
 REFERENCE, CHANCE = "end_to_end", 1 / 6
 LABELS = {
     REFERENCE: "end to end,\ncross-attention",
-    "sound": "sound alone",
-    "late": "late fusion",
     "concat": "concatenation",
+    "late": "late fusion",
+    "sound": "sound alone",
     "frozen": "frozen networks",
-    "scene": "frames alone",
     "scratch": "from scratch",
+    "scene": "frames alone",
 }
 COLORS = {REFERENCE: "#0b6e4f"}
 OTHERS = "#5b6770"
